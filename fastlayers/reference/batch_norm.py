@@ -1,0 +1,101 @@
+"""Batch norm as PyTorch: statistics, forward with running statistics, backward. Conventions as in epilogue.py.
+
+weight, bias, running_mean, running_var, mean and rstd are float32 [C], float64 for float64 x; weight and bias may be None.
+"""
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .epilogue import accumulate_dtype, channel_sum, epilogue_backward, epilogue_forward, per_channel
+
+
+def batch_norm_statistics(x: Tensor, channel_dim: int) -> tuple[Tensor, Tensor]:
+    """(mean, M2) of each channel, [C] each: M2 is the sum of squared deviations from the mean. The count is x.numel() / C."""
+    compute = x.to(accumulate_dtype(x))
+    count = x.numel() // max(x.size(channel_dim), 1)
+    mean = channel_sum(compute, channel_dim) / count
+    return mean, channel_sum((compute - per_channel(mean, x, channel_dim)).square(), channel_dim)
+
+
+def batch_norm_forward(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, running_mean: Tensor | None, running_var: Tensor | None,
+    num_batches_tracked: Tensor | None, residual: Tensor | None, parameters: Tensor | None, seed: Tensor | None, activation: str,
+    constants: Sequence[float], p: float, training: bool, momentum: float | None, eps: float, channel_dim: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(y, mean, rstd): what was normalised with, the batch's statistics when training, else a copy of the running ones.
+
+    training also updates, in place, running_mean, running_var (unbiased variance) and num_batches_tracked (+ 1) where they are
+    given: new = (1 - momentum) old + momentum batch; momentum None is the cumulative average, momentum = 1 / num_batches_tracked,
+    read on the device.
+    """
+    if training:
+        count = x.numel() // max(x.size(channel_dim), 1)
+        mean, m2 = batch_norm_statistics(x, channel_dim)
+        _update_running(running_mean, running_var, num_batches_tracked, mean, m2, count, momentum)
+        rstd = torch.rsqrt(m2 / count + eps)
+    else:
+        mean, rstd = running_mean.clone(), torch.rsqrt(running_var + eps)
+    scale = rstd if weight is None else weight * rstd
+    y = epilogue_forward(x, mean, scale, bias, residual, parameters, seed, activation, constants, p, channel_dim)
+    return y, mean, rstd
+
+
+def batch_norm_backward(
+    dy: Tensor, x: Tensor, mean: Tensor, rstd: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None,
+    parameters: Tensor | None, seed: Tensor | None, activation: str, constants: Sequence[float], p: float, training: bool,
+    channel_dim: int, output_mask: Sequence[bool],
+) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
+    """(dx, dresidual, dweight, dbias, dparameters), None where output_mask says that nobody asks.
+
+    With dz the gradient of the activation's input and xhat = (x - mean) rstd: dbias = sum dz, dweight = sum dz xhat,
+    dx = weight rstd (dz - (dbias + xhat dweight) / count) when training, weight rstd dz when not.
+    """
+    scale = rstd if weight is None else weight * rstd
+    want_dx, want_dresidual, want_dweight, want_dbias, want_dparameters = output_mask
+    dx, dresidual, dscale, dshift, dparameters = epilogue_backward(
+        dy, x, mean, scale, bias, residual, parameters, seed, activation, constants, p, channel_dim, False,
+        (want_dx and not training, want_dresidual, want_dweight or training, want_dbias or training, want_dparameters),
+    )
+    if want_dx and training:
+        count = x.numel() // max(x.size(channel_dim), 1)
+        dx = batch_norm_backward_input(
+            dy, x, mean, rstd, weight, bias, residual, parameters, seed, activation, constants, p, channel_dim,
+            dshift / count, dscale / count,
+        )
+    return dx, dresidual, dscale * rstd if want_dweight else None, dshift if want_dbias else None, dparameters
+
+
+def batch_norm_backward_input(
+    dy: Tensor, x: Tensor, mean: Tensor, rstd: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None,
+    parameters: Tensor | None, seed: Tensor | None, activation: str, constants: Sequence[float], p: float, channel_dim: int,
+    mean_dz: Tensor, mean_dz_centred: Tensor,
+) -> Tensor:
+    """dx from the means over the whole batch of dz and of dz (x - mean), [C] each: synchronised batch norm reduces them first."""
+    scale = rstd if weight is None else weight * rstd
+    compute = x.to(accumulate_dtype(x))
+    dz = epilogue_backward(
+        dy.to(compute.dtype), compute, mean, scale, bias, residual, parameters, seed, activation, constants, p, channel_dim, False,
+        (False, True, False, False, False),
+    )[1]
+    slope = rstd.square() * mean_dz_centred
+    centred = compute - per_channel(mean, x, channel_dim)
+    dx = per_channel(scale, x, channel_dim) * (dz - per_channel(mean_dz, x, channel_dim) - centred * per_channel(slope, x, channel_dim))
+    return dx.to(x.dtype)
+
+
+def _update_running(
+    running_mean: Tensor | None, running_var: Tensor | None, num_batches_tracked: Tensor | None, mean: Tensor, m2: Tensor, count: int,
+    momentum: float | None,
+) -> None:
+    """Move the running statistics towards the batch's."""
+    if num_batches_tracked is not None:
+        num_batches_tracked.add_(1)
+    if running_mean is None:
+        return
+    with torch.no_grad():
+        rate = 1 / num_batches_tracked.to(running_mean.dtype) if momentum is None else momentum
+        running_mean.copy_((1 - rate) * running_mean + rate * mean)
+        running_var.copy_((1 - rate) * running_var + rate * (m2 / (count - 1)))

@@ -1,0 +1,66 @@
+"""The dropout mask as PyTorch: Philox4x32-10, sixteen bits per element (docs/design.md, "Random numbers").
+
+One element's number depends on nothing but (seed, element index), so every backend can be held to these bits.
+"""
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+_MASK = 0xFFFFFFFF
+_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
+_WEYL = (0x9E3779B9, 0xBB67AE85)
+_ROUNDS = 10
+DROPOUT_STREAM = 0
+"""Counter word 2 of dropout; every other use of one seed takes another word, so that two draws never meet."""
+
+
+def philox(counter: tuple[Tensor, ...], key: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
+    """Philox4x32-10 of four counter words and two key words, each an int64 tensor holding 32 bits (Salmon et al., SC 2011)."""
+    c0, c1, c2, c3 = counter
+    k0, k1 = key
+    for _ in range(_ROUNDS):
+        (high0, low0), (high1, low1) = _multiply(_MULTIPLIERS[0], c0), _multiply(_MULTIPLIERS[1], c2)
+        c0, c1, c2, c3 = high1 ^ c1 ^ k0, low1, high0 ^ c3 ^ k1, low0
+        k0, k1 = (k0 + _WEYL[0]) & _MASK, (k1 + _WEYL[1]) & _MASK
+    return c0, c1, c2, c3
+
+
+def _multiply(a: int, b: Tensor) -> tuple[Tensor, Tensor]:
+    """High and low word of a 32 x 32 bit product; int64 wraps around, the bits are those of uint64."""
+    product = b * a
+    return (product >> 32) & _MASK, product & _MASK
+
+
+def random_numbers(first: int, count: int, seed: Tensor, stream: int = DROPOUT_STREAM) -> Tensor:
+    """The 16-bit numbers of elements first .. first + count - 1, as int64 [count]."""
+    groups = torch.arange(first // 8, (first + count + 7) // 8, dtype=torch.int64, device=seed.device)
+    zero = torch.zeros_like(groups)
+    words = philox((groups & _MASK, (groups >> 32) & _MASK, zero + stream, zero), (seed & _MASK, (seed >> 32) & _MASK))
+    numbers = torch.stack([half for word in words for half in (word & 0xFFFF, word >> 16)], dim=1)  # [groups, 8]
+    return numbers.flatten()[first % 8:first % 8 + count]
+
+
+def threshold(p: float) -> int:
+    """An element is kept when its number is at least this: round(65536 p), and 0 < p < 1 never becomes "all" or "none"."""
+    if p in (0.0, 1.0):
+        return int(p) * 65536
+    return min(max(round(p * 65536), 1), 65535)
+
+
+def keep_scale(p: float) -> float:
+    """What kept values are multiplied by, so that the mean is exact: 1 / (1 - threshold / 65536); 0 for p = 1."""
+    return 65536 / (65536 - threshold(p)) if p < 1 else 0.0
+
+
+def mask_like(x: Tensor, p: float, seed: Tensor) -> Tensor:
+    """The keep mask of x as booleans, numbered in x's memory order; x is dense."""
+    kept = random_numbers(0, x.numel(), seed) >= threshold(p)
+    return kept.as_strided(x.size(), x.stride())
+
+
+def multiplier_like(x: Tensor, p: float, seed: Tensor | None) -> Tensor | float:
+    """What dropout multiplies x by: ``keep_scale`` where kept and 0 where dropped, in x's dtype."""
+    if seed is None:
+        return 1.0
+    return mask_like(x, p, seed).to(x.dtype) * keep_scale(p)

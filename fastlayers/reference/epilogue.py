@@ -1,0 +1,117 @@
+"""The epilogue y = dropout(activation((x - mean) * scale + shift + residual)) and its gradients, as PyTorch.
+
+This file and its neighbours are the kernel interface: every backend has functions of these names and signatures.
+
+Tensors      x is dense (contiguous, channels_last or any permutation), float16, bfloat16, float32 or float64. residual, dy and y
+             have x's shape, strides and dtype. Seen in memory order, x is (N, C, S): C = x.size(channel_dim), S = the stride of
+             that dimension. mean, scale, shift are float32 [C] (float64 for float64 x), or None for 0, 1, 0; mean needs scale.
+Activation   the name of a row of specs.py, its constants, and ``parameters``, its learnable ones: [K, P] in the dtype of scale,
+             K of them, P = 1 or C values each; None when it has none.
+Dropout      seed is a 0-d int64 tensor on x's device, or None for no dropout; then p is not looked at.
+Arithmetic   in float32 (float64 for float64), rounded once to x's dtype.
+"""
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from . import activations
+from .dropout import multiplier_like
+
+
+def accumulate_dtype(x: Tensor) -> torch.dtype:
+    """The dtype that x is computed in: float64 for float64, float32 for everything else."""
+    return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+def per_channel(vector: Tensor, x: Tensor, channel_dim: int) -> Tensor:
+    """A view of vector, [C] or [1], that broadcasts along x's channel dimension."""
+    if vector.numel() == 1:
+        return vector.view([1] * x.dim())
+    shape = [1] * x.dim()
+    shape[channel_dim] = vector.numel()
+    return vector.view(shape)
+
+
+def channel_sum(value: Tensor, channel_dim: int) -> Tensor:
+    """Sum over everything but the channel dimension: [C]."""
+    return value.movedim(channel_dim, 0).flatten(1).sum(1) if value.dim() > 1 else value.clone()
+
+
+def epilogue_forward(
+    x: Tensor, mean: Tensor | None, scale: Tensor | None, shift: Tensor | None, residual: Tensor | None,
+    parameters: Tensor | None, seed: Tensor | None, activation: str, constants: Sequence[float], p: float, channel_dim: int,
+) -> Tensor:
+    """y, with the shape, strides and dtype of x."""
+    z, _ = _pre_activation(x, mean, scale, shift, residual, channel_dim)
+    y = activations.function(activation)(z, *_arguments(x, parameters, constants, channel_dim))
+    return _like(y * multiplier_like(x, p, seed), x)
+
+
+def epilogue_backward(
+    dy: Tensor, x: Tensor, mean: Tensor | None, scale: Tensor | None, shift: Tensor | None, residual: Tensor | None,
+    parameters: Tensor | None, seed: Tensor | None, activation: str, constants: Sequence[float], p: float, channel_dim: int,
+    from_output: bool, output_mask: Sequence[bool],
+) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
+    """(dx, dresidual, dscale, dshift, dparameters), None where output_mask says that nobody asks.
+
+    With dz = dy * mask * activation'(z): dresidual = dz, dx = dz * scale, and per channel dscale = sum dz (x - mean),
+    dshift = sum dz, dparameters[k] = sum dy * mask * d activation / d parameter k.
+    from_output: x is not x but y; only for a plain activation, where neither mean, scale, shift, residual nor seed is given.
+    Without scale, dx is dresidual: callers ask for dx only.
+    """
+    compute = accumulate_dtype(x)
+    arguments = _arguments(x, parameters, constants, channel_dim)
+    if from_output:
+        slopes, centred = activations.function(activation, "derivative_from_output")(x.to(compute), *arguments), x.to(compute)
+    else:
+        z, centred = _pre_activation(x, mean, scale, shift, residual, channel_dim)
+        slopes = activations.function(activation, "derivative")(z, *arguments)
+    dy = dy.to(compute) * multiplier_like(dy.to(compute), p, seed)
+    dz = dy * slopes[0]
+    want_dx, want_dresidual, want_dscale, want_dshift, want_dparameters = output_mask
+    return (
+        _like(dz if scale is None else dz * per_channel(scale, x, channel_dim), x) if want_dx else None,
+        _like(dz, x) if want_dresidual else None,
+        channel_sum(dz * centred, channel_dim) if want_dscale else None,
+        channel_sum(dz, channel_dim) if want_dshift else None,
+        _parameter_sums(dy, slopes[1:], parameters, channel_dim) if want_dparameters else None,
+    )
+
+
+def _pre_activation(
+    x: Tensor, mean: Tensor | None, scale: Tensor | None, shift: Tensor | None, residual: Tensor | None, channel_dim: int
+) -> tuple[Tensor, Tensor]:
+    """(z, x - mean) in the compute dtype."""
+    compute = accumulate_dtype(x)
+    centred = x.to(compute) if mean is None else x.to(compute) - per_channel(mean, x, channel_dim)
+    z = centred
+    if scale is not None:
+        z = z * per_channel(scale, x, channel_dim)
+    if shift is not None:
+        z = z + per_channel(shift, x, channel_dim)
+    if residual is not None:
+        z = z + residual.to(compute)
+    return z, centred
+
+
+def _arguments(x: Tensor, parameters: Tensor | None, constants: Sequence[float], channel_dim: int) -> list[Tensor | float]:
+    """What the activation's functions take after x: learnable parameters, then constants."""
+    learnable = [] if parameters is None else [per_channel(row, x, channel_dim) for row in parameters]
+    return [*learnable, *constants]
+
+
+def _parameter_sums(dy: Tensor, slopes: Sequence[Tensor], parameters: Tensor, channel_dim: int) -> Tensor:
+    """Gradient of the learnable parameters, [K, P]."""
+    sums = torch.stack([channel_sum(dy * slope, channel_dim) for slope in slopes])  # [K, C]
+    return sums if parameters.size(1) > 1 or sums.size(1) == 1 else sums.sum(1, keepdim=True)
+
+
+def _like(value: Tensor, x: Tensor) -> Tensor:
+    """value rounded to x's dtype, in x's memory order."""
+    value = value.to(x.dtype)
+    if value.stride() == x.stride():
+        return value
+    return torch.empty_strided(x.size(), x.stride(), dtype=x.dtype, device=x.device).copy_(value)

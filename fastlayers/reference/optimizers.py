@@ -1,0 +1,1 @@
+"""Optimizer updates as PyTorch: ``optimizer_step`` and ``gradient_norm``, and one function per update rule."""
