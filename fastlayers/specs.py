@@ -5,6 +5,7 @@ itself stands once per language, under the row's name: ``fastlayers/reference/``
 """
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 _ULP = 4.0  # default budget, in units in the last place of float32 (DESIGN: "value <= 4 ULP, derivative <= 4 ULP")
@@ -78,9 +79,17 @@ class UpdateRule:
     hyperparameters: tuple[str, ...]
     """Numbers that kernels take, in this order, after ``lr`` and ``weight_decay``."""
     flags: tuple[str, ...]
-    """Booleans that kernels take, in this order, after ``maximize``."""
+    """Booleans that kernels take, in this order, after ``maximize``; "first" says that the states hold nothing yet."""
     optional_states: tuple[tuple[str, str], ...] = ()
     """(state, flag or hyperparameter): the state exists only when that flag is set or that number is not zero."""
+    counts_steps: bool = True
+    """Whether the update depends on the number of updates made so far, which torch.optim keeps as state "step"."""
+
+    def present_states(self, hyperparameters: Sequence[float], flags: Sequence[bool]) -> tuple[str, ...]:
+        """The states that exist for these arguments, given as kernels take them: [lr, weight_decay, ...], [maximize, ...]."""
+        given = dict(zip(("lr", "weight_decay", *self.hyperparameters, "maximize", *self.flags), (*hyperparameters, *flags), strict=True))
+        needs = dict(self.optional_states)
+        return tuple(state for state in self.states if state not in needs or given[needs[state]])
 
 
 _ACTIVATIONS = (
@@ -128,8 +137,8 @@ _UPDATE_RULES = (
         "sgd", "SGD",
         "g += weight_decay p; b = g at the first step, else momentum b + (1 - dampening) g; "
         "p -= lr (g + momentum b if nesterov else b)",
-        "Sutskever et al., ICML 2013", states=("momentum_buffer",), hyperparameters=("momentum", "dampening"), flags=("nesterov",),
-        optional_states=(("momentum_buffer", "momentum"),),
+        "Sutskever et al., ICML 2013", states=("momentum_buffer",), hyperparameters=("momentum", "dampening"),
+        flags=("nesterov", "first"), optional_states=(("momentum_buffer", "momentum"),), counts_steps=False,
     ),
     UpdateRule(
         "adam", "Adam",
