@@ -1,0 +1,31 @@
+// What differs between compilers: function qualifiers, the namespace, and the two 16-bit number types as plain bits.
+//
+// CPU kernel files are compiled once per instruction set with -DFL_CPU_CAPABILITY=baseline|avx2|avx512. All that they compile
+// lives in namespace fastlayers::FL_CPU_CAPABILITY and is inline without exception, and they call no std:: template: a function
+// shared between the three copies could be kept by the linker in its AVX-512 form and crash on an older processor.
+#pragma once
+
+#include <cstdint>
+
+#if defined(__CUDACC__)
+#define FL_HD __host__ __device__ __forceinline__
+#define FL_NAMESPACE cuda
+#else
+#define FL_HD inline __attribute__((always_inline))
+#ifndef FL_CPU_CAPABILITY
+#define FL_CPU_CAPABILITY host
+#endif
+#define FL_NAMESPACE FL_CPU_CAPABILITY
+#endif
+
+namespace fastlayers {
+
+struct Half {
+  uint16_t bits;
+};
+
+struct BFloat16 {
+  uint16_t bits;
+};
+
+}  // namespace fastlayers

@@ -1,0 +1,164 @@
+// Loads and stores: full vectors and the first `count` lanes of one, with conversion to and from the 16-bit types.
+//
+// load<Vector<float>>(const Half*) and the like accept any alignment. 16-bit results are rounded to nearest even, once; NaN stays NaN.
+#pragma once
+
+#include "vector.h"
+
+namespace fastlayers::FL_CPU_CAPABILITY {
+
+// What a storage type is computed in.
+template <class Storage> struct Compute {
+  using type = float;
+};
+template <> struct Compute<double> {
+  using type = double;
+};
+
+namespace {
+
+typedef uint16_t HalfWords __attribute__((vector_size(FL_VECTOR_BYTES / 2)));
+typedef uint32_t Words __attribute__((vector_size(FL_VECTOR_BYTES)));
+
+FL_HD Words widen(HalfWords narrow) { return __builtin_convertvector(narrow, Words); }
+FL_HD HalfWords narrow(Words wide) { return __builtin_convertvector(wide, HalfWords); }
+
+FL_HD Vector<float> to_float(HalfWords words, BFloat16) {
+  return {reinterpret_cast<Vector<float>::Lanes>(widen(words) << 16)};
+}
+
+FL_HD HalfWords from_float(Vector<float> value, BFloat16) {
+  const Words bits = reinterpret_cast<Words>(value.lanes);
+  const Words rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+  return narrow((bits & 0x7fffffff) > 0x7f800000 ? (bits >> 16) | 0x40 : rounded);
+}
+
+#if defined(FL_AVX512)
+FL_HD Vector<float> to_float(HalfWords words, Half) { return {(Vector<float>::Lanes)_mm512_cvtph_ps((__m256i)words)}; }
+FL_HD HalfWords from_float(Vector<float> value, Half) {
+  return (HalfWords)_mm512_cvtps_ph((__m512)value.lanes, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+#elif defined(FL_AVX2)
+FL_HD Vector<float> to_float(HalfWords words, Half) { return {(Vector<float>::Lanes)_mm256_cvtph_ps((__m128i)words)}; }
+FL_HD HalfWords from_float(Vector<float> value, Half) {
+  return (HalfWords)_mm256_cvtps_ph((__m256)value.lanes, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+#else
+// Half to float: shift exponent and mantissa into place and multiply by 2^112, which also normalises subnormals.
+FL_HD Vector<float> to_float(HalfWords words, Half) {
+  const Words wide = widen(words);
+  const Words magnitude = (wide & 0x7fff) << 13;
+  const Vector<float> scaled = reinterpret_cast<Vector<float>::Lanes>(magnitude) * 0x1p112f;
+  const Words special = magnitude + 0x70000000;  // infinities and NaNs keep an exponent of all ones
+  const Words bits = magnitude >= 0x0f800000 ? special : reinterpret_cast<Words>(scaled.lanes);
+  return {reinterpret_cast<Vector<float>::Lanes>(bits | ((wide & 0x8000) << 16))};
+}
+
+// Float to half: for normal results round on the bits; for subnormal ones let a float addition round at 2^-24.
+FL_HD HalfWords from_float(Vector<float> value, Half) {
+  const Words bits = reinterpret_cast<Words>(value.lanes);
+  const Words sign = (bits >> 16) & 0x8000;
+  const Words magnitude = bits & 0x7fffffff;
+  const Words normal = (magnitude - 0x38000000 + 0xfff + ((magnitude >> 13) & 1)) >> 13;
+  const Vector<float> small = reinterpret_cast<Vector<float>::Lanes>(magnitude) + 0.5f;
+  const Words subnormal = reinterpret_cast<Words>(small.lanes) - 0x3f000000;
+  Words result = magnitude < 0x38800000 ? subnormal : normal;
+  result = magnitude >= 0x477ff000 ? 0x7c00 - Words{} : result;  // 65520 and above: infinity
+  result = magnitude > 0x7f800000 ? 0x7e00 | ((magnitude >> 13) & 0x3ff) : result;
+  return narrow(result | sign);
+}
+#endif
+
+// Lanes from and to memory as they are.
+template <class Lanes, class Element> FL_HD Lanes copy_in(const Element* address) {
+  Lanes lanes;
+  __builtin_memcpy(&lanes, address, sizeof lanes);
+  return lanes;
+}
+
+template <class Lanes, class Element> FL_HD Lanes copy_in_partial(const Element* address, int count) {
+#if defined(FL_AVX512)
+  if constexpr (sizeof(Lanes) == 64 && sizeof(Element) == 4) {
+    return (Lanes)_mm512_maskz_loadu_epi32(static_cast<__mmask16>((1u << count) - 1), address);
+  } else if constexpr (sizeof(Lanes) == 64) {
+    return (Lanes)_mm512_maskz_loadu_epi64(static_cast<__mmask8>((1u << count) - 1), address);
+  } else {
+    return (Lanes)_mm256_maskz_loadu_epi16(static_cast<__mmask16>((1u << count) - 1), address);
+  }
+#else
+#if defined(FL_AVX2)
+  if constexpr (sizeof(Lanes) == 32 && sizeof(Element) == 4) {
+    return (Lanes)_mm256_maskload_epi32(reinterpret_cast<const int*>(address), (__m256i)first_lanes<float>(count).lanes);
+  } else if constexpr (sizeof(Lanes) == 32) {
+    return (Lanes)_mm256_maskload_epi64(reinterpret_cast<const long long*>(address), (__m256i)first_lanes<double>(count).lanes);
+  }
+#endif
+  Lanes lanes{};
+  for (int i = 0; i < count; ++i) __builtin_memcpy(reinterpret_cast<Element*>(&lanes) + i, address + i, sizeof(Element));
+  return lanes;
+#endif
+}
+
+template <class Lanes, class Element> FL_HD void copy_out(Element* address, Lanes lanes) {
+  __builtin_memcpy(address, &lanes, sizeof lanes);
+}
+
+template <class Lanes, class Element> FL_HD void copy_out_partial(Element* address, Lanes lanes, int count) {
+#if defined(FL_AVX512)
+  if constexpr (sizeof(Lanes) == 64 && sizeof(Element) == 4) {
+    _mm512_mask_storeu_epi32(address, static_cast<__mmask16>((1u << count) - 1), (__m512i)lanes);
+  } else if constexpr (sizeof(Lanes) == 64) {
+    _mm512_mask_storeu_epi64(address, static_cast<__mmask8>((1u << count) - 1), (__m512i)lanes);
+  } else {
+    _mm256_mask_storeu_epi16(address, static_cast<__mmask16>((1u << count) - 1), (__m256i)lanes);
+  }
+#else
+#if defined(FL_AVX2)
+  if constexpr (sizeof(Lanes) == 32 && sizeof(Element) == 4) {
+    return _mm256_maskstore_epi32(reinterpret_cast<int*>(address), (__m256i)first_lanes<float>(count).lanes, (__m256i)lanes);
+  } else if constexpr (sizeof(Lanes) == 32) {
+    return _mm256_maskstore_epi64(reinterpret_cast<long long*>(address), (__m256i)first_lanes<double>(count).lanes, (__m256i)lanes);
+  }
+#endif
+  for (int i = 0; i < count; ++i) __builtin_memcpy(address + i, reinterpret_cast<const Element*>(&lanes) + i, sizeof(Element));
+#endif
+}
+
+}  // namespace
+
+// A vector of To::size elements of any storage type, converted to the vector's scalar type.
+template <class To, class Storage> FL_HD To load(const Storage* address) {
+  if constexpr (sizeof(Storage) == sizeof(typename To::Scalar)) {
+    return {copy_in<typename To::Lanes>(address)};
+  } else {
+    return to_float(copy_in<HalfWords>(address), Storage{});
+  }
+}
+
+// The first `count` lanes (0 <= count <= To::size); the others are zero. Nothing past them is read.
+template <class To, class Storage> FL_HD To load(const Storage* address, int count) {
+  if constexpr (sizeof(Storage) == sizeof(typename To::Scalar)) {
+    return {copy_in_partial<typename To::Lanes>(address, count)};
+  } else {
+    return to_float(copy_in_partial<HalfWords>(address, count), Storage{});
+  }
+}
+
+template <class Scalar, class Storage> FL_HD void store(Storage* address, Vector<Scalar> value) {
+  if constexpr (sizeof(Storage) == sizeof(Scalar)) {
+    copy_out(address, value.lanes);
+  } else {
+    copy_out(address, from_float(value, Storage{}));
+  }
+}
+
+// Writes the first `count` lanes and nothing else.
+template <class Scalar, class Storage> FL_HD void store(Storage* address, Vector<Scalar> value, int count) {
+  if constexpr (sizeof(Storage) == sizeof(Scalar)) {
+    copy_out_partial(address, value.lanes, count);
+  } else {
+    copy_out_partial(address, from_float(value, Storage{}), count);
+  }
+}
+
+}  // namespace fastlayers::FL_CPU_CAPABILITY

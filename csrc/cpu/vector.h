@@ -1,0 +1,184 @@
+// Vector<Scalar>: as many float, double, int32_t or uint64_t as one register holds, with the operators of a number.
+//
+// Built on the vector extension of GCC and Clang: the same source serves SSE2, AVX2, AVX-512 and any other architecture. Only what
+// the extension cannot say (fused multiply-add, square root) is an intrinsic. Comparisons give a Mask; select(mask, a, b) uses it.
+#pragma once
+
+#include "../common/platform.h"
+
+#if defined(__x86_64__)
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wuninitialized"  // GCC 12 warns of its own _mm512_undefined_ps
+#include <immintrin.h>
+#pragma GCC diagnostic pop
+#endif
+
+#if defined(__AVX512F__) && defined(__AVX512BW__) && defined(__AVX512VL__) && defined(__AVX512DQ__)
+#define FL_AVX512 1
+#define FL_VECTOR_BYTES 64
+#elif defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
+#define FL_AVX2 1
+#define FL_VECTOR_BYTES 32
+#else
+#define FL_VECTOR_BYTES 16
+#endif
+
+namespace fastlayers::FL_CPU_CAPABILITY {
+
+template <class Scalar> struct Native;
+template <> struct Native<float> {
+  typedef float Lanes __attribute__((vector_size(FL_VECTOR_BYTES)));
+  typedef int32_t Truth __attribute__((vector_size(FL_VECTOR_BYTES)));
+};
+template <> struct Native<double> {
+  typedef double Lanes __attribute__((vector_size(FL_VECTOR_BYTES)));
+  typedef int64_t Truth __attribute__((vector_size(FL_VECTOR_BYTES)));
+};
+template <> struct Native<int32_t> {
+  typedef int32_t Lanes __attribute__((vector_size(FL_VECTOR_BYTES)));
+  typedef int32_t Truth __attribute__((vector_size(FL_VECTOR_BYTES)));
+};
+template <> struct Native<uint64_t> {
+  typedef uint64_t Lanes __attribute__((vector_size(FL_VECTOR_BYTES)));
+  typedef int64_t Truth __attribute__((vector_size(FL_VECTOR_BYTES)));
+};
+
+// One truth value per lane, for vectors of Scalar: all bits set or none.
+template <class Scalar> struct Mask {
+  typename Native<Scalar>::Truth lanes;
+
+  friend FL_HD Mask operator&(Mask a, Mask b) { return {a.lanes & b.lanes}; }
+  friend FL_HD Mask operator|(Mask a, Mask b) { return {a.lanes | b.lanes}; }
+  friend FL_HD Mask operator!(Mask a) { return {~a.lanes}; }
+};
+
+template <class ScalarType> struct Vector {
+  using Scalar = ScalarType;
+  using Lanes = typename Native<Scalar>::Lanes;
+  static constexpr int size = FL_VECTOR_BYTES / sizeof(Scalar);
+
+  Lanes lanes;
+
+  Vector() = default;
+  FL_HD Vector(Lanes value) : lanes(value) {}
+  FL_HD Vector(Scalar value) : lanes(value - Lanes{}) {}  // value - 0 keeps the sign of -0, value + 0 would not
+
+  FL_HD Scalar operator[](int lane) const { return lanes[lane]; }
+  FL_HD Vector operator-() const { return {-lanes}; }
+  FL_HD Vector& operator+=(Vector other) { return lanes += other.lanes, *this; }
+  FL_HD Vector& operator-=(Vector other) { return lanes -= other.lanes, *this; }
+  FL_HD Vector& operator*=(Vector other) { return lanes *= other.lanes, *this; }
+
+  friend FL_HD Vector operator+(Vector a, Vector b) { return {a.lanes + b.lanes}; }
+  friend FL_HD Vector operator-(Vector a, Vector b) { return {a.lanes - b.lanes}; }
+  friend FL_HD Vector operator*(Vector a, Vector b) { return {a.lanes * b.lanes}; }
+  friend FL_HD Vector operator/(Vector a, Vector b) { return {a.lanes / b.lanes}; }
+  friend FL_HD Vector operator&(Vector a, Vector b) { return {a.lanes & b.lanes}; }
+  friend FL_HD Vector operator|(Vector a, Vector b) { return {a.lanes | b.lanes}; }
+  friend FL_HD Vector operator^(Vector a, Vector b) { return {a.lanes ^ b.lanes}; }
+  friend FL_HD Vector operator<<(Vector a, int bits) { return {a.lanes << bits}; }
+  friend FL_HD Vector operator>>(Vector a, int bits) { return {a.lanes >> bits}; }
+
+  friend FL_HD Mask<Scalar> operator<(Vector a, Vector b) { return {a.lanes < b.lanes}; }
+  friend FL_HD Mask<Scalar> operator<=(Vector a, Vector b) { return {a.lanes <= b.lanes}; }
+  friend FL_HD Mask<Scalar> operator>(Vector a, Vector b) { return {a.lanes > b.lanes}; }
+  friend FL_HD Mask<Scalar> operator>=(Vector a, Vector b) { return {a.lanes >= b.lanes}; }
+  friend FL_HD Mask<Scalar> operator==(Vector a, Vector b) { return {a.lanes == b.lanes}; }
+  friend FL_HD Mask<Scalar> operator!=(Vector a, Vector b) { return {a.lanes != b.lanes}; }
+};
+
+// mask ? a : b in each lane.
+template <class Scalar> FL_HD Vector<Scalar> select(Mask<Scalar> mask, Vector<Scalar> a, Vector<Scalar> b) {
+  return {mask.lanes ? a.lanes : b.lanes};
+}
+
+// An int32_t vector can be chosen by the mask of a float vector of the same width.
+FL_HD Vector<int32_t> select(Mask<float> mask, Vector<int32_t> a, Vector<int32_t> b) {
+  return {mask.lanes ? a.lanes : b.lanes};
+}
+
+// The bits of a float as an integer, and back.
+FL_HD Vector<int32_t> float_as_int(Vector<float> x) { return {reinterpret_cast<Vector<int32_t>::Lanes>(x.lanes)}; }
+FL_HD Vector<float> int_as_float(Vector<int32_t> x) { return {reinterpret_cast<Vector<float>::Lanes>(x.lanes)}; }
+
+FL_HD Vector<float> absolute(Vector<float> x) { return int_as_float(float_as_int(x) & Vector<int32_t>(0x7fffffff)); }
+FL_HD Vector<double> absolute(Vector<double> x) {
+  using Bits = Native<double>::Truth;
+  const Bits magnitude = 0x7fffffffffffffff - Bits{};
+  return {reinterpret_cast<Vector<double>::Lanes>(reinterpret_cast<Bits>(x.lanes) & magnitude)};
+}
+
+// The larger and the smaller; b where either is NaN.
+template <class Scalar> FL_HD Vector<Scalar> maximum(Vector<Scalar> a, Vector<Scalar> b) { return select(a > b, a, b); }
+template <class Scalar> FL_HD Vector<Scalar> minimum(Vector<Scalar> a, Vector<Scalar> b) { return select(a < b, a, b); }
+
+#if defined(FL_AVX512)
+FL_HD Vector<float> square_root(Vector<float> x) { return {(Vector<float>::Lanes)_mm512_sqrt_ps((__m512)x.lanes)}; }
+FL_HD Vector<double> square_root(Vector<double> x) { return {(Vector<double>::Lanes)_mm512_sqrt_pd((__m512d)x.lanes)}; }
+#elif defined(FL_AVX2)
+FL_HD Vector<float> square_root(Vector<float> x) { return {(Vector<float>::Lanes)_mm256_sqrt_ps((__m256)x.lanes)}; }
+FL_HD Vector<double> square_root(Vector<double> x) { return {(Vector<double>::Lanes)_mm256_sqrt_pd((__m256d)x.lanes)}; }
+#else
+template <class Scalar> FL_HD Vector<Scalar> square_root(Vector<Scalar> x) {
+  Vector<Scalar> root;
+  for (int i = 0; i < Vector<Scalar>::size; ++i) {
+    root.lanes[i] = sizeof(Scalar) == 4 ? __builtin_sqrtf(x.lanes[i]) : __builtin_sqrt(x.lanes[i]);
+  }
+  return root;
+}
+#endif
+
+// a * b + c. Rounded once where the processor has fused multiply-add (has_fma), twice where it has not.
+#if defined(FL_AVX512)
+constexpr bool has_fma = true;
+FL_HD Vector<float> multiply_add(Vector<float> a, Vector<float> b, Vector<float> c) {
+  return {(Vector<float>::Lanes)_mm512_fmadd_ps((__m512)a.lanes, (__m512)b.lanes, (__m512)c.lanes)};
+}
+FL_HD Vector<double> multiply_add(Vector<double> a, Vector<double> b, Vector<double> c) {
+  return {(Vector<double>::Lanes)_mm512_fmadd_pd((__m512d)a.lanes, (__m512d)b.lanes, (__m512d)c.lanes)};
+}
+#elif defined(FL_AVX2)
+constexpr bool has_fma = true;
+FL_HD Vector<float> multiply_add(Vector<float> a, Vector<float> b, Vector<float> c) {
+  return {(Vector<float>::Lanes)_mm256_fmadd_ps((__m256)a.lanes, (__m256)b.lanes, (__m256)c.lanes)};
+}
+FL_HD Vector<double> multiply_add(Vector<double> a, Vector<double> b, Vector<double> c) {
+  return {(Vector<double>::Lanes)_mm256_fmadd_pd((__m256d)a.lanes, (__m256d)b.lanes, (__m256d)c.lanes)};
+}
+#else
+constexpr bool has_fma = false;
+template <class Scalar> FL_HD Vector<Scalar> multiply_add(Vector<Scalar> a, Vector<Scalar> b, Vector<Scalar> c) {
+  return a * b + c;
+}
+#endif
+
+// a * b - product exactly, product being a * b rounded to float: what the rounding lost.
+FL_HD Vector<float> product_error(Vector<float> a, Vector<float> b, Vector<float> product) {
+  if constexpr (has_fma) return multiply_add(a, b, -product);
+  Vector<float> error;
+  for (int i = 0; i < Vector<float>::size; ++i) {
+    error.lanes[i] = static_cast<float>(static_cast<double>(a.lanes[i]) * b.lanes[i] - product.lanes[i]);
+  }
+  return error;
+}
+
+// Sum of the lanes in lane order.
+template <class Scalar> FL_HD double sum_of_lanes(Vector<Scalar> x) {
+  double sum = 0;
+  for (int i = 0; i < Vector<Scalar>::size; ++i) sum += x.lanes[i];
+  return sum;
+}
+
+// The lanes 0, 1, 2, ... as int32_t; lane_numbers() < n is the mask of the first n lanes.
+FL_HD Vector<int32_t> lane_numbers() {
+  Vector<int32_t> numbers;
+  for (int i = 0; i < Vector<int32_t>::size; ++i) numbers.lanes[i] = i;
+  return numbers;
+}
+template <class Scalar> FL_HD Mask<Scalar> first_lanes(int count) {
+  typename Native<Scalar>::Truth numbers;
+  for (int i = 0; i < Vector<Scalar>::size; ++i) numbers[i] = i;
+  return {numbers < count - typename Native<Scalar>::Truth{}};
+}
+
+}  // namespace fastlayers::FL_CPU_CAPABILITY
