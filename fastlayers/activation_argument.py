@@ -1,0 +1,86 @@
+"""What ``activation=`` takes: a name, a name with constants, or an activation module; resolved to what kernels take."""
+from __future__ import annotations
+
+import ast
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from . import checks
+from .specs import ACTIVATIONS, Activation
+
+
+class Resolved(NamedTuple):
+    """A row of specs.py with its arguments."""
+
+    row: Activation
+    constants: tuple[float, ...]
+    parameters: Tensor | None
+    """Learnable parameters [K, P], or None."""
+
+
+_ROWS_OF_MODULE: dict[str, list[Activation]] = {}
+for _row in ACTIVATIONS.values():
+    _ROWS_OF_MODULE.setdefault(_row.module, []).append(_row)
+_DEFAULTS = {
+    row.name: Resolved(row, tuple(c.default for c in row.constants), None) for row in ACTIVATIONS.values() if not row.learnables
+}
+
+
+def resolve(operation: str, activation: str | torch.nn.Module) -> Resolved:
+    """The row, constants and learnable parameters that an ``activation=`` argument stands for."""
+    if isinstance(activation, str):
+        return _DEFAULTS[activation] if activation in _DEFAULTS else _resolve_text(operation, activation)
+    if isinstance(activation, torch.nn.Module):
+        return resolve_module(operation, activation)
+    raise TypeError(f"{operation}: activation must be a name or an activation module, got {type(activation).__name__}")
+
+
+def resolve_module(operation: str, module: torch.nn.Module) -> Resolved:
+    """Resolve a module of fastlayers.nn, or of torch.nn where the classes share a name."""
+    row = row_of_module(operation, module)
+    constants = tuple([getattr(module, constant.name) for constant in row.constants])
+    if not row.learnables:
+        return Resolved(row, constants, None)
+    values = [getattr(module, learnable.name) for learnable in row.learnables]
+    return Resolved(row, constants, values[0].unsqueeze(0) if len(values) == 1 else torch.stack(values))
+
+
+def row_of_module(operation: str, module: torch.nn.Module) -> Activation:
+    """The row that a module computes."""
+    for kind in type(module).__mro__:
+        for row in _ROWS_OF_MODULE.get(kind.__name__, ()):
+            if row.keyword is None or getattr(module, row.keyword[0]) == row.keyword[1]:
+                return row
+    raise ValueError(f"{operation}: activation must be a module of {', '.join(_ROWS_OF_MODULE)}, got {type(module).__name__}")
+
+
+def parse(operation: str, text: str) -> tuple[Activation, dict[str, float]]:
+    """Row and constants of a name such as "silu", or of a name with constants such as "leaky_relu(negative_slope=0.2)"."""
+    name, _, arguments = text.partition("(")
+    checks.one_of(operation, "activation", name.strip(), tuple(ACTIVATIONS))
+    row = ACTIVATIONS[name.strip()]
+    try:
+        call = ast.parse(text.strip(), mode="eval").body
+        keywords = {} if isinstance(call, ast.Name) else {
+            **{constant.name: ast.literal_eval(value) for constant, value in zip(row.constants, call.args, strict=False)},
+            **{keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords},
+        }
+        surplus = not isinstance(call, ast.Name) and len(call.args) > len(row.constants)
+    except (SyntaxError, ValueError, AttributeError):
+        raise ValueError(f"{operation}: activation must read like name or name(constant=number), got {text!r}") from None
+    names = [constant.name for constant in row.constants]
+    if surplus or not set(keywords) <= set(names):
+        raise ValueError(f"{operation}: {row.name} must take no constants but {', '.join(names) or 'none'}, got {text!r}")
+    for constant in row.constants:
+        checks.number_in(operation, constant.name, keywords.get(constant.name, constant.default), constant.low, constant.high)
+    return row, keywords
+
+
+def _resolve_text(operation: str, text: str) -> Resolved:
+    row, keywords = parse(operation, text)
+    if row.learnables:
+        raise ValueError(f"{operation}: activation must be a module such as fastlayers.nn.{row.module}() where it has learnable "
+                         f"parameters, got {text!r}")
+    return Resolved(row, tuple(float(keywords.get(constant.name, constant.default)) for constant in row.constants), None)

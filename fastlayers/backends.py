@@ -1,0 +1,134 @@
+"""Which backend runs: the names, what is available and why not, and the choice. Nothing else in the code decides."""
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from types import ModuleType
+
+from torch import Tensor
+
+from . import checks, reference
+
+NAMES = ("reference", "cpp", "triton", "cuda")
+_MODULES = {"reference": "fastlayers.reference", "cpp": "fastlayers._C", "triton": "fastlayers.kernels"}
+_TITLES = {"cpp": "the C++ extension fastlayers._C", "triton": "Triton"}
+
+_choice = "auto"
+
+
+def _load(name: str) -> tuple[ModuleType | None, str]:
+    """(the backend's module, "") or (None, the reason why it cannot be imported)."""
+    if name == "cuda":
+        return None, "CUDA kernels are not built into this version"
+    if name == "triton" and importlib.util.find_spec("triton") is None:
+        return None, "Triton is not installed (pip install triton, Linux only)"
+    if name == "cpp" and importlib.util.find_spec("fastlayers._C") is None:
+        return None, "the C++ extension was not built: reinstall with a C++17 compiler, pip install --no-build-isolation -v shows why"
+    try:
+        return importlib.import_module(_MODULES[name]), ""
+    except (ImportError, OSError, RuntimeError) as error:
+        return None, f"{_TITLES[name]} cannot be imported: {' '.join(str(error).split())}"
+
+
+_cpp, _cpp_reason = _load("cpp")
+_cpu_default = reference if _cpp is None else _cpp
+_lazy: dict[str, tuple[ModuleType | None, str]] = {"reference": (reference, ""), "cpp": (_cpp, _cpp_reason)}
+
+
+def _module(name: str) -> tuple[ModuleType | None, str]:
+    """Like _load, once; Triton is imported at the first use, not with the package."""
+    if name not in _lazy:
+        _lazy[name] = _load(name)
+    return _lazy[name]
+
+
+def _triton_device() -> str:
+    """The device type that Triton launches on now: "cuda", or "cpu" in an emulator or the interpreter; "" if none."""
+    import triton
+
+    if triton.knobs.runtime.interpret:
+        return "cpu"
+    try:
+        return triton.runtime.driver.active.get_active_torch_device().type
+    except RuntimeError:  # Triton's "0 active drivers"
+        return ""
+
+
+def _reason_against(name: str, device: str | None = None) -> str:
+    """Why the backend cannot run here, or on tensors of this device type; "" if it can."""
+    module, reason = _module(name)
+    if module is None or name == "reference":
+        return reason
+    if name == "cpp":
+        return "" if device in (None, "cpu") else f"cpp runs on cpu tensors, not on {device} ones"
+    runs_on = _triton_device()
+    if not runs_on:
+        return "Triton finds no GPU driver (without a GPU it runs inside ptxsim.triton.device() or with TRITON_INTERPRET=1)"
+    return "" if device in (None, runs_on) else f"triton runs on {runs_on} tensors here, not on {device} ones"
+
+
+def select(x: Tensor) -> ModuleType:
+    """The backend module that runs an operation whose first tensor is x."""
+    if _choice == "auto":
+        if x.is_cpu:
+            return _cpu_default
+        if x.is_cuda and not _reason_against("triton", "cuda"):
+            return _module("triton")[0]
+        return reference
+    reason = _reason_against(_choice, x.device.type)
+    if reason:
+        raise RuntimeError(f"backend: {_choice!r} must be able to run on {x.device.type} tensors, got: {reason}")
+    return _module(_choice)[0]
+
+
+class backend:  # noqa: N801 - reads as the function it is: backend("cpp"), with backend("cpp"): ...
+    """Choose the backend, for the process or for a ``with`` block.
+
+    Args:
+        name: "auto" (the default: the fastest that runs on the tensor at hand), "reference", "cpp", "triton" or "cuda".
+
+    Raises:
+        ValueError: ``backend: name must be one of auto, reference, cpp, triton, cuda, got 'x'``.
+        RuntimeError: the backend is not available here; the message says why.
+
+    The choice is one for the whole process, threads included. A backward pass runs on the backend of its forward pass.
+
+    >>> import fastlayers as fl
+    >>> with fl.backend("reference"):
+    ...     fl.functional.relu(torch.tensor([-1.0, 2.0]))
+    tensor([0., 2.])
+    """
+
+    def __init__(self, name: str) -> None:
+        global _choice
+        checks.one_of("backend", "name", name, ("auto", *NAMES))
+        reason = "" if name == "auto" else _reason_against(name)
+        if reason:
+            raise RuntimeError(f"backend: name must be an available backend, got {name!r}: {reason}")
+        self._previous, _choice = _choice, name
+
+    def __enter__(self) -> backend:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        global _choice
+        _choice = self._previous
+
+
+def backends() -> dict[str, str]:
+    """What can run here: each backend's name with "available" and on what, or one sentence why not.
+
+    >>> import fastlayers as fl
+    >>> fl.backends()["reference"]
+    'available on every device'
+    """
+    details = {"reference": "on every device"}
+    if _cpp is not None:
+        details["cpp"] = f"on cpu, built for {_cpp.cpu_capability()}"
+    report = {}
+    for name in NAMES:
+        reason = _reason_against(name)
+        if not reason and name == "triton":
+            details[name] = f"on {_triton_device()}"
+        report[name] = f"not available: {reason}" if reason else f"available {details[name]}"
+    return report

@@ -1,0 +1,152 @@
+"""Argument checks: the only place that words an error, always ``operation: argument must RULE, got VALUE``.
+
+Kinds follow torch: ValueError for a value, TypeError for a Python type, RuntimeError for dtype, device and shape of a tensor.
+Everything is checked before any state (running statistics, parameters, steps) is changed.
+"""
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+FLOATING = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+
+
+def one_of(operation: str, argument: str, value: object, allowed: Sequence[object]) -> None:
+    """value is one of those allowed."""
+    if value not in allowed:
+        raise ValueError(f"{operation}: {argument} must be one of {', '.join(map(str, allowed))}, got {value!r}")
+
+
+def tensor(operation: str, argument: str, value: object) -> None:
+    """value is a tensor."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{operation}: {argument} must be a Tensor, got {type(value).__name__}")
+
+
+def floating(operation: str, x: Tensor) -> None:
+    """x has one of the four dtypes that kernels take."""
+    if not isinstance(x, Tensor):
+        tensor(operation, "x", x)
+    if x.dtype not in FLOATING:
+        raise RuntimeError(f"{operation}: x must be float32, bfloat16, float16 or float64, got {_name(x.dtype)}")
+
+
+def probability(operation: str, argument: str, p: object) -> None:
+    """p is a number in [0, 1]; NaN is not."""
+    if not isinstance(p, (int, float)):
+        raise TypeError(f"{operation}: {argument} must be a number, got {type(p).__name__}")
+    if not 0 <= p <= 1:
+        raise ValueError(f"{operation}: {argument} must be between 0 and 1, got {p}")
+
+
+def seed(operation: str, value: Tensor, x: Tensor) -> None:
+    """A seed is a 0-d int64 tensor where x is."""
+    if value.dtype != torch.int64 or value.dim() != 0:
+        raise RuntimeError(f"{operation}: seed must be a 0-d int64 tensor or an int, got {_name(value.dtype)} of shape {tuple(value.shape)}")
+    _on_device(operation, "seed", value, x)
+
+
+def channel_dimension(operation: str, x: Tensor, channel_dim: int) -> None:
+    """x has a dimension channel_dim."""
+    if not -x.dim() <= channel_dim < x.dim():
+        raise ValueError(f"{operation}: x must have a channel dimension {channel_dim}, got shape {tuple(x.shape)}")
+
+
+def channel_vector(operation: str, argument: str, vector: Tensor | None, x: Tensor, channel_dim: int) -> None:
+    """vector is None or holds one number per channel of x, where x is, in x's dtype or the dtype it is computed in."""
+    if vector is None:
+        return
+    channels = x.size(channel_dim)
+    if vector.dim() != 1 or vector.numel() != channels:
+        raise RuntimeError(f"{operation}: {argument} must have shape ({channels},) for x of shape {tuple(x.shape)} with channels in "
+                           f"dimension {channel_dim}, got {tuple(vector.shape)}")
+    _dtype_for(operation, argument, vector, x)
+    _on_device(operation, argument, vector, x)
+
+
+def parameters(operation: str, argument: str, value: Tensor, x: Tensor, channels: int) -> None:
+    """The learnable parameters of an activation, [K, P]: one value each, or one per channel."""
+    if value.size(-1) not in (1, channels):
+        raise RuntimeError(f"{operation}: {argument} must hold 1 or {channels} values, one per channel, got {value.size(-1)}")
+    _dtype_for(operation, argument, value, x)
+    _on_device(operation, argument, value, x)
+
+
+def residual(operation: str, value: Tensor | None, x: Tensor) -> None:
+    """residual is None or just like x."""
+    if value is None:
+        return
+    if value.shape != x.shape:
+        raise RuntimeError(f"{operation}: residual must have the shape of x, {tuple(x.shape)}, got {tuple(value.shape)}")
+    if value.dtype != x.dtype:
+        raise RuntimeError(f"{operation}: residual must have the dtype of x, {_name(x.dtype)}, got {_name(value.dtype)}")
+    _on_device(operation, "residual", value, x)
+
+
+def dimensions(operation: str, x: Tensor, allowed: Sequence[int]) -> None:
+    """x has one of the allowed numbers of dimensions."""
+    if x.dim() not in allowed:
+        raise ValueError(f"{operation}: x must be {' or '.join(f'{n}-D' for n in allowed)}, got {x.dim()}-D of shape {tuple(x.shape)}")
+
+
+def more_than_one_value(operation: str, x: Tensor, channel_dim: int) -> None:
+    """In training a channel needs two values for a variance."""
+    if x.numel() == x.size(channel_dim):
+        raise ValueError(f"{operation}: x must have more than 1 value per channel when training, got shape {tuple(x.shape)}")
+
+
+def running_statistics(operation: str, mean: Tensor | None, var: Tensor | None, training: bool) -> None:
+    """Both or none; evaluation needs them."""
+    if (mean is None) != (var is None):
+        given, missing = ("running_mean", "running_var") if var is None else ("running_var", "running_mean")
+        raise RuntimeError(f"{operation}: {missing} must be given together with {given}, got None")
+    if mean is None and not training:
+        raise RuntimeError(f"{operation}: running_mean and running_var must be given when training=False, got None")
+
+
+def number_in(operation: str, argument: str, value: float, low: float, high: float) -> None:
+    """low <= value <= high."""
+    if not low <= value <= high:
+        raise ValueError(f"{operation}: {argument} must be between {low} and {high}, got {value}")
+
+
+def _dtype_for(operation: str, argument: str, value: Tensor, x: Tensor) -> None:
+    if value.dtype == x.dtype:
+        return
+    if not (value.dtype == torch.float32 and x.dtype in (torch.float16, torch.bfloat16)):
+        wanted = _name(x.dtype) if x.dtype in (torch.float32, torch.float64) else f"{_name(x.dtype)} or float32"
+        raise RuntimeError(f"{operation}: {argument} must be {wanted} for x of {_name(x.dtype)}, got {_name(value.dtype)}")
+
+
+def _on_device(operation: str, argument: str, value: Tensor, x: Tensor) -> None:
+    if value.device != x.device:
+        raise RuntimeError(f"{operation}: {argument} must be on {x.device} like x, got {value.device}")
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def batch_norm(
+    x: Tensor, running_mean: Tensor | None, running_var: Tensor | None, weight: Tensor | None, bias: Tensor | None,
+    residual_: Tensor | None, parameters_: Tensor | None, num_batches_tracked: Tensor | None, training: bool, momentum: float | None,
+    channel_dim: int,
+) -> None:
+    """Everything batch norm asks of its arguments, before it changes anything."""
+    operation = "batch_norm"
+    floating(operation, x)
+    channel_dimension(operation, x, channel_dim)
+    running_statistics(operation, running_mean, running_var, training)
+    channel_vector(operation, "running_mean", running_mean, x, channel_dim)
+    channel_vector(operation, "running_var", running_var, x, channel_dim)
+    channel_vector(operation, "weight", weight, x, channel_dim)
+    channel_vector(operation, "bias", bias, x, channel_dim)
+    residual(operation, residual_, x)
+    if parameters_ is not None:
+        parameters(operation, "activation", parameters_, x, x.size(channel_dim))
+    if momentum is None and training and running_mean is not None and num_batches_tracked is None:
+        raise RuntimeError(f"{operation}: num_batches_tracked must be given when momentum is None, got None")
+    if training:
+        more_than_one_value(operation, x, channel_dim)

@@ -1,0 +1,116 @@
+"""BatchNorm1d, 2d, 3d: torch.nn's, with residual, activation and dropout in the same kernels."""
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from .. import checks, functional
+from ..activation_argument import row_of_module
+from .activations import from_name
+
+
+class _BatchNorm(torch.nn.modules.batchnorm._BatchNorm):
+    """y = dropout(activation(batch_norm(x) + residual))."""
+
+    _dimensions: tuple[int, ...]
+
+    def __init__(
+        self, num_features: int, eps: float = 1e-5, momentum: float | None = 0.1, affine: bool = True, track_running_stats: bool = True,
+        device: torch.device | None = None, dtype: torch.dtype | None = None, *, activation: str | torch.nn.Module | None = None,
+        dropout: float = 0.0,
+    ) -> None:
+        operation = type(self).__name__
+        checks.probability(operation, "dropout", dropout)
+        if isinstance(activation, str):
+            activation = from_name(operation, activation)
+        elif activation is not None:
+            row_of_module(operation, activation)
+        super().__init__(num_features, eps, momentum, affine, track_running_stats, device=device, dtype=dtype)
+        self.activation = activation
+        self.dropout = dropout
+        self._keep_statistics_wide({})
+
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """y = dropout(activation(batch_norm(x) + residual)), shape, dtype and memory format of x.
+
+        Args:
+            x: (N, C) or (N, C, ...), as the class says.
+            residual: like x, or None.
+        """
+        checks.dimensions(type(self).__name__, x, self._dimensions)
+        batch_statistics = self.training or (self.running_mean is None and self.running_var is None)
+        tracked = not self.training or self.track_running_stats
+        return functional.batch_norm(
+            x, self.running_mean if tracked else None, self.running_var if tracked else None, self.weight, self.bias, batch_statistics,
+            self._momentum(), self.eps, activation="identity" if self.activation is None else self.activation, residual=residual,
+            dropout=self.dropout if self.training else 0.0,
+            num_batches_tracked=self.num_batches_tracked if self.training and self.track_running_stats else None)
+
+    def _momentum(self) -> float | None:
+        """torch's rule: None averages cumulatively, and does nothing where batches are not counted."""
+        return 0.0 if self.momentum is None and self.num_batches_tracked is None else self.momentum
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> _BatchNorm:
+        """Running statistics stay float32 under .half() and .bfloat16(): in bfloat16 an average over batches gets stuck."""
+        before = {name: self._buffers.get(name) for name in ("running_mean", "running_var")}
+        super()._apply(fn, recurse)
+        self._keep_statistics_wide(before)
+        return self
+
+    def _keep_statistics_wide(self, before: dict[str, Tensor | None]) -> None:
+        for name in ("running_mean", "running_var"):
+            now = self._buffers.get(name)
+            if now is not None and now.dtype in (torch.float16, torch.bfloat16):
+                old = before.get(name)
+                wide = now if old is None or old.is_meta or old.dtype == now.dtype else old.to(now.device)
+                self._buffers[name] = wide.float()
+
+    def extra_repr(self) -> str:
+        return super().extra_repr() + (f", dropout={self.dropout}" if self.dropout else "")
+
+
+_DOCUMENTATION = """Batch norm over {what}, with residual, activation and dropout in the same kernels.
+
+y = dropout(activation((x - mean) / sqrt(var + eps) * weight + bias + residual)). Drop-in for ``torch.nn.{name}``: same arguments,
+buffers and state_dict (an activation with learnable parameters adds its own under ``activation.``). Running statistics stay float32
+under ``.half()`` and ``.bfloat16()``.
+
+Args:
+    num_features, eps, momentum, affine, track_running_stats, device, dtype: as in ``torch.nn.{name}``.
+    activation: a name ("relu", "leaky_relu(0.2)"), or an activation module of fastlayers.nn or torch.nn; keyword only.
+    dropout: probability of dropping an element of the result while training; keyword only.
+
+Shape: x {shape}; residual like x; y like x. float32, float64, float16, bfloat16; parameters in x's dtype or float32.
+
+Raises:
+    ValueError: ``batch_norm: x must have more than 1 value per channel when training, got shape ...``;
+        ``{name}: x must be {dims}, got ...``
+    RuntimeError: a dtype, device or shape that does not fit; the running statistics are unchanged then.
+
+Accuracy: statistics and arithmetic in float32 (float64 for float64), rounded once.
+
+Source: Ioffe & Szegedy, arXiv:1502.03167.
+
+>>> layer = {name}(4, activation="relu", dropout=0.1)
+>>> y = layer(torch.randn({example}))
+"""
+
+
+class BatchNorm1d(_BatchNorm, torch.nn.BatchNorm1d):
+    __doc__ = _DOCUMENTATION.format(
+        name="BatchNorm1d", what="(N, C) or (N, C, L)", shape="(N, C) or (N, C, L)", dims="2-D or 3-D", example="8, 4")
+    _dimensions = (2, 3)
+
+
+class BatchNorm2d(_BatchNorm, torch.nn.BatchNorm2d):
+    __doc__ = _DOCUMENTATION.format(
+        name="BatchNorm2d", what="(N, C, H, W)", shape="(N, C, H, W)", dims="4-D", example="8, 4, 5, 5")
+    _dimensions = (4,)
+
+
+class BatchNorm3d(_BatchNorm, torch.nn.BatchNorm3d):
+    __doc__ = _DOCUMENTATION.format(
+        name="BatchNorm3d", what="(N, C, D, H, W)", shape="(N, C, D, H, W)", dims="5-D", example="2, 4, 3, 5, 5")
+    _dimensions = (5,)

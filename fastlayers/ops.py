@@ -1,0 +1,150 @@
+"""The kernel interface as torch.library custom ops, so that torch.compile and torch.export see every kernel as one node.
+
+Each op has the signature of the reference function of its name (fastlayers/reference/), a body that lets backends.py choose,
+and a fake kernel that says what comes out. Ops cannot return None: where a result is not asked for they return an empty tensor,
+and the functions below of the same name, which the autograd functions call while compiling, turn it back into None.
+"""
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .backends import select
+from .reference.epilogue import accumulate_dtype
+
+
+@torch.library.custom_op("fastlayers::epilogue_forward", mutates_args=())
+def _epilogue_forward(
+    x: Tensor, mean: Tensor | None, scale: Tensor | None, shift: Tensor | None, residual: Tensor | None, parameters: Tensor | None,
+    seed: Tensor | None, activation: str, constants: Sequence[float], p: float, channel_dim: int,
+) -> Tensor:
+    return select(x).epilogue_forward(
+        x, mean, scale, shift, residual, parameters, seed, activation, constants, p, channel_dim)
+
+
+@_epilogue_forward.register_fake
+def _epilogue_forward_fake(x, mean, scale, shift, residual, parameters, seed, activation, constants, p, channel_dim):
+    return torch.empty_like(x)
+
+
+@torch.library.custom_op("fastlayers::epilogue_backward", mutates_args=())
+def _epilogue_backward(
+    dy: Tensor, x: Tensor, mean: Tensor | None, scale: Tensor | None, shift: Tensor | None, residual: Tensor | None,
+    parameters: Tensor | None, seed: Tensor | None, activation: str, constants: Sequence[float], p: float, channel_dim: int,
+    from_output: bool, output_mask: Sequence[bool],
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    return _fill(x, select(x).epilogue_backward(
+        dy, x, mean, scale, shift, residual, parameters, seed, activation, constants, p, channel_dim, from_output, output_mask))
+
+
+@_epilogue_backward.register_fake
+def _epilogue_backward_fake(
+    dy, x, mean, scale, shift, residual, parameters, seed, activation, constants, p, channel_dim, from_output, output_mask
+):
+    return _gradients_fake(x, parameters, channel_dim, output_mask)
+
+
+@torch.library.custom_op("fastlayers::batch_norm_statistics", mutates_args=())
+def _batch_norm_statistics(x: Tensor, channel_dim: int) -> tuple[Tensor, Tensor]:
+    return select(x).batch_norm_statistics(x, channel_dim)
+
+
+@_batch_norm_statistics.register_fake
+def _batch_norm_statistics_fake(x, channel_dim):
+    return _channels(x, channel_dim), _channels(x, channel_dim)
+
+
+@torch.library.custom_op(
+    "fastlayers::batch_norm_forward", mutates_args=("running_mean", "running_var", "num_batches_tracked"))
+def _batch_norm_forward(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, running_mean: Tensor | None, running_var: Tensor | None,
+    num_batches_tracked: Tensor | None, residual: Tensor | None, parameters: Tensor | None, seed: Tensor | None, activation: str,
+    constants: Sequence[float], p: float, training: bool, momentum: float | None, eps: float, channel_dim: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    return select(x).batch_norm_forward(
+        x, weight, bias, running_mean, running_var, num_batches_tracked, residual, parameters, seed, activation, constants, p, training,
+        momentum, eps, channel_dim)
+
+
+@_batch_norm_forward.register_fake
+def _batch_norm_forward_fake(
+    x, weight, bias, running_mean, running_var, num_batches_tracked, residual, parameters, seed, activation, constants, p, training,
+    momentum, eps, channel_dim
+):
+    return torch.empty_like(x), _channels(x, channel_dim), _channels(x, channel_dim)
+
+
+@torch.library.custom_op("fastlayers::batch_norm_backward", mutates_args=())
+def _batch_norm_backward(
+    dy: Tensor, x: Tensor, mean: Tensor, rstd: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None,
+    parameters: Tensor | None, seed: Tensor | None, activation: str, constants: Sequence[float], p: float, training: bool,
+    channel_dim: int, output_mask: Sequence[bool],
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    return _fill(x, select(x).batch_norm_backward(
+        dy, x, mean, rstd, weight, bias, residual, parameters, seed, activation, constants, p, training, channel_dim, output_mask))
+
+
+@_batch_norm_backward.register_fake
+def _batch_norm_backward_fake(
+    dy, x, mean, rstd, weight, bias, residual, parameters, seed, activation, constants, p, training, channel_dim, output_mask
+):
+    return _gradients_fake(x, parameters, channel_dim, output_mask)
+
+
+@torch.library.custom_op("fastlayers::batch_norm_backward_input", mutates_args=())
+def _batch_norm_backward_input(
+    dy: Tensor, x: Tensor, mean: Tensor, rstd: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None,
+    parameters: Tensor | None, seed: Tensor | None, activation: str, constants: Sequence[float], p: float, channel_dim: int,
+    mean_dz: Tensor, mean_dz_centred: Tensor,
+) -> Tensor:
+    return select(x).batch_norm_backward_input(
+        dy, x, mean, rstd, weight, bias, residual, parameters, seed, activation, constants, p, channel_dim, mean_dz, mean_dz_centred)
+
+
+@_batch_norm_backward_input.register_fake
+def _batch_norm_backward_input_fake(
+    dy, x, mean, rstd, weight, bias, residual, parameters, seed, activation, constants, p, channel_dim, mean_dz, mean_dz_centred
+):
+    return torch.empty_like(x)
+
+
+epilogue_forward = torch.ops.fastlayers.epilogue_forward
+batch_norm_statistics = torch.ops.fastlayers.batch_norm_statistics
+batch_norm_forward = torch.ops.fastlayers.batch_norm_forward
+batch_norm_backward_input = torch.ops.fastlayers.batch_norm_backward_input
+
+
+def epilogue_backward(*arguments: object) -> tuple[Tensor | None, ...]:
+    """The op, with None for what its last argument, output_mask, does not ask for."""
+    return _drop(torch.ops.fastlayers.epilogue_backward(*arguments), arguments[-1])
+
+
+def batch_norm_backward(*arguments: object) -> tuple[Tensor | None, ...]:
+    """The op, with None for what its last argument, output_mask, does not ask for."""
+    return _drop(torch.ops.fastlayers.batch_norm_backward(*arguments), arguments[-1])
+
+
+def _fill(x: Tensor, gradients: Sequence[Tensor | None]) -> tuple[Tensor, ...]:
+    return tuple(x.new_empty(0) if gradient is None else gradient for gradient in gradients)
+
+
+def _drop(gradients: Sequence[Tensor], output_mask: Sequence[bool]) -> tuple[Tensor | None, ...]:
+    return tuple(gradient if wanted else None for gradient, wanted in zip(gradients, output_mask, strict=True))
+
+
+def _channels(x: Tensor, channel_dim: int) -> Tensor:
+    return x.new_empty(x.size(channel_dim), dtype=accumulate_dtype(x))
+
+
+def _gradients_fake(x: Tensor, parameters: Tensor | None, channel_dim: int, output_mask: Sequence[bool]) -> tuple[Tensor, ...]:
+    """What a backward kernel returns: dx, dresidual, two per-channel sums, gradients of the learnable parameters."""
+    want_dx, want_dresidual, want_scale, want_shift, want_parameters = output_mask
+    return (
+        torch.empty_like(x) if want_dx else x.new_empty(0),
+        torch.empty_like(x) if want_dresidual else x.new_empty(0),
+        _channels(x, channel_dim) if want_scale else x.new_empty(0),
+        _channels(x, channel_dim) if want_shift else x.new_empty(0),
+        torch.empty_like(parameters) if want_parameters else x.new_empty(0),
+    )
