@@ -58,7 +58,7 @@ def row_of_module(operation: str, module: torch.nn.Module) -> Activation:
 
 def parse(operation: str, text: str) -> tuple[Activation, dict[str, float]]:
     """Row and constants of a name such as "silu", or of a name with constants such as "leaky_relu(negative_slope=0.2)"."""
-    name, _, arguments = text.partition("(")
+    name = text.partition("(")[0]
     checks.one_of(operation, "activation", name.strip(), tuple(ACTIVATIONS))
     row = ACTIVATIONS[name.strip()]
     try:

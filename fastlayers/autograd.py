@@ -82,8 +82,9 @@ class BatchNorm(Function):
                 momentum, eps, channel_dim)
         else:  # the op above counts as one that changes the running statistics; evaluation must not
             mean, rstd = running[0].clone(), torch.rsqrt(running[1] + eps)
+            scale = rstd if weight_ is None else weight_ * rstd
             y = kernels.epilogue_forward(
-                x, mean, rstd if weight_ is None else weight_ * rstd, bias_, residual, parameters_, seed, row.name, constants, p, channel_dim)
+                x, mean, scale, bias_, residual, parameters_, seed, row.name, constants, p, channel_dim)
         if training and running_mean is not None and running[0] is not running_mean:
             running_mean.copy_(running[0])
             running_var.copy_(running[1])

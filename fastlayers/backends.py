@@ -81,7 +81,7 @@ def select(x: Tensor) -> ModuleType:
     return _module(_choice)[0]
 
 
-class backend:  # noqa: N801 - reads as the function it is: backend("cpp"), with backend("cpp"): ...
+class backend:
     """Choose the backend, for the process or for a ``with`` block.
 
     Args:

@@ -44,7 +44,8 @@ def probability(operation: str, argument: str, p: object) -> None:
 def seed(operation: str, value: Tensor, x: Tensor) -> None:
     """A seed is a 0-d int64 tensor where x is."""
     if value.dtype != torch.int64 or value.dim() != 0:
-        raise RuntimeError(f"{operation}: seed must be a 0-d int64 tensor or an int, got {_name(value.dtype)} of shape {tuple(value.shape)}")
+        raise RuntimeError(
+            f"{operation}: seed must be a 0-d int64 tensor or an int, got {_name(value.dtype)} of shape {tuple(value.shape)}")
     _on_device(operation, "seed", value, x)
 
 

@@ -10,7 +10,8 @@ from typing import NoReturn
 
 import torch
 
-from . import __version__, backends, check
+from . import __version__, check
+from .backends import backends
 from .benchmarks import run as bench
 from .demo import command as demo
 from .measure import restart_with_malloc_settings
@@ -71,7 +72,7 @@ def _info(args: argparse.Namespace) -> int:
         "CPU": f"{torch.backends.cpu.get_cpu_capability()} (as torch sees it), {torch.get_num_threads()} threads",
         "GPU": torch.cuda.get_device_name() if torch.cuda.is_available() else "none that torch can use",
     }
-    rows.update({f"backend {name}": status for name, status in backends.backends().items()})
+    rows.update({f"backend {name}": status for name, status in backends().items()})
     for name, value in rows.items():
         print(f"{name:<18} {value}")
     return 0

@@ -222,4 +222,4 @@ def _functions() -> dict[str, Callable[..., Tensor]]:
 
 _ACTIVATION_FUNCTIONS = _functions()
 globals().update(_ACTIVATION_FUNCTIONS)
-__all__ = ["batch_norm", "bias_activation", "dropout", "dropout_mask", *_ACTIVATION_FUNCTIONS]  # noqa: PLE0604
+__all__ = ["batch_norm", "bias_activation", "dropout", "dropout_mask", *_ACTIVATION_FUNCTIONS]

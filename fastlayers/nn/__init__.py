@@ -4,4 +4,4 @@ from .activations import __all__ as _activations
 from .batch_norm import BatchNorm1d, BatchNorm2d, BatchNorm3d
 from .dropout import Dropout
 
-__all__ = ["BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "Dropout", *_activations]  # noqa: PLE0604
+__all__ = ["BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "Dropout", *_activations]

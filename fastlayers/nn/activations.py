@@ -109,4 +109,4 @@ def _classes() -> dict[str, type[torch.nn.Module]]:
 
 CLASSES = _classes()
 globals().update(CLASSES)
-__all__ = list(CLASSES)  # noqa: PLE0605
+__all__ = list(CLASSES)

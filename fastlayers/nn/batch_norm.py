@@ -18,8 +18,8 @@ class _BatchNorm(torch.nn.modules.batchnorm._BatchNorm):
 
     def __init__(
         self, num_features: int, eps: float = 1e-5, momentum: float | None = 0.1, affine: bool = True, track_running_stats: bool = True,
-        device: torch.device | None = None, dtype: torch.dtype | None = None, *, activation: str | torch.nn.Module | None = None,
-        dropout: float = 0.0,
+        device: torch.device | None = None, dtype: torch.dtype | None = None, *, bias: bool = True,
+        activation: str | torch.nn.Module | None = None, dropout: float = 0.0,
     ) -> None:
         operation = type(self).__name__
         checks.probability(operation, "dropout", dropout)
@@ -27,7 +27,8 @@ class _BatchNorm(torch.nn.modules.batchnorm._BatchNorm):
             activation = from_name(operation, activation)
         elif activation is not None:
             row_of_module(operation, activation)
-        super().__init__(num_features, eps, momentum, affine, track_running_stats, device=device, dtype=dtype)
+        super().__init__(num_features, eps, momentum, affine, track_running_stats, device=device, dtype=dtype,
+                         **({} if bias else {"bias": False}))  # torch before 2.13 does not know the argument
         self.activation = activation
         self.dropout = dropout
         self._keep_statistics_wide({})
@@ -78,7 +79,7 @@ buffers and state_dict (an activation with learnable parameters adds its own und
 under ``.half()`` and ``.bfloat16()``.
 
 Args:
-    num_features, eps, momentum, affine, track_running_stats, device, dtype: as in ``torch.nn.{name}``.
+    num_features, eps, momentum, affine, track_running_stats, device, dtype, bias: as in ``torch.nn.{name}``.
     activation: a name ("relu", "leaky_relu(0.2)"), or an activation module of fastlayers.nn or torch.nn; keyword only.
     dropout: probability of dropping an element of the result while training; keyword only.
 

@@ -16,8 +16,10 @@ def batch_norm_statistics(x: Tensor, channel_dim: int) -> tuple[Tensor, Tensor]:
     """(mean, M2) of each channel, [C] each: M2 is the sum of squared deviations from the mean. The count is x.numel() / C."""
     compute = x.to(accumulate_dtype(x))
     count = x.numel() // max(x.size(channel_dim), 1)
-    mean = channel_sum(compute, channel_dim) / count
-    return mean, channel_sum((compute - per_channel(mean, x, channel_dim)).square(), channel_dim)
+    rough = channel_sum(compute, channel_dim) / count
+    deviation = compute - per_channel(rough, x, channel_dim)
+    correction = channel_sum(deviation, channel_dim) / count  # what rounding has left in the first mean
+    return rough + correction, channel_sum(deviation.square(), channel_dim) - count * correction.square()
 
 
 def batch_norm_forward(

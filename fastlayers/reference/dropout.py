@@ -60,7 +60,7 @@ def mask_like(x: Tensor, p: float, seed: Tensor) -> Tensor:
 
 
 def multiplier_like(x: Tensor, p: float, seed: Tensor | None) -> Tensor | float:
-    """What dropout multiplies x by: ``keep_scale`` where kept and 0 where dropped, in x's dtype."""
+    """What dropout multiplies x by: ``keep_scale`` where kept and 0 where dropped, in the dtype that x is computed in."""
     if seed is None:
         return 1.0
-    return mask_like(x, p, seed).to(x.dtype) * keep_scale(p)
+    return mask_like(x, p, seed).to(torch.promote_types(x.dtype, torch.float32)) * keep_scale(p)

@@ -4,7 +4,8 @@ This file and its neighbours are the kernel interface: every backend has functio
 
 Tensors      x is dense (contiguous, channels_last or any permutation), float16, bfloat16, float32 or float64. residual, dy and y
              have x's shape, strides and dtype. Seen in memory order, x is (N, C, S): C = x.size(channel_dim), S = the stride of
-             that dimension. mean, scale, shift are float32 [C] (float64 for float64 x), or None for 0, 1, 0; mean needs scale.
+             that dimension, N = numel / (C S); one channel is (1, 1, numel), whatever the stride of its dimension.
+             mean, scale, shift are float32 [C] (float64 for float64 x), or None for 0, 1, 0; mean needs scale.
 Activation   the name of a row of specs.py, its constants, and ``parameters``, its learnable ones: [K, P] in the dtype of scale,
              K of them, P = 1 or C values each; None when it has none.
 Dropout      seed is a 0-d int64 tensor on x's device, or None for no dropout; then p is not looked at.
@@ -23,7 +24,7 @@ from .dropout import multiplier_like
 
 def accumulate_dtype(x: Tensor) -> torch.dtype:
     """The dtype that x is computed in: float64 for float64, float32 for everything else."""
-    return torch.float64 if x.dtype == torch.float64 else torch.float32
+    return torch.promote_types(x.dtype, torch.float32)
 
 
 def per_channel(vector: Tensor, x: Tensor, channel_dim: int) -> Tensor:
@@ -69,7 +70,7 @@ def epilogue_backward(
     else:
         z, centred = _pre_activation(x, mean, scale, shift, residual, channel_dim)
         slopes = activations.function(activation, "derivative")(z, *arguments)
-    dy = dy.to(compute) * multiplier_like(dy.to(compute), p, seed)
+    dy = dy.to(compute) * multiplier_like(dy, p, seed)
     dz = dy * slopes[0]
     want_dx, want_dresidual, want_dscale, want_dshift, want_dparameters = output_mask
     return (

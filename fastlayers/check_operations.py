@@ -1,0 +1,250 @@
+"""What ``python -m fastlayers check`` checks: each operation of the kernel interface against the reference in float64."""
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import product
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+from . import reference
+from .reference import activations
+from .reference.dropout import random_numbers, threshold
+from .specs import ACTIVATIONS, UPDATE_RULES, Activation, UpdateRule
+from .tolerance import allowed_error, compute_dtype, worst_composed_share, worst_share
+
+Findings = Iterator[tuple[str, float]]
+"""(what was looked at, its worst error as a share of what is allowed)."""
+
+_SHAPE = (8, 6, 9, 11)
+_P = 0.25
+_SEED = 0x123456789ABCDEF
+_KINK_MARGIN = 1e-2  # around a kink both one-sided derivatives are right; bfloat16 parameters move it by less than this
+_HYPERPARAMETERS = {"momentum": 0.9, "dampening": 0.1, "beta1": 0.9, "beta2": 0.99, "eps": 1e-8}
+_LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
+_HALF_TYPES = (torch.float16, torch.bfloat16)
+
+
+def activation_values(kernels: ModuleType, device: str, dtype: torch.dtype) -> Findings:
+    """Every activation, alone, over the whole range of the dtype."""
+    x = _sweep(dtype).to(device)
+    for row in ACTIVATIONS.values():
+        parameters, arguments = _arguments(row, device, dtype)
+        z = x.double().requires_grad_()
+        oracle = activations.function(row.name)(z, *arguments)
+        (slope,) = torch.autograd.grad(oracle.sum(), z)
+        y = kernels.epilogue_forward(x, None, None, None, None, parameters, None, row.name, _constants(row), 0.0, 0)
+        yield row.name, worst_share(y, oracle.detach(), allowed_error(oracle.detach(), x, slope, row.ulp))
+
+
+def activation_derivatives(kernels: ModuleType, device: str, dtype: torch.dtype) -> Findings:
+    """The derivative of every activation, from x and, where the row allows, from y."""
+    x = _sweep(dtype).to(device)
+    for row in ACTIVATIONS.values():
+        parameters, arguments = _arguments(row, device, dtype)
+        yield row.name, _derivative_share(kernels, row, "derivative", x, parameters, arguments)
+        if row.derives_from_output(_constants(row)):
+            y = activations.function(row.name)(x.double(), *arguments).to(dtype)
+            yield f"{row.name} from y", _derivative_share(kernels, row, "derivative_from_output", y, parameters, arguments)
+
+
+def _derivative_share(
+    kernels: ModuleType, row: Activation, kind: str, x: Tensor, parameters: Tensor | None, arguments: Sequence[Tensor | float]
+) -> float:
+    z = x.double().requires_grad_()
+    oracle = activations.function(row.name, kind)(z, *arguments)[0]
+    slope = torch.autograd.grad(oracle.sum(), z, allow_unused=True)[0] if oracle.requires_grad else None
+    slope = torch.zeros_like(z) if slope is None else slope
+    dx = kernels.epilogue_backward(
+        torch.ones_like(x), x, None, None, None, None, parameters, None, row.name, _constants(row), 0.0, 0, kind != "derivative",
+        (True, False, False, False, False),
+    )[0]
+    oracle = oracle.detach()
+    return worst_share(dx, oracle, allowed_error(oracle, x, slope, row.derivative_ulp, row.derivative_absolute))
+
+
+def dropout_masks(kernels: ModuleType, device: str, dtype: torch.dtype) -> Findings:
+    """The mask must be the reference's, bit for bit."""
+    for count, p, seed in product((1, 7, 4099), (0.1, 0.5, 1e-6, 1.0), (1234, _SEED)):
+        x = torch.ones(count, device=device, dtype=dtype)
+        y = kernels.epilogue_forward(x, None, None, None, None, None, torch.tensor(seed, device=device), "identity", (), p, 0)
+        expected = random_numbers(0, count, torch.tensor(seed)) >= threshold(p)
+        yield f"p = {p:g}", 0.0 if torch.equal((y != 0).cpu(), expected) else float("inf")
+
+
+def epilogue_forward(kernels: ModuleType, device: str, dtype: torch.dtype) -> Findings:
+    """Everything at once: mean, scale, shift, residual, activation, dropout; NCHW and channels_last."""
+    for row, layout in product(ACTIVATIONS.values(), _LAYOUTS):
+        given = _epilogue_arguments(row, device, dtype, layout)
+        yield f"{row.name} {layout}", _composed(kernels, "epilogue_forward", given)
+
+
+def epilogue_backward(kernels: ModuleType, device: str, dtype: torch.dtype) -> Findings:
+    """All gradients of the same."""
+    for row, layout in product(ACTIVATIONS.values(), _LAYOUTS):
+        x, *rest = _epilogue_arguments(row, device, dtype, layout)
+        dy = _away_from_kinks(row, _random(x.shape, 7, x), _pre_activation(x, *rest[:4]))
+        given = (dy, x, *rest, False, (True, True, True, True, bool(row.learnables)))
+        yield f"{row.name} {layout}", _composed(kernels, "epilogue_backward", given)
+
+
+def batch_norm_statistics(kernels: ModuleType, device: str, dtype: torch.dtype) -> Findings:
+    """Mean and sum of squared deviations, far from zero as well."""
+    for layout, offset in product(_LAYOUTS, (0.0, 100.0)):
+        yield f"mean {offset:g} {layout}", _composed(kernels, "batch_norm_statistics", (_input(device, dtype, layout) + offset, 1))
+
+
+def batch_norm_forward(kernels: ModuleType, device: str, dtype: torch.dtype) -> Findings:
+    """Training and evaluation, fixed momentum and cumulative average, with residual, activation and dropout."""
+    for row, layout, (training, momentum) in product(ACTIVATIONS.values(), _LAYOUTS, ((True, 0.1), (True, None), (False, 0.1))):
+        x, _, scale, shift, residual, parameters, seed, *_ = _epilogue_arguments(row, device, dtype, layout)
+        running = (_random(scale.shape, 11, scale), _random(scale.shape, 12, scale).abs() + 0.5, torch.tensor(3, device=device))
+        given = (x, scale, shift, *running, residual, parameters, seed, row.name, _constants(row), _P, training, momentum, 1e-5, 1)
+        yield f"{row.name} {layout}", _composed(kernels, "batch_norm_forward", given, changed=slice(3, 6))
+
+
+def batch_norm_backward(kernels: ModuleType, device: str, dtype: torch.dtype) -> Findings:
+    """All gradients, with the statistics of the batch and with the running ones."""
+    for row, layout, training in product(ACTIVATIONS.values(), _LAYOUTS, (True, False)):
+        x, _, weight, bias, residual, parameters, seed, *_ = _epilogue_arguments(row, device, dtype, layout)
+        mean, m2 = reference.batch_norm_statistics(x, 1)
+        rstd = torch.rsqrt(m2 * weight.numel() / x.numel() + 1e-5)
+        dy = _away_from_kinks(row, _random(x.shape, 7, x), _pre_activation(x, mean, weight.double() * rstd.double(), bias, residual))
+        given = (
+            dy, x, mean, rstd, weight, bias, residual, parameters, seed, row.name, _constants(row), _P, training, 1,
+            (True, True, True, True, bool(row.learnables)),
+        )
+        yield f"{row.name} {layout}", _composed(kernels, "batch_norm_backward", given)
+
+
+def optimizer_step(kernels: ModuleType, device: str, dtype: torch.dtype) -> Findings:
+    """Every update rule over a list of tensors, with each of its flags and with gradients that are clipped."""
+    for row in UPDATE_RULES.values():
+        for flag in ("", "maximize", *row.flags):
+            flags = [name == flag for name in ("maximize", *row.flags)]
+            given = _optimizer_arguments(row, flags, device, dtype)
+            yield f"{row.name} {flag}".rstrip(), _composed(kernels, "optimizer_step", given, changed=slice(1, 5))
+
+
+def gradient_norm(kernels: ModuleType, device: str, dtype: torch.dtype) -> Findings:
+    """Sum of squares and the flag for infinity and NaN."""
+    grads = _tensors(4, device, dtype)
+    yield "sum of squares", _composed(kernels, "gradient_norm", (grads,), outputs=slice(0, 1))
+    for value in (float("inf"), float("nan")):
+        broken = [*grads[:-1], grads[-1].clone()]
+        broken[-1][-1] = value
+        flags = [kernels.gradient_norm(one)[1].item() for one in (grads, broken)]
+        yield f"{value} is noticed", 0.0 if flags == [0.0, 1.0] else float("inf")
+
+
+OPERATIONS: dict[str, Callable[[ModuleType, str, torch.dtype], Findings]] = {
+    function.__name__: function
+    for function in (
+        activation_values, activation_derivatives, dropout_masks, epilogue_forward, epilogue_backward, batch_norm_statistics,
+        batch_norm_forward, batch_norm_backward, optimizer_step, gradient_norm,
+    )
+}
+
+
+def _composed(
+    kernels: ModuleType, name: str, arguments: Sequence[object], changed: slice = slice(0), outputs: slice = slice(None)
+) -> float:
+    """Worst share over the results of one operation and the arguments that it changes in place (those of ``changed``)."""
+    results = []
+    for module, dtype in ((kernels, None), (reference, torch.float64), (reference, None)):
+        own = [_copied(argument, dtype) for argument in arguments]
+        result = getattr(module, name)(*own)
+        results.append([value for value in (*_flatten(result)[outputs], *_flatten(own[changed])) if value is not None])
+    return max(
+        worst_composed_share(actual.cpu(), oracle.cpu(), plain.cpu()) for actual, oracle, plain in zip(*results, strict=True)
+    )
+
+
+def _copied(value: object, dtype: torch.dtype | None) -> object:
+    """A copy in the same memory order, floating tensors in ``dtype`` where it is given."""
+    if isinstance(value, list):
+        return [_copied(item, dtype) for item in value]
+    if not isinstance(value, Tensor):
+        return value
+    return value.clone() if dtype is None or not value.is_floating_point() else value.to(dtype, copy=True)
+
+
+def _flatten(value: object) -> list[object]:
+    """The items of nested lists and tuples; a tensor with one dimension or more is an item."""
+    if isinstance(value, (list, tuple)):
+        return [item for part in value for item in _flatten(part)]
+    return [value]
+
+
+def _sweep(dtype: torch.dtype) -> Tensor:
+    """All float16 or bfloat16 numbers; else random bit patterns and random numbers near zero, with the special ones."""
+    if dtype in _HALF_TYPES:
+        return torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16).view(dtype)
+    generator = torch.Generator().manual_seed(0)
+    integer = torch.int64 if dtype == torch.float64 else torch.int32
+    facts = torch.iinfo(integer)
+    patterns = torch.randint(facts.min, facts.max, (2**15,), generator=generator, dtype=integer).view(dtype)
+    near = torch.randn(2**15, generator=generator, dtype=dtype) * 6
+    special = torch.tensor([0.0, -0.0, float("inf"), -float("inf"), float("nan"), *(k for r in ACTIVATIONS.values() for k, _ in r.kinks)])
+    return torch.cat([patterns, near, special.to(dtype)])
+
+
+def _random(shape: Sequence[int], seed: int, like: Tensor) -> Tensor:
+    """Standard normal numbers with the dtype, device and memory order of ``like``."""
+    values = torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return torch.empty_like(like).copy_(values)
+
+
+def _input(device: str, dtype: torch.dtype, layout: str) -> Tensor:
+    like = torch.empty(_SHAPE, device=device, dtype=dtype, memory_format=_LAYOUTS[layout])
+    return _random(_SHAPE, 1, like)
+
+
+def _constants(row: Activation) -> tuple[float, ...]:
+    return tuple(constant.default for constant in row.constants)
+
+
+def _arguments(row: Activation, device: str, dtype: torch.dtype) -> tuple[Tensor | None, list[Tensor | float]]:
+    """The learnable parameters as kernels take them, and all arguments as the reference functions take them, in float64."""
+    if not row.learnables:
+        return None, list(_constants(row))
+    parameters = torch.tensor([[one.init] for one in row.learnables], device=device, dtype=compute_dtype(dtype))
+    return parameters, [*parameters.double(), *_constants(row)]
+
+
+def _epilogue_arguments(row: Activation, device: str, dtype: torch.dtype, layout: str) -> tuple:
+    """x, mean, scale, shift, residual, parameters, seed, activation, constants, p, channel_dim."""
+    x = _input(device, dtype, layout)
+    vector = torch.empty(_SHAPE[1], device=device, dtype=compute_dtype(dtype))
+    mean, scale, shift = (_random(vector.shape, seed, vector) for seed in (2, 3, 4))
+    parameters, _ = _arguments(row, device, dtype)
+    residual, seed = _random(_SHAPE, 5, x), torch.tensor(_SEED, device=device)
+    return x, mean, scale.abs() + 0.5, shift, residual, parameters, seed, row.name, _constants(row), _P, 1
+
+
+def _pre_activation(x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor, residual: Tensor) -> Tensor:
+    return reference.epilogue_forward(
+        *(value.double() for value in (x, mean, scale, shift, residual)), None, None, "identity", (), 0.0, 1
+    )
+
+
+def _away_from_kinks(row: Activation, dy: Tensor, z: Tensor) -> Tensor:
+    """dy, with 0 where rounding could move z across a kink."""
+    for kink, _ in row.kinks:
+        dy = dy.masked_fill((z - kink).abs() < _KINK_MARGIN, 0)
+    return dy
+
+
+def _tensors(seed: int, device: str, dtype: torch.dtype) -> list[Tensor]:
+    return [_random((size,), seed + size, torch.empty(size, device=device, dtype=dtype)) for size in (1, 64, 1000, 4097)]
+
+
+def _optimizer_arguments(row: UpdateRule, flags: list[bool], device: str, dtype: torch.dtype) -> tuple:
+    """The arguments of optimizer_step after three updates, with a norm that clips."""
+    params, grads = _tensors(1, device, dtype), _tensors(2, device, dtype)
+    hyperparameters = [1e-2, 1e-2, *(_HYPERPARAMETERS.get(name, 0.5) for name in row.hyperparameters)]
+    count = len(row.present_states(hyperparameters, flags))
+    states = [state.abs() for k in range(count) for state in _tensors(3 + k, device, dtype)]
+    steps = [torch.tensor(3.0, device=device) for _ in params] if row.counts_steps else []
+    return row.name, params, grads, states, steps, hyperparameters, flags, None, None, None, reference.gradient_norm(grads), 1.0

@@ -1,0 +1,61 @@
+"""How far a result may be from the float64 reference: the budgets of specs.py, turned into numbers (docs/design.md, "Numbers")."""
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from .specs import ACTIVATIONS
+
+FLOOR_ULP = max(row.ulp for row in ACTIVATIONS.values())
+"""Units in the last place of the largest value that a composed result may always be off by."""
+
+
+def compute_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The dtype of the arithmetic: float64 for float64, float32 for everything else."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def ulp(value: Tensor, dtype: torch.dtype) -> Tensor:
+    """The distance of neighbouring numbers of ``dtype`` at ``value``, as float64; at 0 the smallest subnormal."""
+    facts = torch.finfo(dtype)
+    _, exponent = torch.frexp(value.double().abs().clamp(facts.smallest_normal, facts.max).nan_to_num(1.0))
+    return torch.ldexp(torch.full_like(value, facts.eps, dtype=torch.float64), exponent - 1)
+
+
+def allowed_error(oracle: Tensor, x: Tensor, slope: Tensor, budget: float, absolute: float = 0.0) -> Tensor:
+    """What one element may be off by when a function of x is evaluated with a budget in ULP.
+
+    The budget is counted in the dtype of the arithmetic; beside it stand the input's own rounding, ``slope`` times half a unit of
+    x, an absolute allowance given for float32, and for float16 and bfloat16 the one rounding of the result. In float64 the
+    reference is no more exact than what it judges, so each gets the budget.
+    """
+    compute = compute_dtype(x.dtype)
+    allowed = budget * ulp(oracle, compute) * (2 if x.dtype == torch.float64 else 1)
+    allowed = allowed + (slope.abs() * ulp(x, compute) / 2).nan_to_num(0.0, 0.0, 0.0)
+    allowed = allowed + absolute * torch.finfo(compute).eps / torch.finfo(torch.float32).eps
+    return allowed if x.dtype == compute else allowed + ulp(oracle, x.dtype) / 2
+
+
+def worst_share(actual: Tensor, oracle: Tensor, allowed: Tensor) -> float:
+    """The largest error as a share of what is allowed: passed up to 1. Infinities and NaN must be where the reference has them."""
+    if actual.shape != oracle.shape:
+        return math.inf
+    rounded = oracle.to(actual.dtype).double()
+    actual, oracle, allowed = (value.double() for value in (actual, oracle, allowed))
+    same = (actual == rounded) | (actual.isnan() & oracle.isnan())
+    share = torch.where(same, 0.0, (actual - oracle).abs() / allowed)
+    return share.nan_to_num(math.inf, math.inf).max().item() if share.numel() else 0.0
+
+
+def worst_composed_share(actual: Tensor, oracle: Tensor, plain: Tensor) -> float:
+    """worst_share for reductions and what follows from them.
+
+    Twice the largest error of PyTorch's own operations in the same dtype, ``plain``, is allowed, and FLOOR_ULP of the largest value.
+    """
+    if not actual.is_floating_point():  # a count
+        return 0.0 if torch.equal(actual, oracle) else math.inf
+    largest = oracle.double().abs().max() if oracle.numel() else torch.zeros((), dtype=torch.float64)
+    own = (plain.double() - oracle.double()).abs().max() if oracle.numel() else largest
+    return worst_share(actual, oracle, (2 * own + FLOOR_ULP * ulp(largest, actual.dtype)).expand_as(oracle))

@@ -1,0 +1,123 @@
+"""The one table of cases that every backend runs through: shapes, layouts, dtypes, what the epilogue is made of."""
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from fastlayers.reference.epilogue import accumulate_dtype
+from fastlayers.specs import ACTIVATIONS, Activation
+
+DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One call of the epilogue or of batch norm."""
+
+    activation: str = "relu"
+    shape: tuple[int, ...] = (3, 5, 4, 7)
+    layout: str = "contiguous"
+    """contiguous, channels_last, or permuted: dense, but in the reversed order of dimensions."""
+    dtype: torch.dtype = torch.float32
+    affine: bool = True
+    residual: bool = True
+    p: float = 0.25
+    per_channel: bool = True
+    """Whether learnable parameters are one per channel."""
+    channel_dim: int = 1
+
+    def __str__(self) -> str:
+        parts = [self.activation, "x".join(map(str, self.shape)), self.layout, str(self.dtype).removeprefix("torch.")]
+        flags = {"affine": self.affine, "residual": self.residual, f"p{self.p}": self.p > 0, "shared": not self.per_channel,
+                 f"dim{self.channel_dim}": self.channel_dim != 1}
+        return "-".join(parts + [name for name, there in flags.items() if there])
+
+
+_SIZES = [(1, 1), (2, 1), (1, 3), (2, 3, 1), (1, 1, 7), (2, 3, 8), (3, 2, 9), (1, 2, 127), (2, 1, 128), (1, 3, 129), (129, 3), (128, 4),
+          (37, 33), (1, 1, 4095), (1, 1, 4096), (2, 1, 4097), (5, 16, 49), (2, 300, 3), (2500, 2), (0, 3), (3, 0), (2, 3, 0, 4)]
+
+EPILOGUE = (
+    [Case(name, dtype=dtype) for name in ACTIVATIONS for dtype in DTYPES]
+    + [Case(name, (2, 5, 33), affine=False, residual=False, p=0.0, per_channel=False) for name in ACTIVATIONS]
+    + [Case(name, (4, 6, 5, 3), "channels_last", torch.bfloat16, residual=False) for name in ACTIVATIONS]
+    + [Case("prelu", shape) for shape in _SIZES]
+    + [Case("silu", shape, dtype=torch.bfloat16, residual=False) for shape in _SIZES]
+    + [Case("prelu", (3, 5, 4, 7), layout, dtype, per_channel=shared) for layout in ("channels_last", "permuted")
+       for dtype in (torch.float32, torch.float16) for shared in (True, False)]
+    + [Case("identity", (1, 1, 100003), affine=False, residual=False, p=p) for p in (2**-16, 0.5, 1 - 2**-16, 1.0)]
+    + [Case("relu", (6, 4, 10), channel_dim=-1), Case("prelu", (6, 4, 10), channel_dim=0, dtype=torch.float64)]
+)
+
+BATCH_NORM = (
+    [Case(name, (4, 5, 3, 7)) for name in ACTIVATIONS]
+    + [Case(activation, (6, 8, 5, 5), layout, dtype, residual=residual, p=p) for activation in ("identity", "relu", "silu")
+       for layout in ("contiguous", "channels_last") for dtype in (torch.float32, torch.bfloat16)
+       for residual, p in ((False, 0.0), (True, 0.1))]
+    + [Case("prelu", (6, 3, 5, 5), layout, dtype, affine=False) for layout in ("contiguous", "permuted")
+       for dtype in (torch.float64, torch.float16)]
+    + [Case("silu", shape) for shape in ((2, 1), (128, 4), (130, 33), (2, 3, 1), (2, 2, 129), (1, 2, 5000), (2, 70, 49), (700, 2, 3))]
+)
+
+
+@dataclass
+class Inputs:
+    """The tensors of a case, as kernels take them."""
+
+    x: Tensor
+    dy: Tensor
+    mean: Tensor | None
+    scale: Tensor | None
+    shift: Tensor | None
+    residual: Tensor | None
+    parameters: Tensor | None
+    seed: Tensor | None
+    row: Activation
+    constants: tuple[float, ...]
+    p: float
+    channel_dim: int
+    epilogue: tuple = field(init=False)
+    """Everything after x in the arguments of epilogue_forward."""
+
+    def __post_init__(self) -> None:
+        self.epilogue = (self.mean, self.scale, self.shift, self.residual, self.parameters, self.seed, self.row.name, self.constants,
+                         self.p, self.channel_dim)
+
+    def double(self) -> Inputs:
+        """The same numbers in float64, for the oracle."""
+        tensors = (self.x, self.dy, self.mean, self.scale, self.shift, self.residual, self.parameters)
+        wide = [tensor if tensor is None else tensor.double() for tensor in tensors]
+        return Inputs(*wide, self.seed, self.row, self.constants, self.p, self.channel_dim)
+
+
+def arrange(x: Tensor, layout: str) -> Tensor:
+    """x with its memory in the named order."""
+    if layout == "channels_last":
+        return x.movedim(1, -1).contiguous().movedim(-1, 1)
+    if layout == "permuted":
+        order = list(reversed(range(x.dim())))
+        return x.permute(order).contiguous().permute(order)
+    return x.contiguous()
+
+
+def make_inputs(case: Case, device: torch.device | str = "cpu") -> Inputs:
+    """Random tensors for a case; values spread over [-4, 4], none within rounding of a kink."""
+    row = ACTIVATIONS[case.activation]
+    channels = case.shape[case.channel_dim]
+
+    def like_x() -> Tensor:
+        return arrange(torch.randn(case.shape, dtype=torch.float64) * 2, case.layout).to(case.dtype).to(device)
+
+    x = like_x()
+    vector = lambda low, high: torch.empty(channels, dtype=accumulate_dtype(x)).uniform_(low, high).to(device)  # noqa: E731
+    parameters = None
+    if row.learnables:
+        parameters = torch.stack([vector(0.1, 0.9) for _ in row.learnables])
+        if not case.per_channel:
+            parameters = parameters[:, :1].contiguous() if channels else torch.full((len(row.learnables), 1), 0.3, dtype=parameters.dtype)
+    return Inputs(
+        x, like_x(), vector(-1, 1) if case.affine else None, vector(0.5, 1.5) if case.affine else None,
+        vector(-1, 1) if case.affine else None, like_x() if case.residual else None, parameters,
+        torch.tensor(0x123456789ABCDEF, device=device) if case.p else None, row, tuple(c.default for c in row.constants), case.p,
+        case.channel_dim)

@@ -1,0 +1,59 @@
+"""The one table of tolerances: what an error may be follows from the rows' budgets, never from what passes.
+
+An elementwise result may be off by the row's budget in units of the dtype it is computed in, by what the rounding of the
+activation's own input makes of it, and by one rounding to the dtype of the result. A reduction may be off by twice torch's error in
+the same dtype plus a few units of the sum of its terms' magnitudes.
+"""
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fastlayers.reference.epilogue import accumulate_dtype
+from fastlayers.specs import Activation
+
+LIPSCHITZ = 1.2  # the steepest activation is gelu, 1.13; no second derivative exceeds it either
+ROUNDINGS = 4.0  # x - mean, times scale, plus shift, plus residual
+
+
+def unit(x: Tensor) -> float:
+    """Unit in the last place of 1 in the dtype that x is computed in."""
+    return torch.finfo(accumulate_dtype(x)).eps
+
+
+def rounding(value: Tensor, dtype: torch.dtype) -> Tensor:
+    """What rounding a value once to dtype may cost: half a unit of its own, or of the smallest normal number."""
+    info = torch.finfo(dtype)
+    return (value.abs() * info.eps).clamp_min(info.tiny * info.eps) * 0.5001
+
+
+def value_bound(row: Activation, x: Tensor, oracle: Tensor, magnitude: Tensor, multiplier: Tensor | float) -> Tensor:
+    """How far y may be off: magnitude is the sum of the magnitudes of z's terms."""
+    ulp = unit(x)
+    budget = max(row.ulp, 1) * ulp * oracle.abs() + LIPSCHITZ * ROUNDINGS * ulp * magnitude * multiplier
+    return budget + ulp * oracle.abs() + torch.finfo(accumulate_dtype(x)).tiny + rounding(oracle, x.dtype)
+
+
+def gradient_bound(row: Activation, x: Tensor, dz: Tensor, dy: Tensor, magnitude: Tensor, factor: Tensor | float) -> Tensor:
+    """How far dz * factor may be off, dz = dy f'(z)."""
+    ulp = unit(x)
+    absolute = row.derivative_absolute * (ulp / torch.finfo(torch.float32).eps) + LIPSCHITZ * ROUNDINGS * ulp * magnitude
+    budget = (max(row.derivative_ulp, 1) + 3) * ulp * dz.abs() + dy.abs() * absolute
+    oracle = dz * factor
+    return budget * abs(factor) + torch.finfo(accumulate_dtype(x)).tiny + rounding(oracle, x.dtype)
+
+
+def sum_bound(x: Tensor, torch_error: Tensor, terms: Tensor) -> Tensor:
+    """How far a sum may be off: torch_error of the same sum by torch, terms the sum of its terms' own error bounds."""
+    return 2 * torch_error + terms
+
+
+def assert_within(actual: Tensor, oracle: Tensor, bound: Tensor, what: str) -> None:
+    """|actual - oracle| <= bound everywhere; NaN and infinities in the same places."""
+    actual = actual.double()
+    same = (actual == oracle) | (actual.isnan() & oracle.isnan())
+    excess = torch.where(same, torch.zeros_like(oracle), (actual - oracle).abs() / bound)
+    worst = excess.nan_to_num(nan=float("inf"))
+    assert worst.numel() == 0 or worst.max() <= 1, (
+        f"{what}: {int((worst > 1).sum())} of {worst.numel()} elements off, worst by {worst.max():.3g} times what is allowed: "
+        f"got {actual.flatten()[worst.argmax()]:.9g}, want {oracle.flatten()[worst.argmax()]:.9g}")
