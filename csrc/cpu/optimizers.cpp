@@ -1,0 +1,183 @@
+// Optimizer updates and gradient norms: one parallel sweep over all elements of a list of tensors.
+//
+// A step reads and writes each byte once (Adam: 28 bytes a float32 parameter), so it runs at the speed of memory; work is divided by
+// elements, whatever tensors they belong to. Results do not depend on the division: updates are elementwise, sums have fixed parts.
+#include "optimizers.h"
+
+#include "memory.h"
+#include "parallel.h"
+#include "vector.h"
+
+#include "../common/update_rules.h"
+
+namespace fastlayers::FL_CPU_CAPABILITY {
+namespace {
+
+constexpr int64_t grain = 32768;   // elements worth waking another thread for
+constexpr int64_t boundary = 64;   // threads meet at multiples of this many elements of a tensor: a cache line or more
+
+FL_HD int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+
+// The tensor that element `position` of the list belongs to; of empty ones the last.
+FL_HD int64_t find_tensor(const UpdateList& list, int64_t position) {
+  int64_t low = 0, high = list.count - 1;
+  while (low < high) {
+    const int64_t middle = (low + high + 1) / 2;
+    if (list.tensors[middle].offset <= position) {
+      low = middle;
+    } else {
+      high = middle - 1;
+    }
+  }
+  return low;
+}
+
+// `count` elements from `at` on; full vectors leave count out and so need no masks.
+template <class Param, class State, class Rule, class Scalar, class... Count>
+FL_HD void update_vector(const UpdateTensor& tensor, const Rule& rule, Scalar factor, int64_t at, Count... count) {
+  using Values = Vector<Scalar>;
+  Param* param = static_cast<Param*>(tensor.param) + at;
+  Values state[Rule::states] = {};
+  for (int k = 0; k < Rule::states; ++k) {
+    if (tensor.states[k]) state[k] = load<Values>(static_cast<const State*>(tensor.states[k]) + at, count...);
+  }
+  Values p = load<Values>(static_cast<const Param*>(param), count...);
+  const Values g = load<Values>(static_cast<const Param*>(tensor.grad) + at, count...) * Values(factor);
+  rule.update(p, g, state);
+  store(param, p, count...);
+  for (int k = 0; k < Rule::states; ++k) {
+    if (tensor.states[k]) store(static_cast<State*>(tensor.states[k]) + at, state[k], count...);
+  }
+}
+
+// Elements [begin, end) of one tensor.
+template <class Param, class State, class Rule, class Scalar>
+FL_HD void update_tensor(const UpdateTensor& tensor, const Rule& rule, Scalar factor, int64_t begin, int64_t end) {
+  constexpr int64_t size = Vector<Scalar>::size;
+  int64_t at = begin;
+  for (; at + size <= end; at += size) update_vector<Param, State>(tensor, rule, factor, at);
+  if (at < end) update_vector<Param, State>(tensor, rule, factor, at, static_cast<int>(end - at));
+}
+
+// Elements [begin, end) of the list. A boundary inside a tensor is moved down to a multiple of `boundary`.
+template <template <class> class Rule, class Param, class State> void update_range(const UpdateList& list, int64_t begin, int64_t end) {
+  using Scalar = typename Compute<Param>::type;
+  double step = -1;
+  Rule<Scalar> rule(list.hyperparameters, list.flags, 1);
+  for (int64_t i = find_tensor(list, begin); i < list.count && list.tensors[i].offset < end; ++i) {
+    const UpdateTensor& tensor = list.tensors[i];
+    if (tensor.step != step) {  // two powers a tensor would be felt where tensors are small
+      step = tensor.step;
+      rule = Rule<Scalar>(list.hyperparameters, list.flags, step + 1);
+    }
+    const int64_t first = begin > tensor.offset ? (begin - tensor.offset) / boundary * boundary : 0;
+    const int64_t past = end - tensor.offset;
+    const int64_t last = past < tensor.numel ? past / boundary * boundary : tensor.numel;
+    update_tensor<Param, State>(tensor, rule, static_cast<Scalar>(list.gradient_factor), first, last);
+  }
+}
+
+template <template <class> class Rule, class Param, class State> void update_list(const UpdateList& list) {
+  parallel_for(list.numel, grain, [&](int64_t begin, int64_t end) { update_range<Rule, Param, State>(list, begin, end); });
+}
+
+// States are of the parameters' type or float.
+template <template <class> class Rule, class Param> FL_HD void update_with_states(const UpdateList& list) {
+  if (sizeof(Param) == 2 && list.state_type == NumberType::float32) {
+    update_list<Rule, Param, float>(list);
+  } else {
+    update_list<Rule, Param, Param>(list);
+  }
+}
+
+template <template <class> class Rule> FL_HD void update_any(const UpdateList& list) {
+  switch (list.param_type) {
+    case NumberType::float32: return update_list<Rule, float, float>(list);
+    case NumberType::float64: return update_list<Rule, double, double>(list);
+    case NumberType::float16: return update_with_states<Rule, Half>(list);
+    case NumberType::bfloat16: return update_with_states<Rule, BFloat16>(list);
+  }
+}
+
+void step(const UpdateList& list) {
+  using Update = void (*)(const UpdateList&);
+#define FL_UPDATE(name, Rule) [](const UpdateList& rule_list) { update_any<Rule>(rule_list); },
+  static constexpr Update updates[] = {FL_UPDATE_RULES(FL_UPDATE)};
+#undef FL_UPDATE
+  updates[list.rule](list);
+}
+
+// The sum of squares, in double: exact products, no overflow for anything that fits in a float.
+typedef float FloatHalves __attribute__((vector_size(FL_VECTOR_BYTES / 2)));
+
+FL_HD void add_squares(Vector<double> values, Vector<double>& sum) { sum = multiply_add(values, values, sum); }
+
+template <class Storage, class... Count> FL_HD void add_squares_at(const Storage* address, Vector<double>* sums, Count... count) {
+  if constexpr (sizeof(Storage) == 8) {
+    add_squares(load<Vector<double>>(address, count...), sums[0]);
+  } else {
+    const Vector<float> values = load<Vector<float>>(address, count...);
+    FloatHalves halves[2];
+    __builtin_memcpy(halves, &values, sizeof halves);
+    add_squares({__builtin_convertvector(halves[0], Vector<double>::Lanes)}, sums[0]);
+    add_squares({__builtin_convertvector(halves[1], Vector<double>::Lanes)}, sums[1]);
+  }
+}
+
+template <class Storage> FL_HD double sum_of_squares(const Storage* grad, int64_t begin, int64_t end) {
+  constexpr int64_t size = Vector<typename Compute<Storage>::type>::size;
+  Vector<double> sums[4] = {0.0, 0.0, 0.0, 0.0};  // several, so that additions need not wait for one another
+  int64_t at = begin;
+  for (; at + 2 * size <= end; at += 2 * size) {
+    add_squares_at(grad + at, sums);
+    add_squares_at(grad + at + size, sums + 2);
+  }
+  for (; at + size <= end; at += size) add_squares_at(grad + at, sums);
+  if (at < end) add_squares_at(grad + at, sums, static_cast<int>(end - at));
+  return sum_of_lanes((sums[0] + sums[1]) + (sums[2] + sums[3]));
+}
+
+FL_HD bool is_finite(double value) { return value - value == 0; }
+
+// A float64 sum may overflow although every element is finite; elements of the other types are too small for that.
+template <class Storage> FL_HD bool all_finite(const Storage* grad, int64_t begin, int64_t end) {
+  if constexpr (sizeof(Storage) == 8) {
+    for (int64_t i = begin; i < end; ++i) {
+      if (!is_finite(grad[i])) return false;
+    }
+    return true;
+  }
+  return false;
+}
+
+template <class Storage> void norm_parts(const NormPart* parts, int64_t count, double* sums, bool* finite) {
+  const int64_t parts_per_thread = 2 * grain / norm_part_size;
+  parallel_for(count, parts_per_thread, [=](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const Storage* grad = static_cast<const Storage*>(parts[i].grad);
+      sums[i] = sum_of_squares(grad, parts[i].begin, parts[i].end);
+      finite[i] = is_finite(sums[i]) || all_finite(grad, parts[i].begin, parts[i].end);
+    }
+  });
+}
+
+void norm(NumberType type, const NormPart* parts, int64_t count, double* sums, bool* finite) {
+  switch (type) {
+    case NumberType::float32: return norm_parts<float>(parts, count, sums, finite);
+    case NumberType::float64: return norm_parts<double>(parts, count, sums, finite);
+    case NumberType::float16: return norm_parts<Half>(parts, count, sums, finite);
+    case NumberType::bfloat16: return norm_parts<BFloat16>(parts, count, sums, finite);
+  }
+}
+
+#define FL_FACTS(name, Rule)                                                                                  \
+  {#name, Rule<double>::states, Rule<double>::hyperparameters, Rule<double>::flags, Rule<double>::counts_steps, \
+   [](int k, const double* numbers, const bool* switches) { return Rule<double>::has_state(k, numbers, switches); }},
+constexpr RuleFacts rules[] = {FL_UPDATE_RULES(FL_FACTS)};
+#undef FL_FACTS
+
+}  // namespace
+
+extern const OptimizerKernels optimizer_kernels{rules, sizeof rules / sizeof rules[0], step, norm};
+
+}  // namespace fastlayers::FL_CPU_CAPABILITY
