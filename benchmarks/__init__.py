@@ -1,0 +1,1 @@
+"""Benchmarks: installed as ``fastlayers.benchmarks``, run by ``python -m fastlayers bench``."""

@@ -1,0 +1,1 @@
+"""``python -m fastlayers demo``: two networks on real digits, each trained with stock PyTorch and with fastlayers."""

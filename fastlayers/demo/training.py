@@ -1,0 +1,168 @@
+"""Training one network in both libraries, step by step in turn: same weights, same batches, same moments of the machine."""
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from .. import optim as fused_optim
+from ..contenders import LIBRARIES, copy_weights
+from ..measure import clock, saved_bytes
+from .data import Digits
+from .nets import DROPOUT, build
+
+OPTIMIZERS = ("sgd", "adam", "adamw")
+_CLASSES = {"sgd": "SGD", "adam": "Adam", "adamw": "AdamW"}
+_EVALUATION_BATCH = 1000
+COMPARED_STEPS = 100
+"""The comparison without dropout ends with the first epoch, or here when the epoch is longer."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the user can vary; None takes the network's own default."""
+
+    batch_size: int = 64
+    activation: str = "relu"
+    dropout: float | None = None
+    optimizer: str = "adam"
+    lr: float = 1e-3
+    seed: int = 0
+    device: str = "cpu"
+
+    def probability(self, net: str) -> float:
+        """The dropout probability for this network."""
+        return DROPOUT[net] if self.dropout is None else self.dropout
+
+
+@dataclass
+class Run:
+    """One network in one library while it trains, and what was measured."""
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    losses: list[float] = field(default_factory=list)
+    milliseconds: list[float] = field(default_factory=list)
+    accuracies: list[float] = field(default_factory=list)
+    saved_bytes: int = 0
+
+    def step(self, images: Tensor, labels: Tensor) -> None:
+        """One forward, backward and update, timed."""
+        loss = torch.zeros(())
+
+        def work() -> None:
+            nonlocal loss
+            self.optimizer.zero_grad()
+            loss = nn.functional.cross_entropy(self.model(images), labels)
+            loss.backward()
+            self.optimizer.step()
+
+        self.milliseconds.append(clock(images.device)(work))
+        self.losses.append(loss.item())
+
+
+OnStep = Callable[[Mapping[str, Run]], None]
+
+
+def train(net: str, settings: Settings, epochs: int, digits: Digits, on_step: OnStep) -> dict[str, Run]:
+    """Train ``net`` with PyTorch and with fastlayers; the learning rate falls to zero along a cosine, for both alike."""
+    runs = _pair(net, settings, settings.probability(net), torch.float32)
+    steps = steps_per_epoch(settings, digits)
+    for run in runs.values():
+        run.saved_bytes = _saved_bytes(run.model, digits, settings)
+    schedules = [torch.optim.lr_scheduler.CosineAnnealingLR(run.optimizer, epochs * steps) for run in runs.values()]
+    torch.manual_seed(settings.seed)
+    batches = torch.Generator().manual_seed(settings.seed)
+    for _ in range(epochs):
+        for images, labels in _batches(digits, settings, batches, torch.float32):
+            _step_in_turn(runs, images, labels)
+            for schedule in schedules:
+                schedule.step()
+            on_step(runs)
+        for run in runs.values():
+            run.accuracies.append(_accuracy(run.model, digits, settings))
+    return runs
+
+
+def compare_without_dropout(net: str, settings: Settings, digits: Digits, dtype: torch.dtype, on_step: OnStep) -> dict[str, float]:
+    """The largest relative difference from PyTorch's loss over the first epoch, with dropout off and a constant learning rate.
+
+    Beside fastlayers stands PyTorch itself from weights that differ by one rounding: training amplifies the last bit (a relu
+    flips, Adam divides a small gradient by its own size), so in float32 this, not zero, is what the difference compares with.
+    """
+    runs = _pair(net, settings, 0.0, dtype)
+    runs["torch, one rounding apart"] = _nudged(runs["torch"], settings)
+    for count, (images, labels) in enumerate(_batches(digits, settings, torch.Generator().manual_seed(settings.seed), dtype)):
+        if count == COMPARED_STEPS:
+            break
+        _step_in_turn(runs, images, labels)
+        on_step(runs)
+    expected = runs.pop("torch").losses
+    return {name: max(abs(a - b) / abs(b) for a, b in zip(run.losses, expected, strict=True)) for name, run in runs.items()}
+
+
+def steps_per_epoch(settings: Settings, digits: Digits) -> int:
+    """Whole batches in the training images."""
+    return len(digits.train_labels) // settings.batch_size
+
+
+def _pair(net: str, settings: Settings, dropout: float, dtype: torch.dtype) -> dict[str, Run]:
+    """The network in both libraries, with the same weights."""
+    torch.manual_seed(settings.seed)
+    models = {library: build(net, library, settings.activation, dropout).to(settings.device, dtype) for library in LIBRARIES}
+    copy_weights(models["torch"], models["fastlayers"])
+    libraries = {"torch": torch.optim, "fastlayers": fused_optim}
+    return {library: Run(model, _optimizer(libraries[library], model, settings)) for library, model in models.items()}
+
+
+def _optimizer(library: object, model: nn.Module, settings: Settings) -> torch.optim.Optimizer:
+    keyword = {"momentum": 0.9} if settings.optimizer == "sgd" else {}
+    return getattr(library, _CLASSES[settings.optimizer])(model.parameters(), lr=settings.lr, **keyword)
+
+
+def _nudged(run: Run, settings: Settings) -> Run:
+    """A copy whose weights are off by up to one unit in the last place."""
+    model = copy.deepcopy(run.model)
+    generator = torch.Generator(settings.device).manual_seed(settings.seed)
+    with torch.no_grad():
+        for value in model.parameters():
+            direction = torch.randint(-1, 2, value.shape, generator=generator, device=value.device)
+            value.copy_(torch.nextafter(value, value + direction))
+    return Run(model, _optimizer(torch.optim, model, settings))
+
+
+def _batches(digits: Digits, settings: Settings, generator: torch.Generator, dtype: torch.dtype) -> Iterator[tuple[Tensor, Tensor]]:
+    """One epoch of whole batches in random order."""
+    order = torch.randperm(len(digits.train_labels), generator=generator)
+    for chosen in order.split(settings.batch_size)[:steps_per_epoch(settings, digits)]:
+        yield digits.train_images[chosen].to(settings.device, dtype), digits.train_labels[chosen].to(settings.device)
+
+
+def _step_in_turn(runs: Mapping[str, Run], images: Tensor, labels: Tensor) -> None:
+    """One step of each, the first one last at every other step: neither always finds the caches warm."""
+    order = list(runs.values())
+    backwards = len(order[0].losses) % 2 == 1
+    for run in reversed(order) if backwards else order:
+        run.step(images, labels)
+
+
+@torch.no_grad()
+def _accuracy(model: nn.Module, digits: Digits, settings: Settings) -> float:
+    """The share of test images that are recognised."""
+    model.eval()
+    right = 0
+    for images, labels in zip(digits.test_images.split(_EVALUATION_BATCH), digits.test_labels.split(_EVALUATION_BATCH), strict=True):
+        right += int((model(images.to(settings.device)).argmax(1).cpu() == labels).sum())
+    model.train()
+    return right / len(digits.test_labels)
+
+
+def _saved_bytes(model: nn.Module, digits: Digits, settings: Settings) -> int:
+    """What one training batch leaves for backward; on a copy, since a forward pass moves the running statistics."""
+    model = copy.deepcopy(model)
+    images = digits.train_images[:settings.batch_size].to(settings.device)
+    labels = digits.train_labels[:settings.batch_size].to(settings.device)
+    return saved_bytes(lambda: nn.functional.cross_entropy(model(images), labels), model)
