@@ -126,7 +126,7 @@ def _on_device(operation: str, argument: str, value: Tensor, x: Tensor) -> None:
         raise RuntimeError(f"{operation}: {argument} must be on {x.device} like x, got {value.device}")
 
 
-def _name(dtype: torch.dtype) -> str:
+def _name(dtype: torch.dtype | torch.layout) -> str:
     return str(dtype).removeprefix("torch.")
 
 
@@ -151,3 +151,42 @@ def batch_norm(
         raise RuntimeError(f"{operation}: num_batches_tracked must be given when momentum is None, got None")
     if training:
         more_than_one_value(operation, x, channel_dim)
+
+
+# Optimizers
+
+def gradient(operation: str, p: Tensor) -> None:
+    """p and its gradient are real, dense, of one dtype that kernels take, and on one device."""
+    grad = p.grad
+    if p.is_complex() or grad.is_complex():
+        raise RuntimeError(f"{operation}: params must be real, got {_name(p.dtype)}; torch.optim takes complex ones")
+    if grad.layout != torch.strided:
+        raise RuntimeError(f"{operation}: grad must be dense, got a {_name(grad.layout)} tensor of shape {tuple(grad.shape)}")
+    if p.dtype not in FLOATING:
+        raise RuntimeError(f"{operation}: params must be float32, bfloat16, float16 or float64, got {_name(p.dtype)}")
+    if grad.dtype != p.dtype:
+        raise RuntimeError(f"{operation}: grad must have the dtype of its parameter, {_name(p.dtype)}, got {_name(grad.dtype)}")
+    _on_device(operation, "grad", grad, p)
+
+
+def not_differentiable(operation: str, differentiable: bool) -> None:
+    """Fused kernels write in place, which autograd cannot follow."""
+    if differentiable:
+        raise ValueError(f"{operation}: differentiable must be False, got True: the update is one kernel that autograd cannot look into; "
+                         f"torch.optim.{operation} can be differentiated")
+
+
+def max_norm(operation: str, value: object) -> None:
+    """max_grad_norm is None or a number >= 0; NaN is not."""
+    if value is None:
+        return
+    if not isinstance(value, (int, float)):
+        raise TypeError(f"{operation}: max_grad_norm must be a number or None, got {type(value).__name__}")
+    if not value >= 0:
+        raise ValueError(f"{operation}: max_grad_norm must be at least 0, got {value}")
+
+
+def loaded_state(operation: str, name: str, value: object, p: Tensor) -> None:
+    """A state from a checkpoint fits the parameter it is for."""
+    if isinstance(value, Tensor) and value.shape != p.shape:
+        raise ValueError(f"{operation}: state {name!r} must have its parameter's shape {tuple(p.shape)}, got {tuple(value.shape)}")

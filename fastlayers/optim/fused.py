@@ -1,0 +1,170 @@
+"""FusedStep: what all optimizers of this package have in common, which is everything but names, arguments and defaults."""
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import checks
+from ..backends import select
+from ..specs import UpdateRule
+from .layout import in_order_of, is_dense
+from .plan import Group, Launch, Plan, make_plan
+
+
+class FusedStep(torch.optim.Optimizer):
+    """Mixin, put before a class of torch.optim: its ``step`` as one kernel launch per group, device and dtype.
+
+    The base class keeps arguments, defaults, parameter groups, hooks and state_dict; ``step`` and loading are replaced.
+    ``foreach``, ``fused`` and ``capturable`` are accepted and mean nothing: there is one way to step, it never waits for a GPU, and
+    it can be captured in a CUDA graph. Sparse and complex gradients are refused before anything is changed.
+
+    torch.amp.GradScaler: gradients are unscaled inside the kernel, and a skipped step needs no synchronisation.
+    """
+
+    _step_supports_amp_scaling = True
+
+    max_grad_norm: float | None = None
+    """Gradients are scaled down in the kernel so that the norm of all of them together is at most this."""
+
+    _plan: Plan | None = None
+    _loading: dict[str, Any] | None = None
+
+    def __init__(self, *args: Any, max_grad_norm: float | None, **kwargs: Any) -> None:
+        name = type(self).__name__
+        checks.not_differentiable(name, kwargs.get("differentiable", False))
+        checks.max_norm(name, max_grad_norm)
+        super().__init__(*args, **kwargs)
+        self.max_grad_norm = None if max_grad_norm is None else float(max_grad_norm)
+
+    def rule(self, group: Group) -> UpdateRule:
+        """The row of specs.py that this group is updated by."""
+        raise NotImplementedError
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """Update all parameters that have a gradient.
+
+        Args:
+            closure: evaluates the model again and returns the loss, or None.
+
+        Returns:
+            What closure returned, else None.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        with torch.no_grad():
+            self._step()
+        return loss
+
+    def _step(self) -> None:
+        launches = self._launches()
+        params = [_without_gaps(launch) for launch in launches]
+        grads = [_gradients(launch, targets) for launch, targets in zip(launches, params, strict=True)]
+        norm = None if self.max_grad_norm is None else _total_norm(grads)
+        for launch, targets, own_grads in zip(launches, params, grads, strict=True):
+            self._launch(launch, targets, own_grads, norm)
+
+    def _launches(self) -> list[Launch]:
+        """The launches of the plan, which is made anew where anything that it depends on has changed."""
+        groups, rows = self.param_groups, [self.rule(group) for group in self.param_groups]
+        if self._plan is not None and self._plan.is_current(groups, rows, self.state):
+            return self._plan.launches
+        name = type(self).__name__
+        for p in chain.from_iterable(group["params"] for group in groups):
+            if p.grad is not None:
+                checks.gradient(name, p)
+        found_inf = getattr(self, "found_inf", None)
+        if found_inf is not None and any("first" in row.flags for row in rows) and found_inf.item() != 0:
+            return []  # nothing is to change, and a state made now would not count as new in the next step
+        plan = make_plan(groups, rows, self.state)
+        self._plan = None if any(launch.first for launch in plan.launches) else plan
+        return plan.launches
+
+    def _launch(self, launch: Launch, params: list[Tensor], grads: list[Tensor], norm: Tensor | None) -> None:
+        group, states, device = launch.group, launch.states, params[0].device
+        lr = group["lr"] if isinstance(group["lr"], Tensor) else None
+        select(params[0]).optimizer_step(
+            launch.row.name, params, grads, [state[name] for name in launch.names for state in states],
+            [state["step"] for state in states] if launch.row.counts_steps else [], *launch.arguments(), _on(lr, device),
+            _on(getattr(self, "grad_scale", None), device), _on(getattr(self, "found_inf", None), device), _on(norm, device),
+            self.max_grad_norm or 0.0,
+        )
+        if not launch.dense:
+            for p, target in zip(launch.params, params, strict=True):
+                if p is not target:
+                    p.copy_(target)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Like torch.optim's, from any optimizer of this name in torch.optim or here.
+
+        float32 states of half-precision parameters stay float32, where torch rounds them.
+
+        Raises:
+            ValueError: ``Adam: state 'exp_avg' must have its parameter's shape (3, 4), got (4, 3)``; nothing is changed then.
+        """
+        # Registered last, this hook sees what the user's own hooks have made of the dictionary.
+        hook = self.register_load_state_dict_pre_hook(lambda _, final: self._check_loaded(final))
+        try:
+            super().load_state_dict(state_dict)
+        finally:
+            hook.remove()
+            self._loading = None
+
+    def _check_loaded(self, state_dict: dict[str, Any]) -> None:
+        self._loading = state_dict
+        for p, saved in self._saved_states(state_dict):
+            for row in {self.rule(group).name: self.rule(group) for group in self.param_groups}.values():
+                for name in row.states:
+                    checks.loaded_state(type(self).__name__, name, saved.get(name), p)
+
+    def _saved_states(self, state_dict: dict[str, Any]) -> list[tuple[Tensor, dict[str, Any]]]:
+        """(parameter, its saved state) for each that a state_dict has one for."""
+        ids = chain.from_iterable(group["params"] for group in state_dict["param_groups"])
+        params = chain.from_iterable(group["params"] for group in self.param_groups)
+        return [(p, state_dict["state"][key]) for key, p in zip(ids, params, strict=False) if key in state_dict["state"]]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "max_grad_norm": self.max_grad_norm}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._plan = None
+        if self._loading is None:
+            return
+        for p, saved in self._saved_states(self._loading):
+            for name, value in saved.items():
+                if name != "step" and isinstance(value, Tensor) and value.dtype == torch.float32 and p.dtype.itemsize == 2:
+                    self.state[p][name] = value.to(p.device)
+
+
+def _without_gaps(launch: Launch) -> list[Tensor]:
+    """The parameters, with copies for those whose memory has gaps."""
+    if launch.dense:
+        return launch.params
+    return [p if is_dense(p) else p.clone(memory_format=torch.contiguous_format) for p in launch.params]
+
+
+def _gradients(launch: Launch, params: list[Tensor]) -> list[Tensor]:
+    """The gradients of a launch in the memory order of its parameters, copied where they are not."""
+    grads = [p.grad for p in launch.params]
+    if [grad.stride() for grad in grads] == [p.stride() for p in params]:
+        return grads
+    return [in_order_of(grad, p) for grad, p in zip(grads, params, strict=True)]
+
+
+def _total_norm(lists: list[list[Tensor]]) -> Tensor | None:
+    """gradient_norm of all gradients together: one launch for each device and dtype."""
+    kinds: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
+    for grads in lists:
+        kinds.setdefault((grads[0].device, grads[0].dtype), []).extend(grads)
+    norms = [select(grads[0]).gradient_norm(grads) for grads in kinds.values()]
+    return sum((norm.to(norms[0].device) for norm in norms[1:]), norms[0]) if norms else None
+
+
+def _on(value: Tensor | None, device: torch.device) -> Tensor | None:
+    return value if value is None or value.device == device else value.to(device)
