@@ -152,14 +152,14 @@ template <class Scalar> FL_HD Vector<Scalar> multiply_add(Vector<Scalar> a, Vect
 }
 #endif
 
-// a * b - product exactly, product being a * b rounded to float: what the rounding lost.
-FL_HD Vector<float> product_error(Vector<float> a, Vector<float> b, Vector<float> product) {
-  if constexpr (has_fma) return multiply_add(a, b, -product);
-  Vector<float> error;
+// a * b - c, rounded once whatever the processor: exact where c is a * b rounded.
+FL_HD Vector<float> multiply_subtract_once(Vector<float> a, Vector<float> b, Vector<float> c) {
+  if constexpr (has_fma) return multiply_add(a, b, -c);
+  Vector<float> difference;
   for (int i = 0; i < Vector<float>::size; ++i) {
-    error.lanes[i] = static_cast<float>(static_cast<double>(a.lanes[i]) * b.lanes[i] - product.lanes[i]);
+    difference.lanes[i] = static_cast<float>(static_cast<double>(a.lanes[i]) * b.lanes[i] - c.lanes[i]);
   }
-  return error;
+  return difference;
 }
 
 // Sum of the lanes in lane order.

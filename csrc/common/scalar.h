@@ -1,0 +1,42 @@
+// The operations that math.h needs, for plain float and double: what one GPU thread computes with. cpu/vector.h has them for vectors.
+#pragma once
+
+#include <cmath>
+#include <cstring>
+
+#include "platform.h"
+
+namespace fastlayers::FL_NAMESPACE {
+
+FL_HD float select(bool mask, float a, float b) { return mask ? a : b; }
+FL_HD double select(bool mask, double a, double b) { return mask ? a : b; }
+FL_HD int32_t select(bool mask, int32_t a, int32_t b) { return mask ? a : b; }
+
+FL_HD float absolute(float x) { return ::fabsf(x); }
+FL_HD double absolute(double x) { return ::fabs(x); }
+
+// The larger and the smaller; b where either is NaN.
+FL_HD float maximum(float a, float b) { return a > b ? a : b; }
+FL_HD double maximum(double a, double b) { return a > b ? a : b; }
+FL_HD float minimum(float a, float b) { return a < b ? a : b; }
+FL_HD double minimum(double a, double b) { return a < b ? a : b; }
+
+// a * b + c, rounded once.
+FL_HD float multiply_add(float a, float b, float c) { return ::fmaf(a, b, c); }
+FL_HD double multiply_add(double a, double b, double c) { return ::fma(a, b, c); }
+
+// a * b - c, rounded once: exact where c is a * b rounded.
+FL_HD float multiply_subtract_once(float a, float b, float c) { return ::fmaf(a, b, -c); }
+
+FL_HD int32_t float_as_int(float x) {
+  int32_t bits;
+  memcpy(&bits, &x, sizeof bits);
+  return bits;
+}
+FL_HD float int_as_float(int32_t bits) {
+  float x;
+  memcpy(&x, &bits, sizeof x);
+  return x;
+}
+
+}  // namespace fastlayers::FL_NAMESPACE
