@@ -31,6 +31,7 @@ def _load(name: str) -> tuple[ModuleType | None, str]:
 
 
 _cpp, _cpp_reason = _load("cpp")
+extension = _cpp  # the C++ module, None without it: for helpers that are not kernels and have a twin in Python
 _cpu_default = reference if _cpp is None else _cpp
 _lazy: dict[str, tuple[ModuleType | None, str]] = {"reference": (reference, ""), "cpp": (_cpp, _cpp_reason)}
 

@@ -9,13 +9,13 @@ import torch
 
 from .backends import NAMES, backend, backends, select
 from .check_operations import OPERATIONS
-from .usage import UsageError, need, one_of
+from .usage import UsageError, console, need, one_of
 
 if TYPE_CHECKING:
     from rich.table import Table
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "float16": torch.float16, "bfloat16": torch.bfloat16}
-NOT_HELD = {("reference", "activation_values"): "reference: activations are PyTorch's own functions, their tails are not held to the budgets"}
+NOT_HELD = {("reference", "activation_values"): "reference: activations are PyTorch's own functions, not held to the budgets"}
 
 
 @dataclass(frozen=True)
@@ -46,25 +46,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Check, show the table, return 1 if anything failed."""
-    console = need("rich.console", "demo").Console()
+    screen = console("demo")
     status = backends()
     names = [args.backend] if args.backend else [name for name in NAMES if status[name].startswith("available")]
     if not status[names[0]].startswith("available"):
         raise UsageError(f"--backend must be an available one, got {names[0]!r}: {status[names[0]].removeprefix('not available: ')}")
     dtypes = [args.dtype] if args.dtype else list(DTYPES)
-    with console.status("checking"):
+    with screen.status("checking"):
         findings = [finding for name in names for finding in check_backend(name, dtypes)]
-    console.print(table(findings, dtypes))
+    screen.print(table(findings, dtypes))
     for name in NAMES:
         if not status[name].startswith("available"):
-            console.print(f"{name}: {status[name]}", highlight=False, soft_wrap=True)
+            screen.print(f"{name}: {status[name]}", highlight=False, soft_wrap=True)
     for (name, _), reason in NOT_HELD.items():
         if name in names:
-            console.print(reason, highlight=False, soft_wrap=True)
+            screen.print(reason, highlight=False, soft_wrap=True)
     failed = [finding for finding in findings if not finding.passed]
     for one in failed:
-        console.print(f"FAILED {one.backend} {one.operation} {one.dtype} {one.case}: {_explain(one)}", markup=False, soft_wrap=True)
-    console.print(f"{len(findings) - len(failed)} of {len(findings)} checks passed")
+        screen.print(f"FAILED {one.backend} {one.operation} {one.dtype} {one.case}: {_explain(one)}", markup=False, soft_wrap=True)
+    screen.print(f"{len(findings) - len(failed)} of {len(findings)} checks passed")
     return 1 if failed else 0
 
 

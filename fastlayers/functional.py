@@ -57,6 +57,8 @@ def batch_norm(
     resolved = resolve("batch_norm", activation)
     checks.batch_norm(x, running_mean, running_var, weight, bias, residual, resolved.parameters, num_batches_tracked, training, momentum,
                       channel_dim)
+    if x.numel() == 0:
+        return _empty_batch_norm(x, weight, bias, residual, num_batches_tracked)
     return autograd.batch_norm(
         x, weight, bias, residual, resolved.parameters, _seed("batch_norm", x, dropout, training, seed), running_mean, running_var,
         num_batches_tracked, resolved.row, resolved.constants, dropout, training, momentum, eps, channel_dim)
@@ -111,6 +113,7 @@ def dropout(
     >>> y = dropout(torch.ones(8), 0.5, seed=1234)
     """
     checks.probability("dropout", "p", p)
+    checks.floating("dropout", x)
     if not training or p == 0:
         return x
     y = _epilogue("dropout", x, None, None, None, _IDENTITY, p, True, seed, 0)
@@ -151,6 +154,18 @@ def _epilogue(
         checks.parameters(operation, row.learnables[0].name, parameters, x, x.size(channel_dim) if x.dim() > 1 else 1)
     y = autograd.epilogue(x, scale, shift, residual, parameters, _seed(operation, x, p, training, seed), row, constants, p, channel_dim)
     return y.squeeze(0) if squeeze else y
+
+
+def _empty_batch_norm(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None, num_batches_tracked: Tensor | None
+) -> Tensor:
+    """A batch of nothing counts as a batch, leaves the running statistics alone and gives zero gradients, as in torch."""
+    if num_batches_tracked is not None:
+        num_batches_tracked.add_(1)
+    y = x.clone() if residual is None else x + residual
+    for vector in (weight, bias):
+        y = y if vector is None else y + 0 * vector.sum().to(x.dtype)
+    return y
 
 
 def _seed(operation: str, x: Tensor, p: float, training: bool, seed: Tensor | int | None) -> Tensor | None:

@@ -110,10 +110,40 @@ def _batch_norm_backward_input_fake(
     return torch.empty_like(x)
 
 
+@torch.library.custom_op("fastlayers::optimizer_step", mutates_args=("params", "states", "steps"))
+def _optimizer_step(
+    rule: str, params: Sequence[Tensor], grads: Sequence[Tensor], states: Sequence[Tensor], steps: Sequence[Tensor],
+    hyperparameters: Sequence[float], flags: Sequence[bool], lr: Tensor | None, grad_scale: Tensor | None, found_inf: Tensor | None,
+    norm: Tensor | None, max_grad_norm: float,
+) -> None:
+    if params:
+        select(params[0]).optimizer_step(
+            rule, params, grads, states, steps, hyperparameters, flags, lr, grad_scale, found_inf, norm, max_grad_norm)
+
+
+@_optimizer_step.register_fake
+def _optimizer_step_fake(
+    rule, params, grads, states, steps, hyperparameters, flags, lr, grad_scale, found_inf, norm, max_grad_norm
+):
+    return None
+
+
+@torch.library.custom_op("fastlayers::gradient_norm", mutates_args=())
+def _gradient_norm(grads: Sequence[Tensor]) -> Tensor:
+    return select(grads[0]).gradient_norm(grads)
+
+
+@_gradient_norm.register_fake
+def _gradient_norm_fake(grads):
+    return grads[0].new_empty(2, dtype=torch.float64)
+
+
 epilogue_forward = torch.ops.fastlayers.epilogue_forward
 batch_norm_statistics = torch.ops.fastlayers.batch_norm_statistics
 batch_norm_forward = torch.ops.fastlayers.batch_norm_forward
 batch_norm_backward_input = torch.ops.fastlayers.batch_norm_backward_input
+optimizer_step = torch.ops.fastlayers.optimizer_step
+gradient_norm = torch.ops.fastlayers.gradient_norm
 
 
 def epilogue_backward(*arguments: object) -> tuple[Tensor | None, ...]:

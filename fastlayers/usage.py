@@ -2,9 +2,16 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from argparse import ArgumentTypeError
 from collections.abc import Callable
 from types import ModuleType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_LOG_WIDTH = 160
 
 
 class UsageError(Exception):
@@ -19,6 +26,12 @@ def need(module: str, extra: str) -> ModuleType:
         if error.name != module.partition(".")[0]:
             raise
         raise UsageError(f"{error.name} is not installed: pip install fastlayers[{extra}]") from None
+
+
+def console(extra: str) -> Console:
+    """A rich console; where nobody watches, in a log or a pipe, its lines are long enough for any table."""
+    module = need("rich.console", extra)
+    return module.Console() if sys.stdout.isatty() else module.Console(width=_LOG_WIDTH)
 
 
 def one_of(*names: str) -> Callable[[str], str]:

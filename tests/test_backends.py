@@ -1,0 +1,114 @@
+"""Choosing a backend, and living without a compiler, Triton or a GPU."""
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import fastlayers as fl
+from fastlayers.backends import NAMES, select
+
+
+def name_of(x: torch.Tensor) -> str:
+    return select(x).__name__
+
+
+def test_every_backend_says_what_it_is() -> None:
+    report = fl.backends()
+    assert tuple(report) == NAMES
+    for name, text in report.items():
+        assert text.startswith(("available", "not available: ")), (name, text)
+
+
+def test_context_manager_and_setter() -> None:
+    x = torch.zeros(1)
+    default = name_of(x)
+    with fl.backend("reference"):
+        assert name_of(x) == "fastlayers.reference"
+        with fl.backend("auto"):
+            assert name_of(x) == default
+        assert name_of(x) == "fastlayers.reference"
+    chosen = fl.backend("reference")
+    assert name_of(x) == "fastlayers.reference"
+    chosen.__exit__()
+    assert name_of(x) == default
+
+
+def test_the_choice_survives_an_exception() -> None:
+    default = name_of(torch.zeros(1))
+    with pytest.raises(KeyError), fl.backend("reference"):
+        raise KeyError
+    assert name_of(torch.zeros(1)) == default
+
+
+def test_triton_refuses_what_it_cannot_run_on() -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU: Triton runs")
+    pytest.importorskip("triton")
+    with pytest.raises(RuntimeError, match=r"^backend: name must be an available backend, got 'triton': Triton finds no GPU driver"):
+        fl.backend("triton")
+    simulator = pytest.importorskip("ptxsim.triton", reason="the emulator is installed with: pip install -e tools/ptxsim")
+    with simulator.device():
+        chosen = fl.backend("triton")
+    try:
+        with pytest.raises(RuntimeError, match=r"^backend: 'triton' must be able to run on cpu tensors, got: Triton finds no GPU driver"):
+            fl.nn.ReLU()(torch.zeros(1))
+    finally:
+        chosen.__exit__()
+
+
+def run_without(module: str, code: str) -> str:
+    """Output of code in a new process in which a module cannot be imported."""
+    prelude = f"""
+import importlib.abc, sys
+class Missing(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name == {module!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+sys.meta_path.insert(0, Missing())
+import importlib.util
+real = importlib.util.find_spec
+importlib.util.find_spec = lambda name, package=None: None if name == {module!r} else real(name, package)
+"""
+    done = subprocess.run([sys.executable, "-c", prelude + code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_import_without_the_extension() -> None:
+    out = run_without("fastlayers._C", """
+import torch, fastlayers as fl
+print(fl.backends()["cpp"])
+layer = fl.nn.BatchNorm1d(3, activation="relu", dropout=0.1)
+layer(torch.randn(4, 3)).sum().backward()
+""")
+    assert out.startswith("not available: the C++ extension was not built")
+
+
+def test_import_without_triton() -> None:
+    out = run_without("triton", "import fastlayers as fl; print(fl.backends()['triton'])")
+    assert out == "not available: Triton is not installed (pip install triton, Linux only)\n"
+
+
+def test_import_is_cheap() -> None:
+    """Neither Triton nor torch's compiler is imported with the package."""
+    out = subprocess.run(
+        [sys.executable, "-c", "import sys, torch; before = set(sys.modules); import fastlayers;"
+         "print([name for name in ('triton', 'torch._dynamo', 'torch._inductor') if name in set(sys.modules) - before])"],
+        capture_output=True, text=True, check=True)
+    assert out.stdout == "[]\n"
+
+
+@pytest.mark.parametrize("capability", ["baseline", "avx2", "avx512"])
+def test_every_cpu_capability_can_be_forced(capability: str) -> None:
+    """The kernels for older processors run here too; one that this processor lacks is refused with a clear line."""
+    if not fl.backends()["cpp"].startswith("available"):
+        pytest.skip(fl.backends()["cpp"])
+    import os
+
+    done = subprocess.run(
+        [sys.executable, "-c", "import fastlayers as fl; print(fl.backends()['cpp'])"], capture_output=True, text=True, check=True,
+        env={**os.environ, "FASTLAYERS_CPU_CAPABILITY": capability})
+    assert capability in done.stdout.lower()

@@ -1,0 +1,126 @@
+"""torch.compile, torch.export and opcheck: every kernel is one node, without graph breaks."""
+from __future__ import annotations
+
+import cases
+import pytest
+import torch
+
+import fastlayers as fl
+from fastlayers import nn
+
+MODULES = {
+    **{name: lambda name=name: getattr(nn, name)() for name in nn.__all__ if "BatchNorm" not in name},
+    "ReLU(dropout)": lambda: nn.ReLU(dropout=0.2),
+    "PReLU(4)": lambda: nn.PReLU(4),
+    "BatchNorm2d": lambda: nn.BatchNorm2d(4),
+    "BatchNorm2d(relu, dropout)": lambda: nn.BatchNorm2d(4, activation="relu", dropout=0.1),
+    "BatchNorm2d(PReLU, momentum=None)": lambda: nn.BatchNorm2d(4, momentum=None, activation=nn.PReLU(4)),
+    "BatchNorm2d(no affine, no statistics)": lambda: nn.BatchNorm2d(4, affine=False, track_running_stats=False, activation="silu"),
+}
+
+
+def train(module: torch.nn.Module, call, x: torch.Tensor) -> list[torch.Tensor]:
+    """Two training steps and one evaluation: outputs, gradients, buffers. The eager run and the compiled one draw the same seeds."""
+    results = []
+    for training in (True, True, False):
+        module.train(training)
+        torch.manual_seed(5)
+        leaf = x.clone().requires_grad_()
+        y = call(leaf)
+        y.sum().backward()
+        results += [y.detach(), leaf.grad, *[p.grad.clone() for p in module.parameters()], *[b.clone() for b in module.buffers()]]
+        module.zero_grad()
+    return results
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("make", MODULES.values(), ids=MODULES)
+def test_fullgraph(make, layout: str) -> None:
+    """Forward and backward compile without a graph break and compute what eager mode does, running statistics included."""
+    torch._dynamo.reset()
+    x = cases.arrange(torch.randn(6, 4, 3, 5), layout)
+    eager, compiled = make(), make()
+    compiled.load_state_dict(eager.state_dict())
+    eager_results = train(eager, eager, x)
+    # aot_eager traces forward and backward as inductor does, and draws random seeds from torch's generator as eager mode does
+    compiled_results = train(compiled, torch.compile(compiled, fullgraph=True, backend="aot_eager"), x)
+    for expected, actual in zip(eager_results, compiled_results, strict=True):
+        assert torch.equal(actual, expected) or torch.allclose(actual, expected, rtol=1e-5, atol=1e-6)
+        assert actual.stride() == expected.stride()
+
+
+def test_inductor_and_dynamic_batch() -> None:
+    """The default compiler, with a batch size that changes."""
+    torch._dynamo.reset()
+    net = torch.nn.Sequential(
+        torch.nn.Linear(8, 16, bias=False), nn.BatchNorm1d(16, activation="gelu", dropout=0.2), torch.nn.Linear(16, 4), nn.SiLU())
+    compiled = torch.compile(net, fullgraph=True, dynamic=True)
+    for batch in (16, 24, 7):
+        compiled(torch.randn(batch, 8)).square().mean().backward()
+    net.eval()
+    x = torch.randn(5, 8)
+    torch.testing.assert_close(compiled(x), net(x))
+
+
+def test_compiled_dropout_draws_new_masks() -> None:
+    torch._dynamo.reset()
+    layer = torch.compile(nn.Dropout(0.5), fullgraph=True)
+    x = torch.ones(1000, requires_grad=True)
+    first, second = layer(x), layer(x)
+    assert not torch.equal(first, second)
+    assert torch.equal(torch.autograd.grad(first.sum(), x)[0], first)
+
+
+def test_export() -> None:
+    """An exported program holds each kernel as one node, and leaves the running statistics alone in eval mode."""
+    net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4, activation="relu"), nn.SiLU()).eval()
+    x = torch.randn(2, 3, 8, 8)
+    program = torch.export.export(net, (x,))
+    torch.testing.assert_close(program.module()(x), net(x))
+    names = [str(node.target) for node in program.graph.nodes if "fastlayers" in str(node.target)]
+    assert names == ["fastlayers.epilogue_forward.default"] * 2
+    assert not program.graph_signature.buffers_to_mutate
+
+
+def _arguments(dtype: torch.dtype, layout: str):
+    inputs = cases.make_inputs(cases.Case("prelu", (4, 6, 5, 3), layout, dtype))
+    rstd = inputs.scale.abs()
+    running = [torch.zeros_like(rstd), torch.ones_like(rstd), torch.tensor(0)]
+    shared = (inputs.residual, inputs.parameters, inputs.seed, "prelu", (), 0.25)
+    affine = (inputs.scale, inputs.shift)
+    every, some = (True,) * 5, (True, False, False, True, False)
+    yield "epilogue_forward", (inputs.x, *inputs.epilogue)
+    yield "epilogue_backward", (inputs.dy, inputs.x, *inputs.epilogue, False, every)
+    yield "epilogue_backward", (inputs.dy, inputs.x, *inputs.epilogue, False, some)
+    yield "batch_norm_statistics", (inputs.x, 1)
+    yield "batch_norm_forward", (inputs.x, *affine, *running, *shared, True, 0.1, 1e-5, 1)
+    yield "batch_norm_forward", (inputs.x, None, None, None, None, None, *shared, True, None, 1e-5, 1)
+    yield "batch_norm_backward", (inputs.dy, inputs.x, inputs.mean, rstd, *affine, *shared, True, 1, every)
+    yield "batch_norm_backward", (inputs.dy, inputs.x, inputs.mean, rstd, None, None, *shared, False, 1, some)
+    grads = [inputs.dy, inputs.dy.flatten()[:7].clone()]
+    params, moments = [grad.clone() for grad in grads], [torch.zeros_like(grad) for grad in grads + grads]
+    yield "gradient_norm", (grads,)
+    yield "optimizer_step", (
+        "adamw", params, grads, moments, [torch.zeros(()), torch.ones(())], [1e-3, 0.1, 0.9, 0.999, 1e-8], [False, False], None, None, None,
+        torch.tensor([4.0, 0.0], dtype=torch.float64), 1.0)
+    yield "batch_norm_backward_input", (inputs.dy, inputs.x, inputs.mean, rstd, *affine, *shared, 1, rstd, rstd)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("name", ["reference", "cpp"])
+def test_opcheck(name: str, layout: str, dtype: torch.dtype) -> None:
+    """Schema, fake kernel and tracing of every op, on the backends that run them here."""
+    if not fl.backends()[name].startswith("available"):
+        pytest.skip(fl.backends()[name])
+    with fl.backend(name):
+        for op, arguments in _arguments(dtype, layout):
+            torch.library.opcheck(getattr(torch.ops.fastlayers, op).default, arguments)
+
+
+def test_every_op_is_checked() -> None:
+    checked = {op for op, _ in _arguments(torch.float32, "contiguous")}
+    from fastlayers.reference import __all__ as interface
+
+    assert checked == set(interface)
+    assert all(hasattr(torch.ops.fastlayers, op) for op in interface)

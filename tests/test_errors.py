@@ -1,0 +1,128 @@
+"""Every refusal, word for word, and that nothing has changed afterwards."""
+from __future__ import annotations
+
+import copy
+import re
+
+import pytest
+import torch
+
+import fastlayers as fl
+from fastlayers import functional as F
+from fastlayers import nn
+
+NAMES = ", ".join(fl.specs.ACTIVATIONS)
+X = torch.randn(4, 3)
+
+
+def batch_norm(x=X, mean=None, var=None, **keywords):
+    return F.batch_norm(x, torch.zeros(3) if mean is None else mean, torch.ones(3) if var is None else var, training=True, **keywords)
+
+
+REFUSED = [
+    # dtype, shape and device of tensors
+    (lambda: batch_norm(weight=torch.ones(3, dtype=torch.int64)), RuntimeError,
+     "batch_norm: weight must be float32 for x of float32, got int64"),
+    (lambda: batch_norm(weight=torch.ones(3).half()), RuntimeError, "batch_norm: weight must be float32 for x of float32, got float16"),
+    (lambda: batch_norm(X.half(), bias=torch.ones(3).double()), RuntimeError,
+     "batch_norm: bias must be float16 or float32 for x of float16, got float64"),
+    (lambda: batch_norm(X.to(torch.int32)), RuntimeError, "batch_norm: x must be float32, bfloat16, float16 or float64, got int32"),
+    (lambda: nn.SiLU()(torch.ones(3, dtype=torch.complex64)), RuntimeError,
+     "SiLU: x must be float32, bfloat16, float16 or float64, got complex64"),
+    (lambda: nn.SiLU()([1.0]), TypeError, "SiLU: x must be a Tensor, got list"),
+    (lambda: F.dropout(torch.ones(3, dtype=torch.int64)), RuntimeError,
+     "dropout: x must be float32, bfloat16, float16 or float64, got int64"),
+    (lambda: nn.BatchNorm1d(5)(X), RuntimeError,
+     "batch_norm: running_mean must have shape (3,) for x of shape (4, 3) with channels in dimension 1, got (5,)"),
+    (lambda: batch_norm(weight=torch.ones(4)), RuntimeError,
+     "batch_norm: weight must have shape (3,) for x of shape (4, 3) with channels in dimension 1, got (4,)"),
+    (lambda: nn.PReLU(4)(X), RuntimeError, "PReLU: weight must hold 1 or 3 values, one per channel, got 4"),
+    (lambda: batch_norm(residual=torch.ones(4, 2)), RuntimeError, "batch_norm: residual must have the shape of x, (4, 3), got (4, 2)"),
+    (lambda: batch_norm(residual=X.double()), RuntimeError, "batch_norm: residual must have the dtype of x, float32, got float64"),
+    (lambda: batch_norm(weight=torch.ones(3, device="meta")), RuntimeError, "batch_norm: weight must be on cpu like x, got meta"),
+    (lambda: batch_norm(seed=torch.tensor(1.0), dropout=0.5), RuntimeError,
+     "batch_norm: seed must be a 0-d int64 tensor or an int, got float32 of shape ()"),
+    (lambda: F.bias_activation(X, torch.ones(2)), RuntimeError,
+     "bias_activation: bias must have shape (3,) for x of shape (4, 3) with channels in dimension 1, got (2,)"),
+    (lambda: F.bias_activation(torch.ones(3), torch.ones(3)), ValueError,
+     "bias_activation: x must have a channel dimension 1, got shape (3,)"),
+    # values
+    (lambda: batch_norm(torch.ones(1, 3)), ValueError,
+     "batch_norm: x must have more than 1 value per channel when training, got shape (1, 3)"),
+    (lambda: nn.BatchNorm2d(3)(X), ValueError, "BatchNorm2d: x must be 4-D, got 2-D of shape (4, 3)"),
+    (lambda: nn.BatchNorm1d(3)(torch.ones(3)), ValueError, "BatchNorm1d: x must be 2-D or 3-D, got 1-D of shape (3,)"),
+    (lambda: F.dropout(X, 1.5), ValueError, "dropout: p must be between 0 and 1, got 1.5"),
+    (lambda: F.dropout(X, float("nan")), ValueError, "dropout: p must be between 0 and 1, got nan"),
+    (lambda: F.dropout(X, "0.5"), TypeError, "dropout: p must be a number, got str"),
+    (lambda: nn.SiLU(dropout=-0.1), ValueError, "SiLU: dropout must be between 0 and 1, got -0.1"),
+    (lambda: nn.Dropout(1.5), ValueError, "dropout probability has to be between 0 and 1, but got 1.5"),
+    (lambda: batch_norm(dropout=2.0), ValueError, "batch_norm: dropout must be between 0 and 1, got 2.0"),
+    (lambda: nn.BatchNorm1d(3, activation="swisch"), ValueError, f"BatchNorm1d: activation must be one of {NAMES}, got 'swisch'"),
+    (lambda: batch_norm(activation="swisch"), ValueError, f"batch_norm: activation must be one of {NAMES}, got 'swisch'"),
+    (lambda: batch_norm(activation=torch.nn.Linear(1, 1)), ValueError, "batch_norm: activation must be a module of "),
+    (lambda: batch_norm(activation=3), TypeError, "batch_norm: activation must be a name or an activation module, got int"),
+    (lambda: batch_norm(activation="prelu"), ValueError,
+     "batch_norm: activation must be a module such as fastlayers.nn.PReLU() where it has learnable parameters, got 'prelu'"),
+    (lambda: batch_norm(activation="leaky_relu(slope=2)"), ValueError,
+     "batch_norm: leaky_relu must take no constants but negative_slope, got 'leaky_relu(slope=2)'"),
+    (lambda: batch_norm(activation="leaky_relu(1, 2)"), ValueError,
+     "batch_norm: leaky_relu must take no constants but negative_slope, got 'leaky_relu(1, 2)'"),
+    (lambda: batch_norm(activation="leaky_relu(x"), ValueError,
+     "batch_norm: activation must read like name or name(constant=number), got 'leaky_relu(x'"),
+    (lambda: F.gelu(X, "erf"), ValueError, "gelu: approximate must be one of none, tanh, got 'erf'"),
+    (lambda: F.silu(X, 3), TypeError, "silu: arguments must be x, nothing more, got 2 positional and no keywords"),
+    (lambda: F.batch_norm(X, None, None), RuntimeError,
+     "batch_norm: running_mean and running_var must be given when training=False, got None"),
+    (lambda: F.batch_norm(X, torch.zeros(3), None, training=True), RuntimeError,
+     "batch_norm: running_var must be given together with running_mean, got None"),
+    (lambda: batch_norm(momentum=None), RuntimeError, "batch_norm: num_batches_tracked must be given when momentum is None, got None"),
+    (lambda: fl.backend("tritton"), ValueError, "backend: name must be one of auto, reference, cpp, triton, cuda, got 'tritton'"),
+    (lambda: fl.backend("cuda"), RuntimeError, "backend: name must be an available backend, got 'cuda': "),
+]
+
+
+@pytest.mark.parametrize(("call", "kind", "message"), REFUSED, ids=[message[:60] for _, _, message in REFUSED])
+def test_refusal(call, kind: type[Exception], message: str) -> None:
+    with pytest.raises(kind, match="^" + re.escape(message)):
+        call()
+
+
+@pytest.mark.parametrize("spoil", [
+    lambda: {"x": torch.randn(1, 3)}, lambda: {"x": torch.randn(4, 5)}, lambda: {"residual": torch.randn(4, 2)},
+    lambda: {"x": torch.randn(4, 3).double()}, lambda: {"x": torch.ones(4, 3, dtype=torch.int32)},
+], ids=["one value", "channels", "residual", "dtype", "integer"])
+@pytest.mark.parametrize("name", ["reference", "cpp"])
+def test_a_refused_batch_changes_nothing(name: str, spoil) -> None:
+    """Running statistics, batch count and parameters are bit for bit what they were."""
+    if not fl.backends()[name].startswith("available"):
+        pytest.skip(fl.backends()[name])
+    layer = nn.BatchNorm1d(3, activation="relu", dropout=0.1)
+    layer(torch.randn(8, 3))
+    before = copy.deepcopy(layer.state_dict())
+    with fl.backend(name), pytest.raises((ValueError, RuntimeError)):
+        layer(**{"x": torch.randn(4, 3), **spoil()})
+    for key, value in layer.state_dict().items():
+        assert torch.equal(value, before[key]), key
+
+
+def test_the_extension_checks_for_itself() -> None:
+    """Whoever calls the C++ entry points past the Python layer is refused too, not crashed."""
+    cpp = pytest.importorskip("fastlayers._C", reason="the C++ extension is not built")
+    x = torch.randn(4, 3)
+    plain = (None, None, None, None, None, None, "relu", (), 0.0, 1)
+    running = (torch.zeros(2), torch.zeros(2), None)
+    for bad in (
+        lambda: cpp.epilogue_forward(x, None, torch.ones(2), *plain[2:]),
+        lambda: cpp.epilogue_forward(x, None, torch.ones(3).double(), *plain[2:]),
+        lambda: cpp.epilogue_forward(x, None, None, None, torch.ones(3, 4), *plain[4:]),
+        lambda: cpp.epilogue_forward(x.int(), *plain),
+        lambda: cpp.epilogue_forward(x.expand(2, 4, 3), *plain),
+        lambda: cpp.epilogue_forward(x, *plain[:6], "swisch", (), 0.0, 1),
+        lambda: cpp.epilogue_forward(x, *plain[:6], "leaky_relu", (), 0.0, 1),
+        lambda: cpp.epilogue_forward(x, *plain[:6], "prelu", (), 0.0, 1),
+        lambda: cpp.epilogue_forward(x, *plain[:-1], 2),
+        lambda: cpp.epilogue_backward(torch.ones(3, 4), x, *plain, False, (True,) * 5),
+        lambda: cpp.batch_norm_forward(x, None, None, *running, None, None, None, "relu", (), 0.0, True, 0.1, 1e-5, 1),
+    ):
+        with pytest.raises((RuntimeError, ValueError, TypeError), match="must"):
+            bad()

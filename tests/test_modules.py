@@ -1,0 +1,296 @@
+"""fastlayers.nn beside torch.nn: same arguments, state, numbers; gradients; what is saved for backward."""
+from __future__ import annotations
+
+import copy
+import io
+import pickle
+
+import cases
+import pytest
+import torch
+from torch.testing._internal.common_modules import module_db
+
+import fastlayers as fl
+from fastlayers import nn
+
+TORCH_TABLE = sorted({info.module_cls.__name__ for info in module_db if info.module_cls.__module__.startswith("torch.nn.modules")}
+                     & set(nn.__all__))
+BATCH_NORMS = {2: "BatchNorm1d", 3: "BatchNorm1d", 4: "BatchNorm2d", 5: "BatchNorm3d"}
+TOLERANCES = {torch.float32: 2e-6, torch.float64: 1e-13, torch.float16: 1e-3, torch.bfloat16: 8e-3}
+"""Relative and absolute, beside torch in the same dtype: torch's own error in float32, one rounding in the half types."""
+
+
+@pytest.fixture(params=["reference", "cpp"])
+def cpu_backend(request: pytest.FixtureRequest):
+    """The backends that run a whole network here."""
+    if not fl.backends()[request.param].startswith("available"):
+        pytest.skip(fl.backends()[request.param])
+    with fl.backend(request.param):
+        yield request.param
+
+
+def close(actual: torch.Tensor, expected: torch.Tensor, factor: float = 1.0) -> None:
+    tolerance = TOLERANCES[expected.dtype] * factor
+    torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance, equal_nan=True)
+
+
+def torch_samples(name: str):
+    """torch's own table of constructor arguments and inputs for this module, on float32."""
+    for info in module_db:
+        if info.module_cls is getattr(torch.nn, name):
+            for training in (True, False):
+                for sample in info.module_inputs_func(info, "cpu", torch.float32, True, training):
+                    yield training, sample
+
+
+@pytest.mark.parametrize("dtype", cases.DTYPES, ids=str)
+@pytest.mark.parametrize("name", TORCH_TABLE)
+def test_torch_module_table(cpu_backend: str, name: str, dtype: torch.dtype) -> None:
+    """torch's module table, train and eval: outputs, gradients and buffers after two steps are torch's, for half types torch's in
+    float32 from the same rounded values (torch's own half sums are coarser)."""
+    wide = torch.promote_types(dtype, torch.float32)
+    seen = 0
+    for training, sample in torch_samples(name):
+        arguments = sample.constructor_input
+        theirs = getattr(torch.nn, name)(*arguments.args, **arguments.kwargs).to(dtype).to(wide).train(training)
+        ours = getattr(nn, name)(*arguments.args, **arguments.kwargs).to(dtype).train(training)
+        assert isinstance(ours, type(theirs))
+        ours.load_state_dict(theirs.state_dict())
+        x = sample.forward_input.args[0].detach().to(dtype)
+        for _ in range(2):
+            results = []
+            for module in (theirs, ours):
+                leaf = x.to(wide if module is theirs else dtype).clone().requires_grad_()
+                y = module(leaf.clone())  # a copy: some samples work in place
+                y.backward(torch.linspace(-1, 1, y.numel()).to(dtype).view(y.shape).to(y.dtype))
+                results.append([t.to(dtype) for t in (y, leaf.grad, *[parameter.grad for parameter in module.parameters()])])
+            for expected, actual in zip(*results, strict=True):
+                close(actual, expected, 8 if "BatchNorm" in name else 2)
+        for (key, expected), actual in zip(theirs.state_dict().items(), ours.state_dict().values(), strict=True):
+            assert actual.dtype == (expected.dtype if key.startswith("running") or not expected.is_floating_point() else dtype)
+            torch.testing.assert_close(actual.to(expected.dtype), expected, rtol=2e-6, atol=2e-6)
+        seen += 1
+    assert seen
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last", "sliced", "transposed"])
+@pytest.mark.parametrize("shape", [(4, 6), (4, 6, 5), (4, 6, 5, 3), (4, 6, 2, 3, 2)], ids=str)
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+def test_batch_norm_block_is_the_composition(cpu_backend: str, shape, layout: str, training: bool) -> None:
+    """dropout(relu(bn(x) + residual)) out of torch's layers, with the mask of the seed; memory format in is memory format out."""
+    theirs = getattr(torch.nn, BATCH_NORMS[len(shape)])(6).train(training)
+    torch.nn.init.uniform_(theirs.weight)
+    torch.nn.init.uniform_(theirs.bias)
+    running = [theirs.running_mean.clone(), theirs.running_var.clone()]
+    x, residual, dy = (view(torch.randn(shape), layout) for _ in range(3))
+    seed = torch.tensor(11)
+    leaves = [[view(tensor.clone(), layout).requires_grad_() for tensor in (x, residual)] for _ in range(2)]
+    y = fl.functional.batch_norm(
+        leaves[0][0], *running, theirs.weight, theirs.bias, training, activation="relu", residual=leaves[0][1],
+        dropout=0.2, seed=seed)
+    own = torch.autograd.grad(y, [*leaves[0], theirs.weight, theirs.bias], dy)
+    z = torch.relu(theirs(leaves[1][0]) + leaves[1][1])
+    multiplier = fl.functional.dropout(torch.ones_like(y), 0.2, training, seed=seed)
+    expected = torch.autograd.grad(z * multiplier, [*leaves[1], theirs.weight, theirs.bias], dy)
+    close(y, z * multiplier, 2)
+    for actual, wanted in zip(own, expected, strict=True):
+        close(actual, wanted, 16)
+    close(running[0], theirs.running_mean)
+    close(running[1], theirs.running_var)
+    assert y.stride() == torch.relu(leaves[0][0]).stride(), "memory format in is memory format out"
+
+
+def view(x: torch.Tensor, layout: str) -> torch.Tensor:
+    if layout == "sliced":
+        wide = torch.randn(x.size(0), x.size(1) + 3, *x.shape[2:])
+        wide[:, 1:1 + x.size(1)] = x
+        return wide[:, 1:1 + x.size(1)]
+    if layout == "transposed":
+        return x.transpose(0, -1).contiguous().transpose(0, -1)
+    return cases.arrange(x, layout)
+
+
+MODULES = {
+    **{name: lambda name=name: getattr(nn, name)() for name in nn.__all__ if "BatchNorm" not in name and name != "Dropout"},
+    "PReLU(4)": lambda: nn.PReLU(4),
+    "GELU(tanh, dropout)": lambda: nn.GELU("tanh", dropout=0.3),
+    "Dropout": lambda: nn.Dropout(0.4),
+    "BatchNorm1d": lambda: nn.BatchNorm1d(4),
+    "BatchNorm1d(silu, dropout)": lambda: nn.BatchNorm1d(4, activation="silu", dropout=0.2),
+    "BatchNorm1d(PReLU)": lambda: nn.BatchNorm1d(4, activation=nn.PReLU(4)),
+    "BatchNorm1d(no affine)": lambda: nn.BatchNorm1d(4, affine=False, activation="tanh"),
+}
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+@pytest.mark.parametrize("make", MODULES.values(), ids=MODULES)
+def test_gradcheck(cpu_backend: str, make, training: bool) -> None:
+    """First and second derivatives in float64, parameters included, with the same mask at every call."""
+    module = make().double().train(training)
+    x = (torch.randn(5, 4, 3, dtype=torch.float64) + 0.05 * torch.sign(torch.randn(5, 4, 3))).requires_grad_()
+    names = [name for name, _ in module.named_parameters()]
+    values = [value.detach().clone().requires_grad_() for _, value in module.named_parameters()]
+    buffers = {name: value.clone() for name, value in module.named_buffers()}
+
+    def function(x, *values):
+        torch.manual_seed(3)
+        state = dict(zip(names, values, strict=True)) | {name: value.clone() for name, value in buffers.items()}
+        return torch.func.functional_call(module, state, (x,))
+
+    assert torch.autograd.gradcheck(function, (x, *values))
+    assert torch.autograd.gradgradcheck(function, (x, *values))
+
+
+def test_gradcheck_with_residual(cpu_backend: str) -> None:
+    x, residual = (torch.randn(5, 4, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    layer = nn.BatchNorm1d(4, activation="gelu", dropout=0.2, track_running_stats=False).double()
+
+    def function(x, residual):
+        torch.manual_seed(3)
+        return layer(x, residual)
+
+    assert torch.autograd.gradcheck(function, (x, residual))
+    assert torch.autograd.gradgradcheck(function, (x, residual))
+    bias = torch.randn(4, dtype=torch.float64, requires_grad=True)
+    scale = torch.randn(4, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(
+        lambda x, b, s, r: fl.functional.bias_activation(x, b, "silu", scale=s, residual=r, dropout=0.3, seed=5),
+        (x, bias, scale, residual))
+
+
+@pytest.mark.parametrize(("make", "bytes_per_element"), [
+    (lambda: nn.BatchNorm2d(8, activation="relu", dropout=0.1), 4),
+    (lambda: nn.BatchNorm2d(8, activation="relu", dropout=0.1).bfloat16(), 2),
+    (lambda: nn.Dropout(0.1), 0),
+    (lambda: nn.ReLU(), 4),
+    (lambda: nn.SiLU(), 4),
+    (lambda: nn.BatchNorm2d(8, affine=False).eval(), 0),
+], ids=["bn+relu+dropout", "bn+relu+dropout bf16", "dropout", "relu keeps y", "silu", "bn eval frozen"])
+def test_saved_bytes(cpu_backend: str, make, bytes_per_element: int) -> None:
+    """What backward keeps, per-channel vectors and the seed aside."""
+    module = make()
+    dtype = next(iter([*module.parameters(), torch.empty(0)])).dtype
+    x = torch.randn(4, 8, 16, 16, dtype=dtype, requires_grad=True)
+    kept = {}
+
+    def pack(tensor):
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        module(x * 1)
+    assert sum(kept.values()) - bytes_per_element * x.numel() <= 8 + 4 * 8 * 8
+
+
+def test_dropout_keeps_a_seed_only(cpu_backend: str) -> None:
+    kept = []
+    x = torch.randn(1000, requires_grad=True)
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor):
+        nn.Dropout(0.5)(x)
+    assert [(tensor.dtype, tensor.numel()) for tensor in kept] == [(torch.int64, 1)]
+
+
+def test_backward_uses_the_mask_of_its_own_forward(cpu_backend: str) -> None:
+    """Two calls before any backward; a channels_last gradient for a contiguous x."""
+    layer = nn.Dropout(0.5)
+    x = torch.ones(4, 3, 5, 5, requires_grad=True)
+    first, second = layer(x), layer(x)
+    assert not torch.equal(first, second)
+    grad, = torch.autograd.grad(first, x, torch.ones_like(first).contiguous(memory_format=torch.channels_last))
+    assert torch.equal(grad, first)
+    assert torch.equal(torch.autograd.grad(second, x, torch.ones_like(second))[0], second)
+
+
+def test_seeds_come_from_torch(cpu_backend: str) -> None:
+    """manual_seed repeats a mask, two calls differ, checkpointing recomputes the same one."""
+    from torch.utils.checkpoint import checkpoint
+
+    x = torch.randn(1000, requires_grad=True)
+    layer = nn.SiLU(dropout=0.5)
+    torch.manual_seed(1)
+    first, other = layer(x), layer(x)
+    torch.manual_seed(1)
+    assert torch.equal(first, layer(x))
+    assert not torch.equal(first, other)
+    torch.manual_seed(1)
+    expected, = torch.autograd.grad(layer(x).sum(), x)
+    for reentrant in (True, False):
+        torch.manual_seed(1)
+        x.grad = None
+        checkpoint(lambda t: layer(t).sum(), x * 1, use_reentrant=reentrant).backward()
+        assert torch.equal(x.grad, expected)
+
+
+def test_backward_runs_on_the_backend_of_its_forward() -> None:
+    x = torch.randn(10, requires_grad=True)
+    with fl.backend("reference"):
+        y = nn.SiLU()(x)
+    assert y.grad_fn.kernels.__name__ == "fastlayers.reference"
+    y.sum().backward()
+
+
+@pytest.mark.parametrize("name", nn.__all__)
+def test_modules_copy_pickle_and_print(name: str) -> None:
+    module = getattr(nn, name)(4) if "BatchNorm" in name else getattr(nn, name)()
+    for twin in (copy.deepcopy(module), pickle.loads(pickle.dumps(module))):
+        assert type(twin) is type(module)
+        assert repr(twin) == repr(module)
+    file = io.BytesIO()
+    torch.save(module.state_dict(), file)
+    file.seek(0)
+    module.load_state_dict(torch.load(file, weights_only=True))
+    assert type(module).__doc__
+    assert type(module).__module__.startswith("fastlayers.nn")
+
+
+def test_running_statistics_stay_wide_in_half_models() -> None:
+    """In bfloat16 torch's running mean sticks at 2.0 for a true mean of 3.0."""
+    layer = nn.BatchNorm1d(2).bfloat16()
+    for _ in range(200):
+        layer(torch.randn(64, 2).add(3).bfloat16())
+    assert layer.running_mean.dtype == torch.float32
+    torch.testing.assert_close(layer.running_mean, torch.full((2,), 3.0), rtol=0.02, atol=0)
+    before = nn.BatchNorm1d(2)
+    before.running_mean.fill_(1 + 2**-20)
+    assert torch.equal(before.half().running_mean, torch.full((2,), 1 + 2**-20)), "never rounded on the way"
+
+
+def test_activation_argument_takes_names_constants_and_modules() -> None:
+    x = torch.randn(6, 4)
+    by_name = nn.BatchNorm1d(4, activation="leaky_relu(negative_slope=0.3)")
+    for activation in (nn.LeakyReLU(0.3), torch.nn.LeakyReLU(0.3), "leaky_relu(0.3)"):
+        assert torch.equal(nn.BatchNorm1d(4, activation=activation)(x), by_name(x))
+    assert torch.equal(nn.BatchNorm1d(4, activation="gelu_tanh")(x), nn.BatchNorm1d(4, activation=torch.nn.GELU("tanh"))(x))
+    learnable = nn.BatchNorm1d(4, activation="prelu")
+    learnable(x).sum().backward()
+    assert learnable.activation.weight.grad is not None
+    assert list(learnable.state_dict()) == [*torch.nn.BatchNorm1d(4).state_dict(), "activation.weight"]
+
+
+def test_inplace_is_honoured() -> None:
+    """Pretrained networks rely on nn.ReLU(inplace=True) changing its input."""
+    for layer in (nn.ReLU(inplace=True), nn.LeakyReLU(0.1, True), nn.SiLU(inplace=True)):
+        x = torch.randn(10)
+        assert layer(x) is x
+    x = torch.randn(100)
+    assert nn.Dropout(0.5, inplace=True)(x) is x
+    assert (x == 0).any()
+
+
+def test_scalars_and_empty_tensors(cpu_backend: str) -> None:
+    for name in nn.__all__:
+        if "BatchNorm" in name:
+            continue
+        layer = getattr(nn, name)()
+        assert layer(torch.tensor(0.5)).shape == ()
+        for shape in ((0,), (3, 0, 2)):
+            x = torch.empty(shape, requires_grad=True)
+            layer(x).sum().backward()
+            assert x.grad.shape == shape
+    empty = torch.empty(0, 4, requires_grad=True)
+    layer, theirs = nn.BatchNorm1d(4), torch.nn.BatchNorm1d(4)
+    for module in (layer, theirs):
+        module(empty).sum().backward()
+    assert torch.equal(layer.num_batches_tracked, theirs.num_batches_tracked)
+    close(layer.running_mean, theirs.running_mean)
+    close(layer.running_var, theirs.running_var)
