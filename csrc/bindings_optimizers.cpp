@@ -68,24 +68,31 @@ NumberType number_type(const Tensors& list, int64_t i) {
   }
 }
 
-void check_dense(const Tensors& list, int64_t i, at::ScalarType type) {
+// Element i of a list, checked to be a CPU tensor of this type whose elements fill its memory.
+const at::Tensor& dense(const Tensors& list, int64_t i, at::ScalarType type) {
   const at::Tensor& x = list[i];
   if (!x.device().is_cpu()) list.refuse(i, "be on cpu", x.device());
   if (x.layout() != at::kStrided) list.refuse(i, "be dense", x.layout());
   if (x.scalar_type() != type) list.refuse(i, text("all be ", type), x.scalar_type());
   if (!x.is_non_overlapping_and_dense()) list.refuse(i, "fill their memory without gaps", text("strides ", x.strides()));
+  return x;
 }
 
-// x lies in memory as model does; strides of dimensions of size 1 mean nothing.
-void check_like(const Tensors& list, int64_t i, const at::Tensor& model) {
-  const at::Tensor& x = list[i];
-  if (x.sizes() != model.sizes()) list.refuse(i, text("have their parameter's shape ", model.sizes()), x.sizes());
-  if (x.strides() == model.strides() || x.numel() == 0) return;
+// Whether two tensors of one shape lie in memory alike; strides of dimensions of size 1 mean nothing.
+bool same_order(const at::Tensor& x, const at::Tensor& model) {
+  if (x.strides() == model.strides() || x.numel() == 0) return true;
   for (int64_t d = 0; d < x.dim(); ++d) {
-    if (x.size(d) != 1 && x.stride(d) != model.stride(d)) {
-      list.refuse(i, text("have their parameter's strides ", model.strides()), x.strides());
-    }
+    if (x.size(d) != 1 && x.stride(d) != model.stride(d)) return false;
   }
+  return true;
+}
+
+// The same, and of the parameter's shape and memory order.
+const at::Tensor& dense_like(const Tensors& list, int64_t i, at::ScalarType type, const at::Tensor& param) {
+  const at::Tensor& x = dense(list, i, type);
+  if (x.sizes() != param.sizes()) list.refuse(i, text("have their parameter's shape ", param.sizes()), x.sizes());
+  if (!same_order(x, param)) list.refuse(i, text("have their parameter's strides ", param.strides()), x.strides());
+  return x;
 }
 
 int find_rule(const std::string& name) {
@@ -121,29 +128,22 @@ struct Work {
   int64_t numel = 0;
 };
 
-void add_states(UpdateTensor& tensor, const Tensors& states, const std::vector<int>& present, int64_t i, const at::Tensor& param) {
-  const int64_t count = states.size() / static_cast<int64_t>(present.size());
-  for (size_t k = 0; k < present.size(); ++k) {
-    const int64_t at = static_cast<int64_t>(k) * count + i;
-    check_dense(states, at, states[0].scalar_type());
-    check_like(states, at, param);
-    tensor.states[present[k]] = states[at].mutable_data_ptr();
-  }
-}
-
+// present: which of the rule's states the list of states holds.
 Work gather(const Tensors& params, const Tensors& grads, const Tensors& states, const Tensors& steps, const std::vector<int>& present) {
+  const int64_t count = params.size();
+  const at::ScalarType type = params[0].scalar_type(), state_type = present.empty() ? type : states[0].scalar_type();
   Work work;
-  work.tensors.reserve(params.size());
-  for (int64_t i = 0; i < params.size(); ++i) {
-    const at::Tensor& param = params[i];
-    check_dense(params, i, params[0].scalar_type());
-    check_dense(grads, i, params[0].scalar_type());
-    check_like(grads, i, param);
-    UpdateTensor tensor{param.mutable_data_ptr(), grads[i].const_data_ptr(), {}, 0, param.numel(), work.numel};
-    if (!present.empty()) add_states(tensor, states, present, i, param);
+  work.tensors.reserve(count);
+  work.steps.reserve(steps.size());
+  for (int64_t i = 0; i < count; ++i) {
+    const at::Tensor& param = dense(params, i, type);
+    const at::Tensor& grad = dense_like(grads, i, type, param);
+    UpdateTensor tensor{param.mutable_data_ptr(), grad.const_data_ptr(), {}, 0, param.numel(), work.numel};
+    for (size_t k = 0; k < present.size(); ++k) {
+      tensor.states[present[k]] = dense_like(states, static_cast<int64_t>(k) * count + i, state_type, param).mutable_data_ptr();
+    }
     if (steps.size()) {
-      const at::Tensor& step = steps[i];
-      check_dense(steps, i, at::kFloat);
+      const at::Tensor& step = dense(steps, i, at::kFloat);
       if (step.numel() != 1) steps.refuse(i, "have one element", step.sizes());
       work.steps.push_back(step.mutable_data_ptr<float>());
       tensor.step = *work.steps.back();
@@ -206,9 +206,9 @@ at::Tensor gradient_norm(const py::object& grad_list) {
   at::Tensor result = at::zeros({2}, at::kDouble);
   std::vector<NormPart> parts;
   for (int64_t i = 0; i < grads.size(); ++i) {
-    check_dense(grads, i, grads[0].scalar_type());
-    const void* data = grads[i].const_data_ptr();
-    const int64_t numel = grads[i].numel();
+    const at::Tensor& grad = dense(grads, i, grads[0].scalar_type());
+    const void* data = grad.const_data_ptr();
+    const int64_t numel = grad.numel();
     for (int64_t begin = 0; begin < numel; begin += norm_part_size) {
       parts.push_back({data, begin, std::min(begin + norm_part_size, numel)});
     }
@@ -227,6 +227,22 @@ at::Tensor gradient_norm(const py::object& grad_list) {
   return result;
 }
 
+// The gradients of params, or None if one is missing or is not laid out like its parameter: what an optimizer asks at every step,
+// in a tenth of the time that Python needs.
+py::object matching_gradients(const py::object& param_list) {
+  const Tensors params("matching_gradients", "params", param_list);
+  py::list result(params.size());
+  for (int64_t i = 0; i < params.size(); ++i) {
+    const at::Tensor& param = params[i];
+    const at::Tensor& grad = param.grad();
+    if (!grad.defined() || grad.layout() != at::kStrided || grad.scalar_type() != param.scalar_type() || !same_order(grad, param)) {
+      return py::none();
+    }
+    PyList_SET_ITEM(result.ptr(), i, THPVariable_Wrap(grad));
+  }
+  return result;
+}
+
 }  // namespace
 
 void bind_optimizers(py::module_& module) {
@@ -234,6 +250,7 @@ void bind_optimizers(py::module_& module) {
   module.def("optimizer_step", &optimizer_step, "rule"_a, "params"_a, "grads"_a, "states"_a, "steps"_a, "hyperparameters"_a, "flags"_a,
              "lr"_a, "grad_scale"_a, "found_inf"_a, "norm"_a, "max_grad_norm"_a,
              "fastlayers.reference.optimizers.optimizer_step for CPU tensors");
+  module.def("matching_gradients", &matching_gradients, "params"_a, "fastlayers.optim.layout.matching_gradients, faster");
   module.def("gradient_norm", &gradient_norm, "grads"_a, "fastlayers.reference.optimizers.gradient_norm for CPU tensors");
 }
 

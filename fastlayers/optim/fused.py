@@ -11,7 +11,6 @@ from torch import Tensor
 from .. import checks
 from ..backends import select
 from ..specs import UpdateRule
-from .layout import in_order_of, is_dense
 from .plan import Group, Launch, Plan, make_plan
 
 
@@ -62,28 +61,36 @@ class FusedStep(torch.optim.Optimizer):
         return loss
 
     def _step(self) -> None:
-        launches = self._launches()
-        params = [_without_gaps(launch) for launch in launches]
-        grads = [_gradients(launch, targets) for launch, targets in zip(launches, params, strict=True)]
-        norm = None if self.max_grad_norm is None else _total_norm(grads)
-        for launch, targets, own_grads in zip(launches, params, grads, strict=True):
-            self._launch(launch, targets, own_grads, norm)
+        work = self._work(self._plan) or self._work(self._new_plan())
+        norm = None if self.max_grad_norm is None or not work else _total_norm([grads for _, _, grads in work])
+        for launch, targets, grads in work:
+            self._launch(launch, targets, grads, norm)
 
-    def _launches(self) -> list[Launch]:
-        """The launches of the plan, which is made anew where anything that it depends on has changed."""
+    def _work(self, plan: Plan | None) -> list[tuple[Launch, list[Tensor], list[Tensor]]]:
+        """(launch, what it updates, gradients) for each launch of the plan; [] if there is none or it is out of date."""
+        if plan is None or not plan.is_current(self.param_groups, [self.rule(group) for group in self.param_groups], self.state):
+            return []
+        work = []
+        for launch in plan.launches:
+            targets = launch.targets()
+            grads = launch.gradients(targets)
+            if grads is None:
+                return []
+            work.append((launch, targets, grads))
+        return work
+
+    def _new_plan(self) -> Plan | None:
+        """The plan for the gradients there are now; None if found_inf says that nothing is to change and states would be made."""
         groups, rows = self.param_groups, [self.rule(group) for group in self.param_groups]
-        if self._plan is not None and self._plan.is_current(groups, rows, self.state):
-            return self._plan.launches
-        name = type(self).__name__
         for p in chain.from_iterable(group["params"] for group in groups):
             if p.grad is not None:
-                checks.gradient(name, p)
+                checks.gradient(type(self).__name__, p)
         found_inf = getattr(self, "found_inf", None)
         if found_inf is not None and any("first" in row.flags for row in rows) and found_inf.item() != 0:
-            return []  # nothing is to change, and a state made now would not count as new in the next step
+            return None  # a state made now would not count as new in the next step
         plan = make_plan(groups, rows, self.state)
         self._plan = None if any(launch.first for launch in plan.launches) else plan
-        return plan.launches
+        return plan
 
     def _launch(self, launch: Launch, params: list[Tensor], grads: list[Tensor], norm: Tensor | None) -> None:
         group, states, device = launch.group, launch.states, params[0].device
@@ -142,28 +149,13 @@ class FusedStep(torch.optim.Optimizer):
                     self.state[p][name] = value.to(p.device)
 
 
-def _without_gaps(launch: Launch) -> list[Tensor]:
-    """The parameters, with copies for those whose memory has gaps."""
-    if launch.dense:
-        return launch.params
-    return [p if is_dense(p) else p.clone(memory_format=torch.contiguous_format) for p in launch.params]
-
-
-def _gradients(launch: Launch, params: list[Tensor]) -> list[Tensor]:
-    """The gradients of a launch in the memory order of its parameters, copied where they are not."""
-    grads = [p.grad for p in launch.params]
-    if [grad.stride() for grad in grads] == [p.stride() for p in params]:
-        return grads
-    return [in_order_of(grad, p) for grad, p in zip(grads, params, strict=True)]
-
-
-def _total_norm(lists: list[list[Tensor]]) -> Tensor | None:
+def _total_norm(lists: list[list[Tensor]]) -> Tensor:
     """gradient_norm of all gradients together: one launch for each device and dtype."""
     kinds: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
     for grads in lists:
         kinds.setdefault((grads[0].device, grads[0].dtype), []).extend(grads)
     norms = [select(grads[0]).gradient_norm(grads) for grads in kinds.values()]
-    return sum((norm.to(norms[0].device) for norm in norms[1:]), norms[0]) if norms else None
+    return sum((norm.to(norms[0].device) for norm in norms[1:]), norms[0])
 
 
 def _on(value: Tensor | None, device: torch.device) -> Tensor | None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..backends import extension
+
 
 def is_dense(x: Tensor) -> bool:
     """Whether x fills its memory without gaps or overlaps, in any order of its dimensions."""
@@ -29,3 +31,13 @@ def in_order_of(x: Tensor, model: Tensor, dtype: torch.dtype | None = None) -> T
     if x.dtype == dtype and same_order(x, model):
         return x
     return torch.empty_strided(model.size(), model.stride(), dtype=dtype, device=x.device).copy_(x)
+
+
+def matching_gradients(params: list[Tensor]) -> list[Tensor] | None:
+    """The gradients, or None if one is missing or not laid out like its parameter."""
+    if extension is not None:
+        return extension.matching_gradients(params)
+    grads = [p.grad for p in params]
+    fits = all(g is not None and g.layout == torch.strided and g.dtype == p.dtype and same_order(g, p)
+               for g, p in zip(grads, params, strict=True))
+    return grads if fits else None

@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .. import checks
 from ..specs import UpdateRule
-from .layout import in_order_of, is_dense
+from .layout import in_order_of, is_dense, matching_gradients
 
 Group = dict[str, Any]
 
@@ -35,6 +36,24 @@ class Launch:
     dense: bool = True
     """False if a parameter has gaps in its memory: kernels then work on a copy of it."""
 
+    def targets(self) -> list[Tensor]:
+        """What the kernel updates: the parameters, with copies for those whose memory has gaps."""
+        if self.dense:
+            return self.params
+        return [p if is_dense(p) else p.clone(memory_format=torch.contiguous_format) for p in self.params]
+
+    def gradients(self, targets: list[Tensor]) -> list[Tensor] | None:
+        """The gradients in the memory order of what is updated, copied where they are not; None if one is missing."""
+        grads = matching_gradients(self.params) if self.dense else None
+        if grads is None:
+            grads = [p.grad for p in self.params]
+            if any(grad is None for grad in grads):
+                return None
+            for p in self.params:
+                checks.gradient(self.row.optimizer, p)
+            grads = [in_order_of(grad, target) for grad, target in zip(grads, targets, strict=True)]
+        return grads
+
     def arguments(self) -> tuple[list[float], list[bool]]:
         """hyperparameters and flags of the group as they are now."""
         return numbers(self.group, self.row), flags(self.group, self.row, self.first)
@@ -49,19 +68,19 @@ class Plan:
     rows: list[UpdateRule]
     members: list[list[Tensor]]
     """The parameters of each group."""
-    missing: list[list[bool]]
-    """For each of them, whether it had no gradient."""
+    idle: list[Tensor]
+    """Those without a gradient."""
     states: list[dict[str, Tensor]]
     """All values of the optimizer's ``state``."""
 
     def is_current(self, groups: list[Group], rows: list[UpdateRule], state: dict[Tensor, dict[str, Tensor]]) -> bool:
-        """Whether groups, their parameters, which of them have gradients, and the states are still the same objects."""
+        """Whether groups, parameters and state dictionaries are the same objects, and nothing idle has got a gradient."""
         return (
             _same(self.groups, groups)
             and _same(self.rows, rows)
             and _same(self.states, state.values())
             and all(_same(group["params"], members) for group, members in zip(groups, self.members, strict=True))
-            and self.missing == _missing(self.members)
+            and all(p.grad is None for p in self.idle)
             and all(launch.names == launch.row.present_states(*launch.arguments()) for launch in self.launches)
         )
 
@@ -69,10 +88,6 @@ class Plan:
 def _same(one: Collection[object], other: Collection[object]) -> bool:
     """Whether both hold the same objects in the same order."""
     return len(one) == len(other) and all(map(is_, one, other))
-
-
-def _missing(members: list[list[Tensor]]) -> list[list[bool]]:
-    return [[p.grad is None for p in params] for params in members]
 
 
 def numbers(group: Group, row: UpdateRule) -> list[float]:
@@ -104,7 +119,8 @@ def make_plan(groups: list[Group], rows: list[UpdateRule], state: dict[Tensor, d
             launch.states.append(own)
             launch.dense = launch.dense and is_dense(p)
     members = [list(group["params"]) for group in groups]
-    return Plan(list(launches.values()), list(groups), rows, members, _missing(members), list(state.values()))
+    idle = [p for params in members for p in params if p.grad is None]
+    return Plan(list(launches.values()), list(groups), rows, members, idle, list(state.values()))
 
 
 def _complete(own: dict[str, Tensor], p: Tensor, row: UpdateRule, names: tuple[str, ...]) -> None:
