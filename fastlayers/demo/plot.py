@@ -65,7 +65,8 @@ def _accuracies(axes: Any, net: str, found: Mapping[str, Any]) -> None:
 
 
 def _bars(axes: Any, values: Mapping[str, float], title: str, unit: str) -> None:
-    bars = axes.bar([_NAMES[library] for library in values], list(values.values()), color=[_COLOURS[library] for library in values], width=0.6)
+    names, colours = [_NAMES[library] for library in values], [_COLOURS[library] for library in values]
+    bars = axes.bar(names, list(values.values()), color=colours, width=0.6)
     axes.bar_label(bars, labels=[f"{value:.3g} {unit}" for value in values.values()], padding=2)
     axes.set(title=title, yticks=[])
     axes.margins(y=0.15)

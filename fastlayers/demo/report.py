@@ -43,7 +43,8 @@ def document(nets: Mapping[str, Any], settings: Settings, backend: str, source: 
     """Everything that demo.json holds."""
     return {
         "fastlayers": __version__, "torch": torch.__version__, "python": platform.python_version(), "backend": backend,
-        "threads": torch.get_num_threads(), "malloc_settings": malloc_settings_hold(), "data": source, **asdict(settings), "nets": dict(nets),
+        "threads": torch.get_num_threads(), "malloc_settings": malloc_settings_hold(), "data": source, **asdict(settings),
+        "nets": dict(nets),
     }
 
 
@@ -69,17 +70,16 @@ def table(results: Mapping[str, Any]) -> Table:
     for heading in ("PyTorch", "fastlayers", "ratio"):
         grid.add_column(heading, justify="right", no_wrap=True)
     for net, found in results["nets"].items():
-        plain, fused = (found[library] for library in LIBRARIES)
-        grid.add_row(f"[bold]{net}[/], {found['epochs']} epochs, dropout {found['dropout']:g}")
-        grid.add_row("  test accuracy", *(f"{100 * one['test_accuracy']:.1f} %" for one in (plain, fused)), "")
-        grid.add_row("  training loss, last epoch", *(f"{one['final_loss']:.4f}" for one in (plain, fused)), "")
-        grid.add_row("  time per step, median", *(f"{one['ms_per_step']:.2f} ms" for one in (plain, fused)), _ratio(plain, fused, "ms_per_step"))
-        grid.add_row(
-            "  saved for backward", *(f"{one['saved_bytes'] / 2**20:.2f} MiB" for one in (plain, fused)), _ratio(plain, fused, "saved_bytes"),
-        )
+        both = plain, fused = [found[library] for library in LIBRARIES]
+        time, memory = (_ratio(plain[quantity], fused[quantity]) for quantity in ("ms_per_step", "saved_bytes"))
+        grid.add_row(f"[bold]{net}[/], {found['epochs']} epoch{'s' * (found['epochs'] > 1)}, dropout {found['dropout']:g}")
+        grid.add_row("  test accuracy", *(f"{100 * one['test_accuracy']:.1f} %" for one in both), "")
+        grid.add_row("  training loss, last epoch", *(f"{one['final_loss']:.4f}" for one in both), "")
+        grid.add_row("  time per step, median", *(f"{one['ms_per_step']:.2f} ms" for one in both), time)
+        grid.add_row("  saved for backward", *(f"{one['saved_bytes'] / 2**20:.2f} MiB" for one in both), memory)
         for dtype, differences in found["largest_loss_difference_without_dropout"].items():
-            ours, *apart = differences.values()
-            grid.add_row(f"  loss difference, {dtype}", *(f"{value:.1e}" for value in (*apart, ours)), "", end_section=dtype == "float32")
+            ours, *apart = (f"{value:.1e}" for value in differences.values())
+            grid.add_row(f"  loss difference, {dtype}", *(apart or [""]), ours, "", end_section=dtype == "float32")
     return grid
 
 
@@ -91,10 +91,10 @@ def notes(results: Mapping[str, Any]) -> str:
         f"{results['threads']} threads, {results['device']}, backend {results['backend']}. Steps are taken in turn; {steady}.\n"
         "saved for backward: what autograd holds after one forward pass, each storage once, without parameters and buffers.\n"
         "loss difference: largest relative difference from PyTorch's loss in any step of a first epoch without dropout; in PyTorch's\n"
-        "column PyTorch itself, started one rounding apart: in float32 training amplifies the last bit, whoever computes it."
+        "column PyTorch itself, started one rounding apart: training in float32 amplifies the last bit, whoever computes it."
     )
 
 
-def _ratio(plain: Mapping[str, float], fused: Mapping[str, float], quantity: str) -> str:
-    ratio = plain[quantity] / fused[quantity] if fused[quantity] else math.nan
+def _ratio(plain: float, fused: float) -> str:
+    ratio = plain / fused if fused else math.nan
     return f"{ratio:.2f} x less" if ratio >= 1 else f"{1 / ratio:.2f} x more"

@@ -1,0 +1,58 @@
+# Needs Python 3.10 or later, a C++ compiler and make; everything else goes into .venv.
+#   make demo    train two networks on real digits, with PyTorch and with fastlayers (DEMO="--net cnn --epochs 3" varies it)
+#   make test    run all tests                  (TESTS="tests/test_cli.py -k info" runs some of them)
+#   make bench   time everything                (BENCH="--only relu --no-compile")
+#   make lint    ruff                           make wheel   build dist/*.whl          make clean   remove what make made
+
+PYTHON ?= python3
+TORCH ?= torch==2.13.0
+VENV ?= .venv
+DEMO ?=
+BENCH ?=
+TESTS ?= tests tools/ptxsim/tests
+JOBS ?= 2
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
+SOURCES := pyproject.toml setup.py $(shell find csrc -name '*.cpp' -o -name '*.h')
+
+.PHONY: demo test bench lint wheel clean
+.DELETE_ON_ERROR:
+
+demo: $(VENV)/.demo
+	$(BIN)/python -m fastlayers demo $(DEMO)
+
+test: $(VENV)/.test
+	$(BIN)/python -m pytest -n $(JOBS) $(TESTS)
+
+bench: $(VENV)/.demo
+	$(BIN)/python -m fastlayers bench $(BENCH)
+
+lint: $(VENV)/.test
+	$(BIN)/ruff check
+
+wheel: $(VENV)/.build
+	rm -rf dist
+	$(PIP) wheel --no-build-isolation --no-deps --wheel-dir dist .
+	@ls dist/*.whl
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info demo.png demo.json .pytest_cache .ruff_cache
+	find fastlayers -name '_C*.so' -delete
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Each stamp says that a set of packages is in the virtual environment; the extension is built again when its sources changed.
+$(VENV)/.build:
+	@echo "making $(VENV) with $(TORCH) (a minute or two, once)"
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install "$(TORCH)" numpy "setuptools>=77" wheel pybind11 ninja
+	@touch $@
+
+$(VENV)/.demo: $(VENV)/.build $(SOURCES)
+	@echo "building and installing fastlayers (a minute or two, when sources changed)"
+	$(PIP) install --no-build-isolation -e ".[demo]"
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.demo tools/ptxsim/pyproject.toml
+	$(PIP) install --no-build-isolation -e ".[test]" -e tools/ptxsim
+	@touch $@
