@@ -1,7 +1,7 @@
 """What the commands share: how a wrong request is told, and how an option's value is checked."""
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import sys
 from argparse import ArgumentTypeError
 from collections.abc import Callable
@@ -20,12 +20,10 @@ class UsageError(Exception):
 
 def need(module: str, extra: str) -> ModuleType:
     """Import a module that only an extra brings, or say which one."""
-    try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name != module.partition(".")[0]:
-            raise
-        raise UsageError(f"{error.name} is not installed: pip install fastlayers[{extra}]") from None
+    package = module.partition(".")[0]
+    if importlib.util.find_spec(package) is None:
+        raise UsageError(f"{package} is not installed: pip install fastlayers[{extra}]")
+    return importlib.import_module(module)
 
 
 def console(extra: str) -> Console:

@@ -1,0 +1,145 @@
+"""The benchmarks: which cases there are, one small run, saving and comparing."""
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from fastlayers.benchmarks import cases, run
+
+from fastlayers import measure
+from fastlayers.cli import main
+from fastlayers.specs import ACTIVATIONS, UPDATE_RULES
+
+TINY = ["--only", "batch_norm+relu+residual+dropout 10x100", "--no-compile", "--rounds", "3"]
+
+
+def test_every_row_of_specs_has_cases():
+    every = list(cases.all_cases())
+    names = [case.name for case in every]
+    assert len(set(names)) == len(names)
+    for name in ACTIVATIONS:
+        assert f"{name} 32x64x56x56 float32" in names
+        assert f"batch_norm{'' if name == 'identity' else '+' + name}+dropout 32x64x56x56 float32" in names
+    for rule in UPDATE_RULES.values():
+        assert f"{rule.optimizer} 500 tensors of 64 float32" in names
+    assert "batch_norm+silu 32x64x56x56 bfloat16 channels_last" in names
+    assert {case.dtype for case in cases.all_cases("float64")} == {"float64"}
+
+
+def test_declared_bytes():
+    """The floors of the design: 2.5 copies for batch norm and activations, 2 for dropout, 28 bytes per parameter for Adam."""
+    declared = {case.name: case for case in cases.all_cases()}
+    copy = 2 * 4 * 32 * 64 * 56 * 56
+    assert declared["batch_norm+relu 32x64x56x56 float32"].bytes == 2.5 * copy
+    assert declared["silu 32x64x56x56 float32"].bytes == 2.5 * copy
+    assert declared["dropout 32x64x56x56 float32"].bytes == 2 * copy
+    adam = declared["Adam 25M in 96 tensors float32"]
+    assert adam.bytes == 28 * adam.numel
+    assert round(adam.numel, -6) == 25_000_000
+    assert declared["Adam+clip 25M in 96 tensors float32"].bytes == 32 * adam.numel
+    assert declared["SGD 25M in 96 tensors float32"].bytes == 20 * adam.numel
+
+
+def test_only_selects_by_part_and_pattern():
+    def chosen(pattern):
+        return [case.name for case in cases.select(cases.all_cases(), pattern)]
+
+    assert chosen("dropout 64x512") == [name for name in chosen(None) if "dropout 64x512" in name] != []
+    assert chosen("Adam 500, SGD*of 64") == [f"{name} 500 tensors of 64 float32" for name in ("SGD", "Adam")]
+    assert chosen("nothing like this") == []
+
+
+@pytest.mark.parametrize("dtype", cases.DTYPES)
+@pytest.mark.parametrize("name", [f"prelu {size}" for size in ("8x16x8x8",)] + ["batch_norm+prelu", "SGD 500", "Adam+clip"])
+def test_every_kind_of_case_runs_in_every_dtype(name, dtype, monkeypatch):
+    """Each contender once, on small tensors: the cases that no default run measures must not be broken when one asks for them."""
+    monkeypatch.setattr(cases, "LARGE", (4, 3, 5, 5))
+    monkeypatch.setattr(cases, "MODEL", (100, 7))
+    monkeypatch.setattr(cases, "MANY", (64,) * 3)
+    monkeypatch.setattr(cases, "FOLLOWERS", ("identity", "prelu"))
+    built = cases.select(cases.all_cases(dtype), name)
+    assert built
+    for case in built:
+        for call in case.build(torch.device("cpu"), False).values():
+            call()
+
+
+def test_contenders_of_a_case_agree():
+    (case,) = cases.select(cases.all_cases(), "batch_norm+silu+residual 64x512")
+    contenders = case.build(torch.device("cpu"), False)
+    for theirs, ours in zip(contenders["eager"](), contenders["ours"](), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_save_compare_and_plot(tmp_path, capsys):
+    saved, picture = tmp_path / "saved.json", tmp_path / "bench.png"
+    assert main(["bench", *TINY, "--save", str(saved), "--plot", str(picture)]) == 0
+    results = json.loads(saved.read_text())
+    (name,) = results["cases"]
+    assert name == "batch_norm+relu+residual+dropout 10x100 float32"
+    assert set(results["cases"][name]["ms"]) == {"eager", "ours", "copy"}
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    printed = capsys.readouterr().out
+    assert "copies" in printed
+    assert "GB/s" in printed
+    assert "compile" in printed
+
+    results["cases"][name]["ms"]["ours"] /= 1000
+    saved.write_text(json.dumps(results))
+    assert main(["bench", *TINY, "--against", str(saved)]) == 1
+    assert f"REGRESSION {name}: " in capsys.readouterr().out
+    results["cases"][name]["ms"]["ours"] *= 1_000_000
+    saved.write_text(json.dumps(results))
+    assert main(["bench", *TINY, "--against", str(saved)]) == 0
+    assert "relative" in capsys.readouterr().out
+
+
+def test_regressions_divide_out_what_happened_to_eager_too():
+    def document(ours, eager):
+        return {"cases": {"a": {"ms": {"ours": ours, "eager": eager}}, f"only {ours}": {"ms": {"ours": 1, "eager": 1}}}}
+
+    assert run.regressions(document(2.0, 2.0), document(1.0, 1.0)) == {}
+    assert run.regressions(document(2.0, 1.0), document(1.0, 1.0)) == {"a": 2.0}
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"cases": 3}'])
+def test_against_must_be_a_saved_run(content, tmp_path, capsys):
+    path = tmp_path / "saved.json"
+    path.write_text(content)
+    assert main(["bench", *TINY, "--against", str(path)]) == 2
+    assert capsys.readouterr().err == f"fastlayers bench: --against must be a file written by --save, got {str(path)!r}\n"
+
+
+def test_interleaving_is_fair():
+    """Every contender gets as many rounds, and a median per call of its own number of calls."""
+    now = [0.0]
+
+    def spend(milliseconds):
+        def work():
+            now[0] += milliseconds
+
+        return work
+
+    def read(function):
+        before = now[0]
+        function()
+        return now[0] - before
+
+    medians = measure.interleave({"slow": spend(5.0), "quick": spend(0.01)}, 5, read)
+    assert medians == pytest.approx({"slow": 5.0, "quick": 0.01})
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the allocator settings are glibc's")
+def test_a_measuring_command_starts_itself_again_with_the_allocator_settings():
+    """Once, and with the same arguments."""
+    environment = {name: value for name, value in os.environ.items() if name not in measure.MALLOC_SETTINGS}
+    code = (
+        "import os, sys; from fastlayers import measure; measure.restart_with_malloc_settings(); "
+        "print(sys.argv[1:], measure.malloc_settings_hold())"
+    )
+    result = subprocess.run([sys.executable, "-c", code, "one", "two"], env=environment, capture_output=True, text=True, check=True)
+    assert result.stdout == "['one', 'two'] True\n"

@@ -1,0 +1,121 @@
+"""``python -m fastlayers``: exit codes, and messages to the letter."""
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import fastlayers as fl
+from fastlayers import check, reference, usage
+from fastlayers.cli import main
+from fastlayers.specs import ACTIVATIONS
+
+
+@pytest.mark.parametrize(("arguments", "message"), [
+    ([], "fastlayers: the following arguments are required: COMMAND"),
+    (["demo", "--net", "resnet"], "fastlayers demo: --net must be one of mlp, cnn, all, got 'resnet'"),
+    (["demo", "--activation", "rely"], f"fastlayers demo: --activation must be one of {', '.join(ACTIVATIONS)}, got 'rely'"),
+    (["demo", "--backend", "metal"], "fastlayers demo: --backend must be one of auto, reference, cpp, triton, cuda, got 'metal'"),
+    (["demo", "--epochs", "0"], "fastlayers demo: --epochs must be a whole number of at least 1, got '0'"),
+    (["demo", "--epochs", "two"], "fastlayers demo: --epochs must be a whole number of at least 1, got 'two'"),
+    (["demo", "--batch-size", "1"], "fastlayers demo: --batch-size must be a whole number of at least 2, got '1'"),
+    (["demo", "--dropout", "1.5"], "fastlayers demo: --dropout must be a number between 0 and 1, got '1.5'"),
+    (["demo", "--lr", "nan"], "fastlayers demo: --lr must be a number at least 0, got 'nan'"),
+    (["demo", "--data"], "fastlayers demo: --data expected one argument"),
+    (["demo", "--data", "/no/such"], "fastlayers demo: --data must be a folder with the four IDX files of MNIST, got '/no/such'"),
+    (["demo", "--fast"], "fastlayers demo: unrecognized arguments: --fast"),
+    (["check", "--dtype", "int8"], "fastlayers check: --dtype must be one of float32, float64, float16, bfloat16, got 'int8'"),
+    (["bench", "--only", "nothing"], "fastlayers bench: --only must match the name of a case (--list shows them), got 'nothing'"),
+    (["bench", "--against", "/no/such"],
+     "fastlayers bench: --against must be a file that can be read, got '/no/such': No such file or directory"),
+])
+def test_wrong_request(arguments, message, capsys, tmp_path, monkeypatch):
+    """One line on stderr, exit code 2, nothing written."""
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    printed = capsys.readouterr()
+    assert printed.err == message + "\n"
+    assert printed.out == ""
+    assert not list(tmp_path.iterdir())
+
+
+def test_unavailable_backend_says_why(capsys, tmp_path):
+    reason = fl.backends()["cuda"].removeprefix("not available: ")
+    assert main(["demo", "--backend", "cuda", "--output", str(tmp_path)]) == 2
+    assert capsys.readouterr().err == f"fastlayers demo: --backend: must be an available backend, got 'cuda': {reason}\n"
+    assert main(["check", "--backend", "cuda"]) == 2
+    assert capsys.readouterr().err == f"fastlayers check: --backend must be an available one, got 'cuda': {reason}\n"
+
+
+def test_missing_extra(capsys, monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "rich", None)
+    for command, extra in (("demo", "demo"), ("check", "demo"), ("bench", "bench")):
+        options = ["--output", str(tmp_path)] if command == "demo" else []
+        assert main([command, *options]) == 2
+        assert capsys.readouterr().err == f"fastlayers {command}: rich is not installed: pip install fastlayers[{extra}]\n"
+
+
+def test_need_lets_an_error_inside_the_package_through(tmp_path, monkeypatch):
+    (tmp_path / "broken_module.py").write_text("import surely_not_there\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ModuleNotFoundError, match="surely_not_there"):
+        usage.need("broken_module", "demo")
+
+
+def test_info_in_a_new_process():
+    result = subprocess.run([sys.executable, "-m", "fastlayers", "info"], capture_output=True, text=True, check=True)
+    lines = {line[:18].strip(): line[19:] for line in result.stdout.splitlines()}
+    assert lines["fastlayers"] == fl.__version__
+    assert lines["torch"] == torch.__version__
+    assert {f"backend {name}": status for name, status in fl.backends().items()}.items() <= lines.items()
+    assert result.stderr == ""
+
+
+def test_exit_code_and_version_in_a_new_process():
+    wrong = subprocess.run([sys.executable, "-m", "fastlayers", "demo", "--net", "vgg"], capture_output=True, text=True, check=False)
+    assert (wrong.returncode, wrong.stdout) == (2, "")
+    assert wrong.stderr == "fastlayers demo: --net must be one of mlp, cnn, all, got 'vgg'\n"
+
+
+def test_check_passes(capsys):
+    """The whole check of one dtype on the reference backend; test_kernels.py holds the others to the same reference."""
+    assert main(["check", "--backend", "reference", "--dtype", "float32"]) == 0
+    printed = capsys.readouterr().out
+    assert "batch_norm_backward" in printed
+    assert f"{len(check.OPERATIONS) - 1} of {len(check.OPERATIONS) - 1} checks passed" in printed
+
+
+@pytest.mark.parametrize(("operation", "broken"), [
+    ("epilogue_forward", lambda y: y * (1 + 1e-5)),
+    ("dropout_masks", lambda y: y.flip(0)),
+    ("batch_norm_statistics", lambda results: (results[0], results[1] * 1.001)),
+    ("gradient_norm", lambda norm: norm * torch.tensor([1, 0])),
+    ("activation_values", lambda y: torch.where(y.isnan(), 0, y)),
+    ("batch_norm_backward", lambda gradients: (*gradients[:2], gradients[2].flip(0), *gradients[3:])),
+])
+def test_check_finds_a_wrong_kernel(operation, broken, monkeypatch):
+    """A backend that is a little wrong fails; one that is right, under the same name, passes."""
+
+    class Kernels:
+        def __getattr__(self, name):
+            return getattr(reference, name)
+
+    name = {"dropout_masks": "epilogue_forward", "activation_values": "epilogue_forward"}.get(operation, operation)
+    kernels = Kernels()
+    if operation != "activation_values":
+        assert check.check_operation("mine", kernels, "cpu", operation, "float32").passed
+    monkeypatch.setattr(kernels, name, lambda *arguments: broken(getattr(reference, name)(*arguments)), raising=False)
+    found = check.check_operation("mine", kernels, "cpu", operation, "float32")
+    assert not found.passed, found
+    assert not found.error, found
+
+
+def test_check_reports_an_exception_and_exits_with_1(monkeypatch, capsys):
+    def refuse(*arguments):
+        raise RuntimeError("no such instruction")
+
+    monkeypatch.setattr(reference, "gradient_norm", refuse)
+    assert main(["check", "--backend", "reference", "--dtype", "float64"]) == 1
+    assert "gradient_norm float64 : RuntimeError: no such instruction" in capsys.readouterr().out
