@@ -31,6 +31,7 @@ def draw(results: Mapping[str, Any], path: Path) -> None:
         axes.axvline(1, color="black", linewidth=0.8)
         axes.set_yticks(range(len(names)), names)
         axes.set(xlabel="times as fast as eager PyTorch", xscale="log", ylim=(-0.6, len(names) - 0.4))
+        axes.xaxis.set_major_formatter("{x:g}")
         axes.margins(x=0.1)
         axes.set_title(f"fastlayers {results['fastlayers']}, torch {results['torch']}, {results['device']}, {results['threads']} threads")
         axes.legend(loc="upper left", bbox_to_anchor=(1, 1))

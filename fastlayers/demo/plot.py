@@ -7,6 +7,7 @@ from typing import Any
 
 from ..contenders import LIBRARIES
 from ..usage import need
+from .report import times_less
 
 _NAMES = {"torch": "PyTorch", "fastlayers": "fastlayers"}
 _COLOURS = {"torch": "#8a8f98", "fastlayers": "#e4572e"}
@@ -68,6 +69,7 @@ def _bars(axes: Any, values: Mapping[str, float], title: str, unit: str) -> None
     names, colours = [_NAMES[library] for library in values], [_COLOURS[library] for library in values]
     bars = axes.bar(names, list(values.values()), color=colours, width=0.6)
     axes.bar_label(bars, labels=[f"{value:.3g} {unit}" for value in values.values()], padding=2)
-    axes.set(title=title, yticks=[])
+    plain, fused = (values[library] for library in LIBRARIES)
+    axes.set(title=f"{title}\n{times_less(plain, fused)}", yticks=[])
     axes.margins(y=0.15)
     axes.spines["left"].set_visible(False)

@@ -71,7 +71,7 @@ def table(results: Mapping[str, Any]) -> Table:
         grid.add_column(heading, justify="right", no_wrap=True)
     for net, found in results["nets"].items():
         both = plain, fused = [found[library] for library in LIBRARIES]
-        time, memory = (_ratio(plain[quantity], fused[quantity]) for quantity in ("ms_per_step", "saved_bytes"))
+        time, memory = (times_less(plain[quantity], fused[quantity]) for quantity in ("ms_per_step", "saved_bytes"))
         grid.add_row(f"[bold]{net}[/], {found['epochs']} epoch{'s' * (found['epochs'] > 1)}, dropout {found['dropout']:g}")
         grid.add_row("  test accuracy", *(f"{100 * one['test_accuracy']:.1f} %" for one in both), "")
         grid.add_row("  training loss, last epoch", *(f"{one['final_loss']:.4f}" for one in both), "")
@@ -95,6 +95,7 @@ def notes(results: Mapping[str, Any]) -> str:
     )
 
 
-def _ratio(plain: float, fused: float) -> str:
+def times_less(plain: float, fused: float) -> str:
+    """How much less the second one takes, in words."""
     ratio = plain / fused if fused else math.nan
     return f"{ratio:.2f} x less" if ratio >= 1 else f"{1 / ratio:.2f} x more"
