@@ -1,0 +1,215 @@
+"""optimizer_step and gradient_norm on every backend: against float64, at every size, with every option of the interface."""
+from __future__ import annotations
+
+import sys
+
+import pytest
+import torch
+from conftest import BACKENDS
+from optimizer_cases import STEPS, Lists, Step, lists, optimizers_on, oracle
+from tolerances import assert_within, rounding, unit
+from torch import Tensor
+
+import fastlayers as fl
+from fastlayers.reference import optimizers as reference
+
+SIZES = (0, 1, 5, 64, 127, 128, 129, 4095, 8191, 8192, 8193, 20003)  # 8192: what one Triton program takes
+NUMBER_TYPES = ((torch.float32, None), (torch.float64, None), (torch.float16, None), (torch.float16, torch.float32),
+                (torch.bfloat16, None), (torch.bfloat16, torch.float32))
+ROUNDINGS = 8  # no element of any rule goes through more operations than this that lose half a unit of p, g or a state
+
+
+@pytest.fixture(params=BACKENDS)
+def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch):
+    """The functions of a backend; .device is where its tensors are."""
+    with optimizers_on(request.param, monkeypatch) as device:
+        module = sys.modules["fastlayers.backends"].select(torch.empty(0, device=device))
+        module.device = device
+        yield module
+
+
+def run(kernels, step: Step, given: Lists, *options: object) -> None:
+    kernels.optimizer_step(
+        step.rule, given.params, given.grads, given.states, given.steps, list(step.hyperparameters), list(step.flags), *options)
+
+
+def assert_updated(before: Lists, after: Lists, want: Lists) -> None:
+    """after is want, but for rounding: a few units of what went into each number, and one rounding to its dtype."""
+    for old, new, exact in zip(before.written(), after.written(), want.written(), strict=True):
+        magnitude = exact.abs() + old.cpu().double().abs() + 1
+        assert_within(new.cpu(), exact, ROUNDINGS * unit(before.params[0]) * magnitude + rounding(exact, new.dtype), str(new.dtype))
+
+
+@pytest.mark.parametrize("dtype, state_dtype", NUMBER_TYPES, ids=str)
+@pytest.mark.parametrize("step", STEPS, ids=str)
+def test_one_step_against_float64(kernels, step: Step, dtype: torch.dtype, state_dtype: torch.dtype | None) -> None:
+    before = lists(step, SIZES, dtype, state_dtype, kernels.device)
+    after = before.map(Tensor.clone)
+    run(kernels, step, after, None, None, None, None, 0.0)
+    assert_updated(before, after, oracle(step, before, None, None, None, None, 0.0))
+    for old, new in zip(before.grads, after.grads, strict=True):
+        assert torch.equal(old, new)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("step", [STEPS[2], STEPS[6]], ids=str)
+def test_tensor_lr_scaling_and_clipping(kernels, step: Step, dtype: torch.dtype) -> None:
+    before = lists(step, (7, 300), dtype, device=kernels.device)
+    norm = kernels.gradient_norm(before.grads)
+    options = [x.to(kernels.device) for x in (torch.tensor(0.3), torch.tensor(4.0), torch.tensor(0.0), norm)]
+    for max_grad_norm in (0.5, 1e6):
+        after = before.map(Tensor.clone)
+        run(kernels, step, after, *options, max_grad_norm)
+        assert_updated(before, after, oracle(step, before, *options, max_grad_norm))
+
+
+@pytest.mark.parametrize("step", [STEPS[1], STEPS[5]], ids=str)
+def test_found_inf_changes_nothing(kernels, step: Step) -> None:
+    before = lists(step, (7, 300), torch.float32, device=kernels.device)
+    after = before.map(Tensor.clone)
+    run(kernels, step, after, None, torch.tensor(2.0, device=kernels.device), torch.tensor(1.0, device=kernels.device), None, 0.0)
+    for old, new in zip(before.every(), after.every(), strict=True):
+        assert torch.equal(old, new)
+
+
+def test_steps_are_counted_one_by_one(kernels) -> None:
+    step = STEPS[5]
+    given = lists(step, (0, 5, 8192, 30000), torch.float32, device=kernels.device)
+    for _ in range(3):
+        run(kernels, step, given, None, None, None, None, 0.0)
+    assert [count.item() for count in given.steps] == [3, 6, 9, 12]
+
+
+def test_nan_and_infinite_gradients_reach_their_own_elements_only(kernels) -> None:
+    step = STEPS[6]
+    given = lists(step, (40,), torch.float32, device=kernels.device)
+    given.grads[0][3], given.grads[0][5] = float("nan"), float("inf")
+    run(kernels, step, given, None, None, None, None, 0.0)
+    for x in given.params:
+        assert x.isnan().nonzero().flatten().tolist() == [3, 5]
+    assert given.states[2].isnan().nonzero().flatten().tolist() == [3]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_unaligned_memory(kernels, dtype: torch.dtype) -> None:
+    step = STEPS[9]
+    before = lists(step, (1001,), dtype, device=kernels.device)
+    memory = before.map(lambda x: torch.cat([x.new_zeros(1), x, x.new_zeros(1)]) if x.dim() else x.clone())
+    after = memory.map(lambda x: x[1:-1] if x.dim() else x)
+    run(kernels, step, after, None, None, None, None, 0.0)
+    assert_updated(before, after, oracle(step, before, None, None, None, None, 0.0))
+    assert all(x[0] == 0 and x[-1] == 0 for x in [*memory.params, *memory.states])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16], ids=str)
+def test_gradient_norm(kernels, dtype: torch.dtype) -> None:
+    grads = [torch.randn(size, device=kernels.device).to(dtype) for size in SIZES]
+    squares, invalid = kernels.gradient_norm(grads).tolist()
+    assert squares == pytest.approx(sum(g.double().square().sum().item() for g in grads), rel=1e-12) and invalid == 0
+    for value in (float("inf"), float("-inf"), float("nan")):
+        grads[-1][-1] = value
+        squares, invalid = kernels.gradient_norm(grads).tolist()
+        assert invalid == 1 and not squares < float("inf")
+
+
+def test_gradient_norm_where_float32_squares_would_overflow(kernels) -> None:
+    grads = [torch.full((3000,), 1e30, device=kernels.device)]
+    torch.testing.assert_close(kernels.gradient_norm(grads).tolist(), [3000 * grads[0][0].double().item() ** 2, 0.0], rtol=1e-12, atol=0)
+    squares, invalid = kernels.gradient_norm([torch.full((3,), 1e200, dtype=torch.float64, device=kernels.device)]).tolist()
+    assert squares == float("inf") and invalid == 0
+
+
+def test_gradient_norm_of_nothing(kernels) -> None:
+    assert kernels.gradient_norm([]).tolist() == [0, 0]
+    assert kernels.gradient_norm([torch.empty(0, 3, device=kernels.device)]).tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("step", STEPS, ids=str)
+def test_cpp_gives_the_same_bits_for_any_number_of_threads(step: Step, monkeypatch: pytest.MonkeyPatch) -> None:
+    with optimizers_on("cpp", monkeypatch):
+        module, threads = sys.modules["fastlayers.backends"].select(torch.empty(0)), torch.get_num_threads()
+        given, results = lists(step, (100003, 5, 70001, 64, 33333), torch.float32), []
+        try:
+            for count in (1, 2, 4):
+                torch.set_num_threads(count)
+                after = given.map(Tensor.clone)
+                norm = module.gradient_norm(after.grads)
+                run(module, step, after, None, None, None, norm, 1.0)
+                results.append([norm, *after.written()])
+        finally:
+            torch.set_num_threads(threads)
+    assert all(torch.equal(a, b) for other in results[1:] for a, b in zip(results[0], other, strict=True))
+
+
+def test_triton_launches_once_for_a_list(monkeypatch: pytest.MonkeyPatch) -> None:
+    with optimizers_on("triton", monkeypatch) as device:
+        if device.type != "cpu":
+            pytest.skip("launches are counted in the emulator, and this machine has a GPU")
+        import triton
+
+        import fastlayers.kernels as kernels
+
+        stats = triton.runtime.driver.active.stats
+        given = lists(STEPS[5], (5, 10000, 64), torch.float32)
+        norm = kernels.gradient_norm(given.grads)
+        assert len(stats) == 2
+        run(kernels, STEPS[5], given, None, None, None, norm, 1.0)
+        assert len(stats) == 3
+
+
+def test_written_tensors_are_marked_for_autograd(kernels) -> None:
+    p = torch.ones(3, device=kernels.device, requires_grad=True)
+    loss = (p * p).sum()
+    with torch.no_grad():
+        run(kernels, STEPS[0], Lists([p], [torch.ones_like(p)], [], []), None, None, None, None, 0.0)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+def _arguments(**changed: object) -> list[object]:
+    p, g, m, v, t = (torch.ones(2, 3) for _ in range(4)), None, None, None, None
+    p, g, m, v = p
+    arguments = {"rule": "adam", "params": [p], "grads": [g], "states": [m, v], "steps": [torch.zeros(())],
+                 "hyperparameters": [0.1, 0.0, 0.9, 0.999, 1e-8], "flags": [False, False], "lr": None, "grad_scale": None,
+                 "found_inf": None, "norm": None, "max_grad_norm": 0.0}
+    return list({**arguments, **changed}.values())
+
+
+@pytest.mark.parametrize("kind, message, changed", [
+    (ValueError, "optimizer_step: rule must be one of sgd, adam, adamw, got 'adagrad'", {"rule": "adagrad"}),
+    (ValueError, "optimizer_step: hyperparameters must have 5 elements, got 2", {"hyperparameters": [0.1, 0.0]}),
+    (ValueError, "optimizer_step: flags must have 2 elements, got 1", {"flags": [False]}),
+    (ValueError, "optimizer_step: states must have 2 elements, got 1", {"states": [torch.ones(2, 3)]}),
+    (ValueError, "optimizer_step: steps must have 1 elements, got 0", {"steps": []}),
+    (ValueError, "optimizer_step: grads must have 1 elements, got 0", {"grads": []}),
+    (TypeError, "optimizer_step: grads must be a list of tensors, got int", {"grads": 3}),
+    (TypeError, "optimizer_step: grads must hold tensors, got NoneType at position 0", {"grads": [None]}),
+    (RuntimeError, "optimizer_step: params must be float32, float64, float16 or bfloat16, got Int at position 0",
+     {"params": [torch.ones(2, 3, dtype=torch.int32)]}),
+    (RuntimeError, "optimizer_step: grads must all be Float, got Double at position 0", {"grads": [torch.ones(2, 3).double()]}),
+    (RuntimeError, "optimizer_step: grads must have their parameter's shape [2, 3], got [3, 2] at position 0",
+     {"grads": [torch.ones(3, 2)]}),
+    (RuntimeError, "optimizer_step: grads must have their parameter's strides [3, 1], got [1, 2] at position 0",
+     {"grads": [torch.ones(3, 2).t()]}),
+    (RuntimeError, "optimizer_step: params must fill their memory without gaps, got strides [6, 1] at position 0",
+     {"params": [torch.ones(2, 6)[:, :3]]}),
+    (RuntimeError, "optimizer_step: states must be Float like their parameter, or Float, got Half at position 0",
+     {"states": [torch.ones(2, 3).half(), torch.ones(2, 3).half()]}),
+    (RuntimeError, "optimizer_step: grads must be on cpu, got meta at position 0", {"grads": [torch.ones(2, 3, device="meta")]}),
+], ids=lambda value: value if isinstance(value, str) else "")
+def test_cpp_refuses_before_anything_changes(kind, message: str, changed: dict, monkeypatch: pytest.MonkeyPatch) -> None:
+    with optimizers_on("cpp", monkeypatch):
+        module = sys.modules["fastlayers.backends"].select(torch.empty(0))
+        arguments = _arguments(**changed)
+        before = [[x.clone() for x in value] for value in arguments[1:5] if isinstance(value, list) and None not in value]
+        with pytest.raises(kind) as error:
+            module.optimizer_step(*arguments)
+        assert str(error.value) == message
+        after = [value for value in arguments[1:5] if isinstance(value, list) and None not in value]
+        assert all(x.device.type == "meta" or torch.equal(x, y) for a, b in zip(before, after, strict=True)
+                   for x, y in zip(a, b, strict=True))
+
+
+def test_interface_is_the_same_everywhere(kernels) -> None:
+    assert fl.backends() and callable(kernels.optimizer_step) and callable(kernels.gradient_norm)
+    assert reference.update_rule("adam") is reference.adam
