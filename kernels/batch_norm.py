@@ -1,0 +1,274 @@
+"""Batch norm in Triton: statistics, forward with running statistics, backward. Conventions as in fastlayers/reference/batch_norm.py.
+
+Training takes three launches each way: sums of every chunk, their combination, the sweep that writes y or dx.
+Statistics are Welford's: groups of elements have their own mean and squared deviations, merged by Chan's rule.
+"""
+from collections.abc import Sequence
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .. import reference
+from . import launch, reductions, tiles
+from .epilogue import launch_backward, launch_forward
+
+
+@triton.jit
+def _count_batch(num_batches_tracked):
+    """Add one to the counter, once per launch; the next launch reads it."""
+    if num_batches_tracked is not None:
+        if tl.program_id(0) == 0:
+            tl.store(num_batches_tracked, tl.load(num_batches_tracked) + 1)
+
+
+@triton.jit
+def _merge_group(value, tile, count, mean, m2, EDGES: tl.constexpr, COMPUTE: tl.constexpr):
+    """Chan's rule: merge each group's own count, mean and squared deviations into those of its row of the tile, [GROUPS]."""
+    _, _, inside, full = tile
+    if EDGES:
+        group_count = tl.sum(inside.to(COMPUTE), 1)
+        group_mean = tl.sum(value, 1) / tl.maximum(group_count, 1.0)
+        deviation = tl.where(inside, value - group_mean[:, None], 0.0)
+    else:
+        group_count = tl.where(full, 8.0, 0.0).to(COMPUTE)
+        group_mean = tl.sum(value, 1) * 0.125
+        deviation = value - group_mean[:, None]
+    total = count + group_count
+    delta = group_mean - mean
+    step = delta * (group_count / tl.maximum(total, 1.0))
+    return total, mean + step, m2 + tl.sum(deviation * deviation, 1) + delta * step * count
+
+
+@triton.jit(do_not_specialize=["slots", "chunk_slots", "chunks", "channels", "length", "row_groups", "multiplier", "bits"])
+def batch_norm_statistics_contiguous(
+    x, partials, num_batches_tracked, slots, chunk_slots, chunks, channels, length, row_groups, multiplier, bits,
+    ONE_ROW: tl.constexpr, ALIGNED: tl.constexpr, GROUPS: tl.constexpr, COMPUTE: tl.constexpr,
+):
+    """partials [3, chunks, channels]: count, mean and sum of squared deviations of each chunk."""
+    _count_batch(num_batches_tracked)
+    program = tl.program_id(0)
+    channel = 0 if ONE_ROW else program % channels
+    chunk = program if ONE_ROW else program // channels
+    count = tl.zeros([GROUPS], COMPUTE)
+    mean = tl.zeros([GROUPS], COMPUTE)
+    m2 = tl.zeros([GROUPS], COMPUTE)
+    end = tl.minimum((chunk + 1) * chunk_slots, slots)
+    for start in range(chunk * chunk_slots, end, GROUPS):
+        tile = tiles.contiguous_tile(start, end, channel, channels, length, row_groups, multiplier, bits, ONE_ROW, ALIGNED, GROUPS)
+        value = tiles.load(x, tile, not ALIGNED, COMPUTE)
+        count, mean, m2 = _merge_group(value, tile, count, mean, m2, not ALIGNED, COMPUTE)
+    total = tl.sum(count)
+    centre = tl.sum(mean * count) / total
+    deviation = mean - centre
+    destination = partials + chunk * channels + channel
+    tl.store(destination, total)
+    tl.store(destination + chunks * channels, centre)
+    tl.store(destination + 2 * chunks * channels, tl.sum(m2 + count * deviation * deviation))
+
+
+@triton.jit(do_not_specialize=["rows", "chunk_rows", "chunks", "channels", "blocks"])
+def batch_norm_statistics_channels_last(
+    x, partials, num_batches_tracked, rows, chunk_rows, chunks, channels, blocks,
+    UNIT: tl.constexpr, COLUMNS: tl.constexpr, GROUPS: tl.constexpr, COMPUTE: tl.constexpr,
+):
+    """As batch_norm_statistics_contiguous; every element of the tile follows its own channel down the rows."""
+    _count_batch(num_batches_tracked)
+    block = tl.program_id(0) % blocks
+    chunk = tl.program_id(0) // blocks
+    column, channel, present = tiles.channels_last_columns(block, channels, UNIT, COLUMNS, GROUPS)
+    count = tl.zeros([GROUPS], COMPUTE)
+    mean = tl.zeros([GROUPS, 8], COMPUTE)
+    m2 = tl.zeros([GROUPS, 8], COMPUTE)
+    end = tl.minimum((chunk + 1) * chunk_rows, rows)
+    for start in range(chunk * chunk_rows, end, GROUPS // COLUMNS):
+        tile = tiles.channels_last_tile(start, end, column, channel, present, channels, UNIT, COLUMNS, GROUPS)
+        delta = tiles.load(x, tile, False, COMPUTE) - mean
+        total = count + tl.where(tile[3], 1.0, 0.0).to(COMPUTE)
+        share = tl.where(tile[3], 1.0 / tl.maximum(total, 1.0), 0.0)
+        mean = tl.fma(delta, share[:, None] + tl.zeros_like(delta), mean)
+        m2 = tl.fma(delta * delta, (count * share)[:, None] + tl.zeros_like(delta), m2)
+        count = total
+    _store_columns(partials, count, mean, m2, chunk, chunks, block, channels, COLUMNS, GROUPS)
+
+
+@triton.jit
+def _store_columns(partials, count, mean, m2, chunk, chunks, block, channels, COLUMNS: tl.constexpr, GROUPS: tl.constexpr):
+    """Merge the rows of a channels_last tile and write one partial per channel."""
+    counts = count[:, None] + tl.zeros_like(mean)
+    total = reductions.sum_rows(counts, COLUMNS, GROUPS)
+    centre = reductions.sum_rows(mean * counts, COLUMNS, GROUPS) / total
+    deviation = mean - reductions.spread_rows(centre, COLUMNS, GROUPS)
+    index = block * COLUMNS * 8 + tl.arange(0, COLUMNS * 8)
+    destination = partials + chunk * channels + index
+    tl.store(destination, total, mask=index < channels)
+    tl.store(destination + chunks * channels, centre, mask=index < channels)
+    squares = reductions.sum_rows(m2 + counts * deviation * deviation, COLUMNS, GROUPS)
+    tl.store(destination + 2 * chunks * channels, squares, mask=index < channels)
+
+
+@triton.jit
+def _rstd(variance, eps, COMPUTE: tl.constexpr):
+    """1 / sqrt(variance + eps), correctly rounded twice."""
+    if COMPUTE == tl.float64:
+        return 1.0 / tl.sqrt(variance + eps)
+    else:
+        return tl.div_rn(1.0, tl.sqrt_rn(variance + eps))
+
+
+@triton.jit
+def _move(pointer, channel, present, value, rate):
+    """running = (1 - rate) running + rate value."""
+    running = tl.load(pointer + channel, mask=present, other=0.0)
+    tl.store(pointer + channel, (1 - rate) * running + rate * value, mask=present)
+
+
+@triton.jit(do_not_specialize=["chunks", "channels"])
+def finish_statistics(
+    partials, mean, m2, rstd, running_mean, running_var, num_batches_tracked, chunks, channels, momentum: "fp64", eps: "fp64",
+    CUMULATIVE: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, COMPUTE: tl.constexpr,
+):
+    """Second stage: merge the chunks of each channel into mean and m2 or rstd, and move the running statistics."""
+    row = tl.arange(0, ROWS)[:, None]
+    column = (tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS))[None, :]
+    source = partials + row * channels + column
+    inside = (row < chunks) & (column < channels)
+    counts = tl.load(source, mask=inside, other=0.0)
+    means = tl.load(source + chunks * channels, mask=inside, other=0.0)
+    squares = tl.load(source + 2 * chunks * channels, mask=inside, other=0.0)
+    count = tl.maximum(tl.sum(counts, 0), 1.0)
+    centre = tl.sum(means * counts, 0) / count
+    deviation = means - centre[None, :]
+    total = tl.sum(squares + counts * deviation * deviation, 0)
+    channel = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
+    present = channel < channels
+    tl.store(mean + channel, centre, mask=present)
+    if m2 is not None:
+        tl.store(m2 + channel, total, mask=present)
+    if rstd is not None:
+        tl.store(rstd + channel, _rstd(total / count, eps.to(COMPUTE), COMPUTE), mask=present)
+    if running_mean is not None:
+        rate = 1.0 / tl.load(num_batches_tracked).to(COMPUTE) if CUMULATIVE else momentum.to(COMPUTE)
+        _move(running_mean, channel, present, centre, rate)
+        _move(running_var, channel, present, total / (count - 1), rate)
+
+
+@triton.jit(do_not_specialize=["channels"])
+def running_statistics(running_mean, running_var, mean, rstd, channels, eps: "fp64", COLUMNS: tl.constexpr, COMPUTE: tl.constexpr):
+    """What eval normalises with: a copy of the running mean, and rstd of the running variance."""
+    channel = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
+    present = channel < channels
+    tl.store(mean + channel, tl.load(running_mean + channel, mask=present), mask=present)
+    tl.store(rstd + channel, _rstd(tl.load(running_var + channel, mask=present, other=1.0), eps.to(COMPUTE), COMPUTE), mask=present)
+
+
+def _launch_statistics(x: Tensor, channel_dim: int, num_batches_tracked: Tensor | None) -> Tensor:
+    """First stage: partials [3, chunks, C]."""
+    layout = launch.layout(x, channel_dim, True)
+    plan = launch.plan(layout, x.dtype, True)
+    partials = reductions.empty_partials(x, 3, plan.chunks, layout.channels)
+    kernel = batch_norm_statistics_channels_last if plan.channels_last else batch_norm_statistics_contiguous
+    kernel[plan.grid](x, partials, num_batches_tracked, *plan.sizes, **plan.constants)
+    return partials
+
+
+def _launch_finish(
+    partials: Tensor, mean: Tensor, m2: Tensor | None, rstd: Tensor | None, running_mean: Tensor | None, running_var: Tensor | None,
+    num_batches_tracked: Tensor | None, momentum: float | None, eps: float,
+) -> None:
+    """Second stage."""
+    _, chunks, channels = partials.shape
+    grid, constants = launch.finish_plan(chunks, channels, partials.dtype)
+    finish_statistics[(grid,)](
+        partials, mean, m2, rstd, running_mean, running_var, num_batches_tracked, chunks, channels,
+        0.0 if momentum is None else momentum, eps, CUMULATIVE=momentum is None, **constants,
+    )
+
+
+def batch_norm_statistics(x: Tensor, channel_dim: int) -> tuple[Tensor, Tensor]:
+    """(mean, M2) of each channel, [C] each."""
+    if x.numel() == 0:
+        return reference.batch_norm_statistics(x, channel_dim)
+    with launch.device_guard(x):
+        partials = _launch_statistics(x, channel_dim, None)
+        mean, m2 = partials.new_empty((2, partials.size(2)))
+        _launch_finish(partials, mean, m2, None, None, None, None, 0.0, 0.0)
+    return mean, m2
+
+
+def _statistics_to_use(
+    x: Tensor, running_mean: Tensor | None, running_var: Tensor | None, num_batches_tracked: Tensor | None, training: bool,
+    momentum: float | None, eps: float, channel_dim: int,
+) -> tuple[Tensor, Tensor]:
+    """(mean, rstd) to normalise with; training moves the running statistics."""
+    if training:
+        partials = _launch_statistics(x, channel_dim, num_batches_tracked)
+        mean, rstd = partials.new_empty(partials.size(2)), partials.new_empty(partials.size(2))
+        _launch_finish(partials, mean, None, rstd, running_mean, running_var, num_batches_tracked, momentum, eps)
+        return mean, rstd
+    mean, rstd = torch.empty_like(running_mean), torch.empty_like(running_mean)
+    grid, constants = launch.finish_plan(1, mean.numel(), mean.dtype)
+    running_statistics[(grid,)](
+        running_mean, running_var, mean, rstd, mean.numel(), eps, COLUMNS=constants["COLUMNS"], COMPUTE=constants["COMPUTE"])
+    return mean, rstd
+
+
+def batch_norm_forward(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, running_mean: Tensor | None, running_var: Tensor | None,
+    num_batches_tracked: Tensor | None, residual: Tensor | None, parameters: Tensor | None, seed: Tensor | None, activation: str,
+    constants: Sequence[float], p: float, training: bool, momentum: float | None, eps: float, channel_dim: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(y, mean, rstd): what was normalised with. training moves the running statistics, in place."""
+    if x.numel() == 0:
+        return reference.batch_norm_forward(
+            x, weight, bias, running_mean, running_var, num_batches_tracked, residual, parameters, seed, activation, constants, p,
+            training, momentum, eps, channel_dim)
+    with launch.device_guard(x):
+        mean, rstd = _statistics_to_use(x, running_mean, running_var, num_batches_tracked, training, momentum, eps, channel_dim)
+        y = launch_forward(x, mean, rstd, weight, bias, residual, parameters, seed, activation, constants, p, channel_dim)
+    return y, mean, rstd
+
+
+def batch_norm_backward(
+    dy: Tensor, x: Tensor, mean: Tensor, rstd: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None,
+    parameters: Tensor | None, seed: Tensor | None, activation: str, constants: Sequence[float], p: float, training: bool,
+    channel_dim: int, output_mask: Sequence[bool],
+) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
+    """(dx, dresidual, dweight, dbias, dparameters), None where output_mask says that nobody asks."""
+    if x.numel() == 0:
+        return reference.batch_norm_backward(
+            dy, x, mean, rstd, weight, bias, residual, parameters, seed, activation, constants, p, training, channel_dim, output_mask)
+    want_dx, want_dresidual, want_dweight, want_dbias, want_dparameters = output_mask
+    through_statistics = training and want_dx
+    arguments = (dy, x, mean, rstd, weight, bias, residual, parameters, seed, activation, constants, p, channel_dim, False)
+    sums = means = None
+    with launch.device_guard(x):
+        dx, dresidual, partials, shared = launch_backward(*arguments, (
+            want_dx and not training, want_dresidual, want_dweight or through_statistics,
+            want_dweight or want_dbias or through_statistics, want_dparameters,
+        ))
+        if partials is not None:
+            channel_sums = want_dweight or through_statistics
+            sums, means = reductions.finish(partials, shared, rstd if channel_sums else None, x.numel() // mean.numel())
+        if through_statistics:
+            dx, _, _, _ = launch_backward(*arguments, (True, False, False, False, False), means)
+    first = partials.size(0) - (0 if parameters is None else parameters.size(0)) if want_dparameters else 0
+    return (
+        dx, dresidual, sums[1] if want_dweight else None, sums[0] if want_dbias else None,
+        reductions.parameter_sums(sums, first, shared) if want_dparameters else None,
+    )
+
+
+def batch_norm_backward_input(
+    dy: Tensor, x: Tensor, mean: Tensor, rstd: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None,
+    parameters: Tensor | None, seed: Tensor | None, activation: str, constants: Sequence[float], p: float, channel_dim: int,
+    mean_dz: Tensor, mean_dz_centred: Tensor,
+) -> Tensor:
+    """dx from the means over the whole batch of dz and of dz (x - mean), [C] each."""
+    if x.numel() == 0:
+        return torch.empty_like(x)
+    return launch_backward(
+        dy, x, mean, rstd, weight, bias, residual, parameters, seed, activation, constants, p, channel_dim, False,
+        (True, False, False, False, False), (mean_dz, mean_dz_centred),
+    )[0]

@@ -1,0 +1,303 @@
+"""The epilogue y = dropout(activation((x - mean) * scale + shift + residual)) and its gradients, in Triton.
+
+Functions and conventions are those of fastlayers/reference/epilogue.py. One launch walks the tensor once, by the access patterns of
+tiles.py; sums over a channel leave one partial per program, which a second launch adds in a fixed order.
+"""
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from .. import reference
+from . import activations, launch, reductions, tiles
+from .dropout import keep_multiplier
+
+
+@triton.jit
+def _arguments(parameters, channel, present, channels, LEARNABLE: tl.constexpr, PER_CHANNEL: tl.constexpr, CONSTANTS: tl.constexpr,
+               CHANNELS_LAST: tl.constexpr, COMPUTE: tl.constexpr):
+    """What the activation's functions take after x: learnable parameters, then constants."""
+    values = ()
+    for k in tl.static_range(LEARNABLE):
+        if PER_CHANNEL:
+            values = values + (tiles.channel_value(parameters + k * channels, channel, present, 0.0, CHANNELS_LAST),)
+        else:
+            values = values + (tl.load(parameters + k),)
+    for k in tl.static_range(len(CONSTANTS)):
+        values = values + (tl.full((), CONSTANTS[k], COMPUTE),)
+    return values
+
+
+@triton.jit
+def _channel_vectors(mean, scale, weight, shift, channel, present, CHANNELS_LAST: tl.constexpr):
+    """(mean, scale, shift) of the program's channels; scale is multiplied by weight where both are given."""
+    centre = tiles.channel_value(mean, channel, present, 0.0, CHANNELS_LAST)
+    slope = tiles.channel_value(scale, channel, present, 1.0, CHANNELS_LAST)
+    if weight is not None:
+        slope = slope * tiles.channel_value(weight, channel, present, 1.0, CHANNELS_LAST)
+    return centre, slope, tiles.channel_value(shift, channel, present, 0.0, CHANNELS_LAST)
+
+
+@triton.jit
+def _pre_activation(x, residual, tile, mean, scale, shift, vectors, EDGES: tl.constexpr, COMPUTE: tl.constexpr):
+    """(z, x - mean) of a tile; the pointers say which parts there are."""
+    centre, slope, offset = vectors
+    centred = tiles.load(x, tile, EDGES, COMPUTE)
+    if mean is not None:
+        centred = centred - centre
+    z = centred
+    if scale is not None:
+        if shift is not None:
+            z = tl.fma(z, slope + tl.zeros_like(z), offset + tl.zeros_like(z))
+        else:
+            z = z * slope
+    elif shift is not None:
+        z = z + offset
+    if residual is not None:
+        z = z + tiles.load(residual, tile, EDGES, COMPUTE)
+    return z, centred
+
+
+@triton.jit
+def _forward_tile(
+    x, y, residual, tile, mean, scale, shift, seed, threshold, vectors, arguments, ACTIVATION: tl.constexpr, EDGES: tl.constexpr,
+    WHOLE_GROUPS: tl.constexpr, COMPUTE: tl.constexpr,
+):
+    z, _ = _pre_activation(x, residual, tile, mean, scale, shift, vectors, EDGES, COMPUTE)
+    value = ACTIVATION(z, arguments)
+    if seed is not None:
+        value = value * keep_multiplier(seed, threshold, tile[0], tile[1], WHOLE_GROUPS, COMPUTE)
+    tiles.store(y, value, tile, EDGES)
+
+
+@triton.jit(do_not_specialize=["threshold", "slots", "chunk_slots", "chunks", "channels", "length", "row_groups", "multiplier", "bits"])
+def epilogue_forward_contiguous(
+    x, y, residual, mean, scale, weight, shift, parameters, seed, threshold,
+    slots, chunk_slots, chunks, channels, length, row_groups, multiplier, bits,
+    ACTIVATION: tl.constexpr, CONSTANTS: tl.constexpr, LEARNABLE: tl.constexpr, PER_CHANNEL: tl.constexpr,
+    ONE_ROW: tl.constexpr, ALIGNED: tl.constexpr, GROUPS: tl.constexpr, COMPUTE: tl.constexpr,
+):
+    program = tl.program_id(0)
+    channel = 0 if ONE_ROW else program % channels
+    chunk = program if ONE_ROW else program // channels
+    vectors = _channel_vectors(mean, scale, weight, shift, channel, None, False)
+    arguments = _arguments(parameters, channel, None, channels, LEARNABLE, PER_CHANNEL, CONSTANTS, False, COMPUTE)
+    end = tl.minimum((chunk + 1) * chunk_slots, slots)
+    for start in range(chunk * chunk_slots, end, GROUPS):
+        tile = tiles.contiguous_tile(start, end, channel, channels, length, row_groups, multiplier, bits, ONE_ROW, ALIGNED, GROUPS)
+        _forward_tile(x, y, residual, tile, mean, scale, shift, seed, threshold, vectors, arguments, ACTIVATION, not ALIGNED, True,
+                      COMPUTE)
+
+
+@triton.jit(do_not_specialize=["threshold", "rows", "chunk_rows", "chunks", "channels", "blocks"])
+def epilogue_forward_channels_last(
+    x, y, residual, mean, scale, weight, shift, parameters, seed, threshold, rows, chunk_rows, chunks, channels, blocks,
+    ACTIVATION: tl.constexpr, CONSTANTS: tl.constexpr, LEARNABLE: tl.constexpr, PER_CHANNEL: tl.constexpr,
+    UNIT: tl.constexpr, COLUMNS: tl.constexpr, GROUPS: tl.constexpr, COMPUTE: tl.constexpr,
+):
+    program = tl.program_id(0)
+    chunk = program // blocks
+    column, channel, present = tiles.channels_last_columns(program % blocks, channels, UNIT, COLUMNS, GROUPS)
+    vectors = _channel_vectors(mean, scale, weight, shift, channel, present, True)
+    arguments = _arguments(parameters, channel, present, channels, LEARNABLE, PER_CHANNEL, CONSTANTS, True, COMPUTE)
+    end = tl.minimum((chunk + 1) * chunk_rows, rows)
+    for start in range(chunk * chunk_rows, end, GROUPS // COLUMNS):
+        tile = tiles.channels_last_tile(start, end, column, channel, present, channels, UNIT, COLUMNS, GROUPS)
+        _forward_tile(x, y, residual, tile, mean, scale, shift, seed, threshold, vectors, arguments, ACTIVATION, False, UNIT == 8,
+                      COMPUTE)
+
+
+@triton.jit
+def _input_gradient(dz, centred, scale, mean_dz, vectors, batch_means):
+    """dx from dz: through the scale and, where their means are given, through the batch's mean and variance too."""
+    _, slope, _ = vectors
+    if mean_dz is not None:
+        centre, along = batch_means
+        return slope * (dz - centre - centred * along)
+    elif scale is not None:
+        return dz * slope
+    else:
+        return dz
+
+
+@triton.jit
+def _backward_tile(
+    dy, x, dx, dresidual, residual, tile, mean, scale, shift, mean_dz, seed, threshold, vectors, batch_means, arguments,
+    DERIVATIVE: tl.constexpr, FROM_OUTPUT: tl.constexpr, DSHIFT: tl.constexpr, DSCALE: tl.constexpr, DPARAMETERS: tl.constexpr,
+    EDGES: tl.constexpr, WHOLE_GROUPS: tl.constexpr, COMPUTE: tl.constexpr,
+):
+    """Write dx and dresidual; return what the tile adds to the sums: dshift, dscale, dparameters, those that are wanted."""
+    if FROM_OUTPUT:
+        z = tiles.load(x, tile, EDGES, COMPUTE)
+        centred = z
+    else:
+        z, centred = _pre_activation(x, residual, tile, mean, scale, shift, vectors, EDGES, COMPUTE)
+    gradient = tiles.load(dy, tile, EDGES, COMPUTE)
+    if seed is not None:
+        gradient = gradient * keep_multiplier(seed, threshold, tile[0], tile[1], WHOLE_GROUPS, COMPUTE)
+    slopes = DERIVATIVE(z, arguments)
+    dz = gradient * slopes[0]
+    if dresidual is not None:
+        tiles.store(dresidual, dz, tile, EDGES)
+    if dx is not None:
+        tiles.store(dx, _input_gradient(dz, centred, scale, mean_dz, vectors, batch_means), tile, EDGES)
+    terms = ()
+    if DSHIFT:
+        terms = terms + (dz,)
+    if DSCALE:
+        terms = terms + (dz * centred,)
+    for k in tl.static_range(DPARAMETERS):
+        terms = terms + (gradient * slopes[k + 1],)
+    return terms
+
+
+@triton.jit
+def _batch_means(mean_dz, mean_dz_centred, rstd, channel, present, CHANNELS_LAST: tl.constexpr):
+    """(mean of dz, rstd^2 times the mean of dz (x - mean)) of the program's channels."""
+    inverse = tiles.channel_value(rstd, channel, present, 1.0, CHANNELS_LAST)
+    along = inverse * inverse * tiles.channel_value(mean_dz_centred, channel, present, 0.0, CHANNELS_LAST)
+    return tiles.channel_value(mean_dz, channel, present, 0.0, CHANNELS_LAST), along
+
+
+@triton.jit(do_not_specialize=["threshold", "slots", "chunk_slots", "chunks", "channels", "length", "row_groups", "multiplier", "bits"])
+def epilogue_backward_contiguous(
+    dy, x, dx, dresidual, partials, residual, mean, scale, weight, shift, mean_dz, mean_dz_centred, parameters, seed, threshold,
+    slots, chunk_slots, chunks, channels, length, row_groups, multiplier, bits,
+    DERIVATIVE: tl.constexpr, CONSTANTS: tl.constexpr, LEARNABLE: tl.constexpr, PER_CHANNEL: tl.constexpr, FROM_OUTPUT: tl.constexpr,
+    DSHIFT: tl.constexpr, DSCALE: tl.constexpr, DPARAMETERS: tl.constexpr,
+    ONE_ROW: tl.constexpr, ALIGNED: tl.constexpr, GROUPS: tl.constexpr, COMPUTE: tl.constexpr,
+):
+    COUNT: tl.constexpr = DSHIFT + DSCALE + DPARAMETERS
+    program = tl.program_id(0)
+    channel = 0 if ONE_ROW else program % channels
+    chunk = program if ONE_ROW else program // channels
+    vectors = _channel_vectors(mean, scale, weight, shift, channel, None, False)
+    batch_means = _batch_means(mean_dz, mean_dz_centred, scale, channel, None, False)
+    arguments = _arguments(parameters, channel, None, channels, LEARNABLE, PER_CHANNEL, CONSTANTS, False, COMPUTE)
+    totals = reductions.zeros(COUNT, COMPUTE, GROUPS)
+    end = tl.minimum((chunk + 1) * chunk_slots, slots)
+    for start in range(chunk * chunk_slots, end, GROUPS):
+        tile = tiles.contiguous_tile(start, end, channel, channels, length, row_groups, multiplier, bits, ONE_ROW, ALIGNED, GROUPS)
+        terms = _backward_tile(
+            dy, x, dx, dresidual, residual, tile, mean, scale, shift, mean_dz, seed, threshold, vectors, batch_means, arguments,
+            DERIVATIVE, FROM_OUTPUT, DSHIFT, DSCALE, DPARAMETERS, not ALIGNED, True, COMPUTE,
+        )
+        totals = reductions.add(totals, terms, COUNT)
+    reductions.store_sums(partials, totals, chunk, chunks, channel, channels, COUNT, False, 1, GROUPS)
+
+
+@triton.jit(do_not_specialize=["threshold", "rows", "chunk_rows", "chunks", "channels", "blocks"])
+def epilogue_backward_channels_last(
+    dy, x, dx, dresidual, partials, residual, mean, scale, weight, shift, mean_dz, mean_dz_centred, parameters, seed, threshold,
+    rows, chunk_rows, chunks, channels, blocks,
+    DERIVATIVE: tl.constexpr, CONSTANTS: tl.constexpr, LEARNABLE: tl.constexpr, PER_CHANNEL: tl.constexpr, FROM_OUTPUT: tl.constexpr,
+    DSHIFT: tl.constexpr, DSCALE: tl.constexpr, DPARAMETERS: tl.constexpr,
+    UNIT: tl.constexpr, COLUMNS: tl.constexpr, GROUPS: tl.constexpr, COMPUTE: tl.constexpr,
+):
+    COUNT: tl.constexpr = DSHIFT + DSCALE + DPARAMETERS
+    block = tl.program_id(0) % blocks
+    chunk = tl.program_id(0) // blocks
+    column, channel, present = tiles.channels_last_columns(block, channels, UNIT, COLUMNS, GROUPS)
+    vectors = _channel_vectors(mean, scale, weight, shift, channel, present, True)
+    batch_means = _batch_means(mean_dz, mean_dz_centred, scale, channel, present, True)
+    arguments = _arguments(parameters, channel, present, channels, LEARNABLE, PER_CHANNEL, CONSTANTS, True, COMPUTE)
+    totals = reductions.zeros(COUNT, COMPUTE, GROUPS)
+    end = tl.minimum((chunk + 1) * chunk_rows, rows)
+    for start in range(chunk * chunk_rows, end, GROUPS // COLUMNS):
+        tile = tiles.channels_last_tile(start, end, column, channel, present, channels, UNIT, COLUMNS, GROUPS)
+        terms = _backward_tile(
+            dy, x, dx, dresidual, residual, tile, mean, scale, shift, mean_dz, seed, threshold, vectors, batch_means, arguments,
+            DERIVATIVE, FROM_OUTPUT, DSHIFT, DSCALE, DPARAMETERS, False, UNIT == 8, COMPUTE,
+        )
+        totals = reductions.add(totals, terms, COUNT)
+    reductions.store_sums(partials, totals, chunk, chunks, block, channels, COUNT, True, COLUMNS, GROUPS)
+
+
+def threshold(seed: Tensor | None, p: float) -> int:
+    """An element is kept when its number is at least this; 0 without a seed."""
+    return 0 if seed is None else reference.dropout.threshold(p)
+
+
+def launch_forward(
+    x: Tensor, mean: Tensor | None, scale: Tensor | None, weight: Tensor | None, shift: Tensor | None, residual: Tensor | None,
+    parameters: Tensor | None, seed: Tensor | None, activation: str, constants: Sequence[float], p: float, channel_dim: int,
+) -> Tensor:
+    """epilogue_forward with scale * weight for scale."""
+    y = torch.empty_like(x)
+    learnable, columns = (0, 1) if parameters is None else parameters.shape
+    layout = launch.layout(x, channel_dim, columns > 1 or scale is not None or shift is not None)
+    plan = launch.plan(layout, x.dtype, False)
+    kernel = epilogue_forward_channels_last if plan.channels_last else epilogue_forward_contiguous
+    with launch.device_guard(x):
+        kernel[plan.grid](
+            x, y, residual, mean, scale, weight, shift, parameters, seed, threshold(seed, p), *plan.sizes,
+            ACTIVATION=getattr(activations, activation), CONSTANTS=tuple(constants), LEARNABLE=learnable, PER_CHANNEL=columns > 1,
+            **plan.constants,
+        )
+    return y
+
+
+def epilogue_forward(
+    x: Tensor, mean: Tensor | None, scale: Tensor | None, shift: Tensor | None, residual: Tensor | None,
+    parameters: Tensor | None, seed: Tensor | None, activation: str, constants: Sequence[float], p: float, channel_dim: int,
+) -> Tensor:
+    """y, with the shape, strides and dtype of x."""
+    if x.numel() == 0:
+        return torch.empty_like(x)
+    return launch_forward(x, mean, scale, None, shift, residual, parameters, seed, activation, constants, p, channel_dim)
+
+
+def launch_backward(
+    dy: Tensor, x: Tensor, mean: Tensor | None, scale: Tensor | None, weight: Tensor | None, shift: Tensor | None,
+    residual: Tensor | None, parameters: Tensor | None, seed: Tensor | None, activation: str, constants: Sequence[float], p: float,
+    channel_dim: int, from_output: bool, output_mask: Sequence[bool], batch_means: Tensor | None = None,
+) -> tuple[Tensor | None, Tensor | None, Tensor | None, int]:
+    """(dx, dresidual, partials, parameter sums that are shared by all channels): one launch.
+
+    scale * weight stands for scale; partials [COUNT, chunks, C] hold dshift, dscale, dparameters, those that output_mask wants.
+    With batch_means, [2, C], the means of dz and of dz (x - mean), dx is batch norm's, and scale is rstd.
+    """
+    want_dx, want_dresidual, want_dscale, want_dshift, want_dparameters = output_mask
+    learnable, columns = (0, 1) if parameters is None else parameters.shape
+    count = want_dshift + want_dscale + (learnable if want_dparameters else 0)
+    layout = launch.layout(x, channel_dim, columns > 1 or scale is not None or shift is not None or want_dshift or want_dscale)
+    plan = launch.plan(layout, x.dtype, count > 0)
+    dx = torch.empty_like(x) if want_dx else None
+    dresidual = torch.empty_like(x) if want_dresidual else None
+    partials = reductions.empty_partials(x, count, plan.chunks, layout.channels) if count else None
+    mean_dz, mean_dz_centred = (None, None) if batch_means is None else batch_means
+    kind = "derivative_from_output" if from_output else "derivative"
+    kernel = epilogue_backward_channels_last if plan.channels_last else epilogue_backward_contiguous
+    with launch.device_guard(x):
+        kernel[plan.grid](
+            dy, x, dx, dresidual, partials, residual, mean, scale, weight, shift, mean_dz, mean_dz_centred, parameters, seed,
+            threshold(seed, p), *plan.sizes, DERIVATIVE=getattr(activations, f"{activation}_{kind}"), CONSTANTS=tuple(constants),
+            LEARNABLE=learnable, PER_CHANNEL=columns > 1, FROM_OUTPUT=from_output, DSHIFT=int(want_dshift), DSCALE=int(want_dscale),
+            DPARAMETERS=learnable if want_dparameters else 0, **plan.constants,
+        )
+    return dx, dresidual, partials, learnable if want_dparameters and columns == 1 else 0
+
+
+def epilogue_backward(
+    dy: Tensor, x: Tensor, mean: Tensor | None, scale: Tensor | None, shift: Tensor | None, residual: Tensor | None,
+    parameters: Tensor | None, seed: Tensor | None, activation: str, constants: Sequence[float], p: float, channel_dim: int,
+    from_output: bool, output_mask: Sequence[bool],
+) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
+    """(dx, dresidual, dscale, dshift, dparameters), None where output_mask says that nobody asks."""
+    if x.numel() == 0:
+        return reference.epilogue_backward(
+            dy, x, mean, scale, shift, residual, parameters, seed, activation, constants, p, channel_dim, from_output, output_mask)
+    dx, dresidual, partials, shared = launch_backward(
+        dy, x, mean, scale, None, shift, residual, parameters, seed, activation, constants, p, channel_dim, from_output, output_mask)
+    if partials is None:
+        return dx, dresidual, None, None, None
+    _, _, want_dscale, want_dshift, want_dparameters = output_mask
+    sums, _ = reductions.finish(partials, shared)
+    dshift = sums[0] if want_dshift else None
+    dscale = sums[int(want_dshift)] if want_dscale else None
+    dparameters = reductions.parameter_sums(sums, int(want_dshift) + int(want_dscale), shared) if want_dparameters else None
+    return dx, dresidual, dscale, dshift, dparameters

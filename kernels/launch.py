@@ -1,0 +1,129 @@
+"""How the layer kernels are launched: pure functions from sizes to grids and block sizes, and the current-device guard.
+
+No autotuning: a table by access pattern. A block of ``num_warps`` warps holds tiles of GROUPS groups of eight elements; reductions
+are cut into as many chunks as fill the device a few times over, whatever the number of channels.
+"""
+from __future__ import annotations
+
+import contextlib
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+_MAX_ELEMENTS = 2**33  # slots of one channel, an eighth of them, must stay below 2^30: see tiles.divide
+_PROGRAMS = 132 * 4  # a few blocks for each multiprocessor of the largest devices
+_MAX_CHUNKS = 1024
+
+
+class Layout(NamedTuple):
+    """A tensor in memory order: N x C x S elements."""
+
+    images: int
+    channels: int
+    length: int
+
+
+class Plan(NamedTuple):
+    """One launch: the grid, sizes as kernels take them, and constexprs."""
+
+    grid: tuple[int]
+    channels_last: bool
+    chunks: int
+    sizes: tuple[int, ...]
+    constants: dict[str, object]
+
+
+def layout(x: Tensor, channel_dim: int, per_channel: bool) -> Layout:
+    """x in memory order; without anything per channel it is one channel."""
+    if not per_channel or x.dim() == 0 or x.size(channel_dim) == 1:
+        return Layout(1, 1, x.numel())
+    channels, length = x.size(channel_dim), x.stride(channel_dim)
+    return Layout(x.numel() // (channels * length), channels, length)
+
+
+def reciprocal(divisor: int) -> tuple[int, int]:
+    """(multiplier, bits) with n // divisor == n * multiplier >> bits for 0 <= n < 2^30; the multiplier is below 2^31."""
+    bits = 30 + (divisor - 1).bit_length()
+    return -(-(1 << bits) // divisor), bits
+
+
+def _power_of_two(n: int) -> int:
+    """The smallest power of two that is at least n."""
+    return 1 << max(n - 1, 0).bit_length()
+
+
+def _chunks(tiles: int, blocks: int, tiles_per_program: int) -> tuple[int, int]:
+    """(chunks, tiles in each) for ``blocks`` programs side by side: fill the device, but give each program enough to do."""
+    wanted = max(1, min(-(-_PROGRAMS // blocks), -(-tiles // tiles_per_program), _MAX_CHUNKS))
+    each = -(-tiles // wanted)
+    return -(-tiles // each), each
+
+
+@lru_cache(maxsize=4096)
+def plan(layout: Layout, dtype: torch.dtype, sums: bool) -> Plan:
+    """How to walk a tensor: once over every element, ``sums`` when each program also sums over what it has seen."""
+    images, channels, length = layout
+    if images * channels * length >= _MAX_ELEMENTS:
+        raise ValueError(f"triton: a tensor must have fewer than 2^33 elements, got {images * channels * length}")
+    compute = tl.float64 if dtype == torch.float64 else tl.float32
+    if length == 1 and channels > 1:
+        return _plan_channels_last(images, channels, compute, sums)
+    return _plan_contiguous(images, channels, length, compute, sums)
+
+
+def _plan_contiguous(images: int, channels: int, length: int, compute: tl.dtype, sums: bool) -> Plan:
+    """sizes: slots of a channel, slots of a chunk, chunks, channels, row length, groups of a row and their reciprocal."""
+    aligned = length % 8 == 0
+    row_groups = length // 8 if aligned else ((length + 7) // 8 if images == channels == 1 else (length + 14) // 8)
+    slots = images * row_groups
+    groups = min(128, max(32, _power_of_two(slots)))
+    tiles = -(-slots // groups)
+    if sums:
+        chunks, each = _chunks(tiles, channels, 2)
+    else:
+        each = min(4, tiles)
+        chunks = -(-tiles // each)
+    constants = {
+        "ONE_ROW": images == channels == 1, "ALIGNED": aligned, "GROUPS": groups, "COMPUTE": compute, "num_warps": groups // 32,
+    }
+    sizes = (slots, each * groups, chunks, channels, length, row_groups, *reciprocal(row_groups))
+    return Plan((chunks * channels,), False, chunks, sizes, constants)
+
+
+def _plan_channels_last(rows: int, channels: int, compute: tl.dtype, sums: bool) -> Plan:
+    """sizes: rows, rows of a chunk, chunks, channels, blocks of columns."""
+    unit = 8 if channels % 8 == 0 else channels & -channels
+    columns = min(8, max(2, _power_of_two(-(-channels // 8))))
+    groups = 128
+    blocks = -(-channels // (8 * columns))
+    tiles = -(-rows // (groups // columns))
+    if sums:
+        chunks, each = _chunks(tiles, blocks, 6)
+    else:
+        each = min(6, tiles)
+        chunks = -(-tiles // each)
+    constants = {"UNIT": unit, "COLUMNS": columns, "GROUPS": groups, "COMPUTE": compute, "num_warps": 4}
+    return Plan((chunks * blocks,), True, chunks, (rows, each * (groups // columns), chunks, channels, blocks), constants)
+
+
+@lru_cache(maxsize=1024)
+def finish_plan(chunks: int, channels: int, dtype: torch.dtype) -> tuple[int, dict[str, object]]:
+    """(blocks of channels, constexprs) of a second stage, which adds ``chunks`` partials for each channel."""
+    rows = _power_of_two(chunks)
+    columns = min(_power_of_two(channels), max(1, 1024 // rows))
+    constants = {"ROWS": rows, "COLUMNS": columns, "COMPUTE": tl.float64 if dtype == torch.float64 else tl.float32, "num_warps": 4}
+    return -(-channels // columns), constants
+
+
+_no_guard = contextlib.nullcontext()
+
+
+def device_guard(x: Tensor) -> contextlib.AbstractContextManager:
+    """Makes x's device the current one while kernels are launched; free where it already is, and on the CPU."""
+    if not x.is_cuda or x.device.index == torch.cuda.current_device():
+        return _no_guard
+    return torch.cuda.device(x.device)
