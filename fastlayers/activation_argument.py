@@ -40,16 +40,20 @@ def resolve(operation: str, activation: str | torch.nn.Module) -> Resolved:
 def resolve_module(operation: str, module: torch.nn.Module) -> Resolved:
     """Resolve a module of fastlayers.nn, or of torch.nn where the classes share a name."""
     row = row_of_module(operation, module)
+    if row.learnables:
+        return _with_parameters(row, module)
+    return Resolved(row, tuple([getattr(module, constant.name) for constant in row.constants]), None) if row.constants else _DEFAULTS[row.name]
+
+
+def _with_parameters(row: Activation, module: torch.nn.Module) -> Resolved:
     constants = tuple([getattr(module, constant.name) for constant in row.constants])
-    if not row.learnables:
-        return Resolved(row, constants, None)
     values = [getattr(module, learnable.name) for learnable in row.learnables]
     return Resolved(row, constants, values[0].unsqueeze(0) if len(values) == 1 else torch.stack(values))
 
 
 def row_of_module(operation: str, module: torch.nn.Module) -> Activation:
     """The row that a module computes."""
-    for kind in type(module).__mro__:
+    for kind in type(module).__mro__:  # the first, for all but subclasses
         for row in _ROWS_OF_MODULE.get(kind.__name__, ()):
             if row.keyword is None or getattr(module, row.keyword[0]) == row.keyword[1]:
                 return row

@@ -15,6 +15,7 @@ from . import ops, reference
 from .backends import select
 from .reference.batch_norm import batch_norm_statistics
 from .reference.epilogue import accumulate_dtype
+from .specs import Activation
 
 
 class Epilogue(Function):
@@ -25,92 +26,115 @@ class Epilogue(Function):
     """
 
     @staticmethod
-    def forward(ctx, x, scale, shift, residual, parameters, seed, row, constants, p, channel_dim):
+    def forward(ctx, x, scale, shift, residual, parameters, seed, arguments):
+        row, constants, p, channel_dim = arguments
         kernels = _kernels(x)
-        scale_, shift_, parameters_ = _computed(x, scale), _computed(x, shift), _computed(x, parameters)
-        y = kernels.epilogue_forward(x, None, scale_, shift_, residual, parameters_, seed, row.name, constants, p, channel_dim)
+        y = kernels.epilogue_forward(x, None, scale, shift, residual, parameters, seed, row.name, constants, p, channel_dim)
         wants_scale = ctx.needs_input_grad[1]
-        ctx.from_output = seed is None and not wants_scale and row.derives_from_output(constants)
+        ctx.from_output = False
         if row.name == "identity" and not wants_scale:
             ctx.save_for_backward(None, scale, None, None, None, seed)
-        elif ctx.from_output:
+        elif seed is None and not wants_scale and row.derives_from_output(constants):
+            ctx.from_output = True
             ctx.save_for_backward(y, scale, None, None, parameters, None)
         else:
             ctx.save_for_backward(x, scale, shift, residual, parameters, seed)
-        ctx.arguments = row.name, constants, p, channel_dim
-        ctx.kernels, ctx.stride = kernels, x.stride()
+        ctx.kernels, ctx.arguments, ctx.stride = kernels, arguments, x.stride()
         return y
 
     @staticmethod
     def backward(ctx, dy):
         x, scale, shift, residual, parameters, seed = ctx.saved_tensors
-        name, constants, p, channel_dim = ctx.arguments
+        row, constants, p, channel_dim = ctx.arguments
         wants_x, wants_scale, wants_shift, wants_residual, wants_parameters = ctx.needs_input_grad[:5]
-        from_output = ctx.from_output and x is not None
         dy = _with_stride(dy, ctx.stride)
         if x is None:  # identity: its derivative needs no x, any tensor like it will do
             x = dy
-        kernels = _differentiable(ctx.kernels)
         separate = scale is not None and wants_residual  # else dresidual is dx
-        dx, dresidual, dscale, dshift, dparameters = kernels.epilogue_backward(
-            dy, x, None, _computed(x, scale), _computed(x, shift), residual, _computed(x, parameters), seed, name, constants, p,
-            channel_dim, from_output,
+        dx, dresidual, dscale, dshift, dparameters = _differentiable(ctx.kernels).epilogue_backward(
+            dy, x, None, scale, shift, residual, parameters, seed, row.name, constants, p, channel_dim, ctx.from_output,
             (wants_x or (wants_residual and not separate), separate, wants_scale, wants_shift, wants_parameters))
         if wants_residual and not separate:
             dresidual = dx
-        return dx, dscale, dshift, dresidual, dparameters, None, None, None, None, None
+        return dx, dscale, dshift, dresidual, dparameters, None, None
 
 
 class BatchNorm(Function):
     """y = dropout(activation(batch_norm(x) + residual)), running statistics updated in place.
 
     Saved for backward: x, the residual where the activation needs it, per-channel vectors and the seed; without batch statistics
-    (eval mode), activation and affine gradients only the per-channel scale.
+    (eval mode), activation and affine gradients only the per-channel vectors.
     """
 
     @staticmethod
-    def forward(
-        ctx, x, weight, bias, residual, parameters, seed, running_mean, running_var, num_batches_tracked, row, constants, p, training,
-        momentum, eps, channel_dim,
-    ):
+    def forward(ctx, x, weight, bias, residual, parameters, seed, running_mean, running_var, num_batches_tracked, arguments):
+        row, constants, p, training, momentum, eps, channel_dim = arguments
         kernels = _kernels(x)
-        weight_, bias_, parameters_ = _computed(x, weight), _computed(x, bias), _computed(x, parameters)
-        running = _computed(x, running_mean), _computed(x, running_var)
         if training or kernels is not ops:
             y, mean, rstd = kernels.batch_norm_forward(
-                x, weight_, bias_, *running, num_batches_tracked, residual, parameters_, seed, row.name, constants, p, training,
-                momentum, eps, channel_dim)
+                x, weight, bias, running_mean, running_var, num_batches_tracked, residual, parameters, seed, row.name, constants, p,
+                training, momentum, eps, channel_dim)
         else:  # the op above counts as one that changes the running statistics; evaluation must not
-            mean, rstd = running[0].clone(), torch.rsqrt(running[1] + eps)
-            scale = rstd if weight_ is None else weight_ * rstd
-            y = kernels.epilogue_forward(
-                x, mean, scale, bias_, residual, parameters_, seed, row.name, constants, p, channel_dim)
-        if training and running_mean is not None and running[0] is not running_mean:
-            running_mean.copy_(running[0])
-            running_var.copy_(running[1])
-        plain = row.name == "identity" and not training and not ctx.needs_input_grad[1]
+            mean, rstd = running_mean.clone(), torch.rsqrt(running_var + eps)
+            scale = rstd if weight is None else weight * rstd
+            y = kernels.epilogue_forward(x, mean, scale, bias, residual, parameters, seed, row.name, constants, p, channel_dim)
+        saved = x
         if row.name == "identity":
-            residual = None  # the gradient does not depend on it
-        ctx.save_for_backward(None if plain else x, mean, rstd, weight, bias, residual, parameters, seed)
-        ctx.arguments = row.name, constants, p
-        ctx.training, ctx.eps, ctx.channel_dim, ctx.kernels, ctx.stride = training, eps, channel_dim, kernels, x.stride()
+            residual = None  # the gradient does not depend on it, nor, in eval mode, on x unless weight asks
+            saved = x if training or ctx.needs_input_grad[1] else None
+        ctx.save_for_backward(saved, mean, rstd, weight, bias, residual, parameters, seed)
+        ctx.kernels, ctx.arguments, ctx.stride = kernels, arguments, x.stride()
         return y
 
     @staticmethod
     def backward(ctx, dy):
         x, mean, rstd, weight, bias, residual, parameters, seed = ctx.saved_tensors
+        row, constants, p, training, _, eps, channel_dim = ctx.arguments
         dy = _with_stride(dy, ctx.stride)
         if x is None:  # identity in eval mode: dx = dy * scale, whatever x was
             x = dy
         kernels = _differentiable(ctx.kernels)
-        if kernels is reference and torch.is_grad_enabled() and ctx.training:  # the statistics depend on x
-            mean, m2 = batch_norm_statistics(x, ctx.channel_dim)
-            rstd = torch.rsqrt(m2 / (x.numel() // x.size(ctx.channel_dim)) + ctx.eps)
+        if training and kernels is reference and torch.is_grad_enabled():  # the statistics depend on x
+            mean, m2 = batch_norm_statistics(x, channel_dim)
+            rstd = torch.rsqrt(m2 / (x.numel() // x.size(channel_dim)) + eps)
         wants_x, wants_weight, wants_bias, wants_residual, wants_parameters = ctx.needs_input_grad[:5]
         dx, dresidual, dweight, dbias, dparameters = kernels.batch_norm_backward(
-            dy, x, mean, rstd, _computed(x, weight), _computed(x, bias), residual, _computed(x, parameters), seed, *ctx.arguments,
-            ctx.training, ctx.channel_dim, (wants_x, wants_residual, wants_weight, wants_bias, wants_parameters))
-        return dx, dweight, dbias, dresidual, dparameters, *[None] * 11
+            dy, x, mean, rstd, weight, bias, residual, parameters, seed, row.name, constants, p, training, channel_dim,
+            (wants_x, wants_residual, wants_weight, wants_bias, wants_parameters))
+        return dx, dweight, dbias, dresidual, dparameters, None, None, None, None, None
+
+
+def epilogue(
+    x: Tensor, scale: Tensor | None, shift: Tensor | None, residual: Tensor | None, parameters: Tensor | None, seed: Tensor | None,
+    arguments: tuple[Activation, tuple[float, ...], float, int],
+) -> Tensor:
+    """Epilogue on checked tensors of any strides; arguments are (row, constants, p, channel_dim)."""
+    x = _dense(x)
+    if residual is not None:
+        residual = _with_stride(residual, x.stride())
+    compute = accumulate_dtype(x)
+    return Epilogue.apply(
+        x, _vector(scale, compute), _vector(shift, compute), residual, _vector(parameters, compute), seed, arguments)
+
+
+def batch_norm(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None, parameters: Tensor | None, seed: Tensor | None,
+    running_mean: Tensor | None, running_var: Tensor | None, num_batches_tracked: Tensor | None,
+    arguments: tuple[Activation, tuple[float, ...], float, bool, float | None, float, int],
+) -> Tensor:
+    """BatchNorm on checked tensors of any strides; arguments are (row, constants, p, training, momentum, eps, channel_dim)."""
+    x = _dense(x)
+    if residual is not None:
+        residual = _with_stride(residual, x.stride())
+    compute = accumulate_dtype(x)
+    mean, var = _vector(running_mean, compute), _vector(running_var, compute)
+    y = BatchNorm.apply(
+        x, _vector(weight, compute), _vector(bias, compute), residual, _vector(parameters, compute), seed, mean, var,
+        num_batches_tracked, arguments)
+    if mean is not running_mean and arguments[3]:  # training moved a copy in another dtype
+        running_mean.copy_(mean)
+        running_var.copy_(var)
+    return y
 
 
 def _kernels(x: Tensor) -> ModuleType:
@@ -123,11 +147,13 @@ def _differentiable(kernels: ModuleType) -> ModuleType:
     return reference if torch.is_grad_enabled() and not torch.compiler.is_compiling() else kernels
 
 
-def _computed(x: Tensor, vector: Tensor | None) -> Tensor | None:
-    """A per-channel vector in the dtype x is computed in, contiguous."""
+def _vector(vector: Tensor | None, compute: torch.dtype) -> Tensor | None:
+    """Per-channel numbers as kernels take them: in the dtype of the arithmetic, contiguous."""
     if vector is None:
         return None
-    return vector.to(accumulate_dtype(x)).contiguous()
+    if vector.dtype is not compute:
+        vector = vector.to(compute)
+    return vector if vector.is_contiguous() else vector.contiguous()
 
 
 def _with_stride(value: Tensor, stride: tuple[int, ...]) -> Tensor:
@@ -147,22 +173,3 @@ def _dense(x: Tensor) -> Tensor:
             return x.clone()
         expected *= size
     return x
-
-
-def epilogue(
-    x: Tensor, scale: Tensor | None, shift: Tensor | None, residual: Tensor | None, parameters: Tensor | None, seed: Tensor | None,
-    row: object, constants: tuple[float, ...], p: float, channel_dim: int,
-) -> Tensor:
-    """Epilogue on checked arguments of any strides."""
-    x = _dense(x)
-    if residual is not None:
-        residual = _with_stride(residual, x.stride())
-    return Epilogue.apply(x, scale, shift, residual, parameters, seed, row, constants, p, channel_dim)
-
-
-def batch_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None, *arguments: object) -> Tensor:
-    """BatchNorm on checked arguments of any strides."""
-    x = _dense(x)
-    if residual is not None:
-        residual = _with_stride(residual, x.stride())
-    return BatchNorm.apply(x, weight, bias, residual, *arguments)

@@ -55,16 +55,22 @@ def channel_dimension(operation: str, x: Tensor, channel_dim: int) -> None:
         raise ValueError(f"{operation}: x must have a channel dimension {channel_dim}, got shape {tuple(x.shape)}")
 
 
-def channel_vector(operation: str, argument: str, vector: Tensor | None, x: Tensor, channel_dim: int) -> None:
-    """vector is None or holds one number per channel of x, where x is, in x's dtype or the dtype it is computed in."""
-    if vector is None:
+def channel_vectors(operation: str, x: Tensor, channel_dim: int, **vectors: Tensor | None) -> None:
+    """Each vector is None or holds one number per channel of x, where x is, in x's dtype or the dtype it is computed in."""
+    shape, dtype, device = (x.size(channel_dim),), x.dtype, x.device
+    for vector in vectors.values():  # this runs at every step: the reasons are looked for only when something is wrong
+        if vector is not None and (vector.shape != shape or vector.dtype is not dtype or vector.device != device):
+            break
+    else:
         return
-    channels = x.size(channel_dim)
-    if vector.dim() != 1 or vector.numel() != channels:
-        raise RuntimeError(f"{operation}: {argument} must have shape ({channels},) for x of shape {tuple(x.shape)} with channels in "
-                           f"dimension {channel_dim}, got {tuple(vector.shape)}")
-    _dtype_for(operation, argument, vector, x)
-    _on_device(operation, argument, vector, x)
+    for argument, vector in vectors.items():
+        if vector is None:
+            continue
+        if vector.shape != shape:
+            raise RuntimeError(f"{operation}: {argument} must have shape {shape} for x of shape {tuple(x.shape)} with channels in "
+                               f"dimension {channel_dim}, got {tuple(vector.shape)}")
+        _dtype_for(operation, argument, vector, x)
+        _on_device(operation, argument, vector, x)
 
 
 def parameters(operation: str, argument: str, value: Tensor, x: Tensor, channels: int) -> None:
@@ -140,10 +146,7 @@ def batch_norm(
     floating(operation, x)
     channel_dimension(operation, x, channel_dim)
     running_statistics(operation, running_mean, running_var, training)
-    channel_vector(operation, "running_mean", running_mean, x, channel_dim)
-    channel_vector(operation, "running_var", running_var, x, channel_dim)
-    channel_vector(operation, "weight", weight, x, channel_dim)
-    channel_vector(operation, "bias", bias, x, channel_dim)
+    channel_vectors(operation, x, channel_dim, running_mean=running_mean, running_var=running_var, weight=weight, bias=bias)
     residual(operation, residual_, x)
     if parameters_ is not None:
         parameters(operation, "activation", parameters_, x, x.size(channel_dim))

@@ -61,7 +61,7 @@ def batch_norm(
         return _empty_batch_norm(x, weight, bias, residual, num_batches_tracked)
     return autograd.batch_norm(
         x, weight, bias, residual, resolved.parameters, _seed("batch_norm", x, dropout, training, seed), running_mean, running_var,
-        num_batches_tracked, resolved.row, resolved.constants, dropout, training, momentum, eps, channel_dim)
+        num_batches_tracked, (resolved.row, resolved.constants, dropout, training, momentum, eps, channel_dim))
 
 
 def bias_activation(
@@ -85,8 +85,7 @@ def bias_activation(
     resolved = resolve("bias_activation", activation)
     checks.floating("bias_activation", x)
     checks.channel_dimension("bias_activation", x, channel_dim)
-    checks.channel_vector("bias_activation", "bias", bias, x, channel_dim)
-    checks.channel_vector("bias_activation", "scale", scale, x, channel_dim)
+    checks.channel_vectors("bias_activation", x, channel_dim, bias=bias, scale=scale)
     return _epilogue("bias_activation", x, scale, bias, residual, resolved, dropout, training, seed, channel_dim)
 
 
@@ -145,15 +144,13 @@ def _epilogue(
 ) -> Tensor:
     row, constants, parameters = activation
     if x.dim() == 0:  # kernels count channels along a dimension
-        x, residual, squeeze = x.unsqueeze(0), residual if residual is None else residual.unsqueeze(0), True
-    else:
-        squeeze = False
+        return _epilogue(operation, x.unsqueeze(0), scale, shift, residual, activation, p, training, seed, 0).squeeze(0)
     if residual is not None:
         checks.residual(operation, residual, x)
     if parameters is not None:
         checks.parameters(operation, row.learnables[0].name, parameters, x, x.size(channel_dim) if x.dim() > 1 else 1)
-    y = autograd.epilogue(x, scale, shift, residual, parameters, _seed(operation, x, p, training, seed), row, constants, p, channel_dim)
-    return y.squeeze(0) if squeeze else y
+    seed = _seed(operation, x, p, training, seed) if p else None
+    return autograd.epilogue(x, scale, shift, residual, parameters, seed, (row, constants, p, channel_dim))
 
 
 def _empty_batch_norm(

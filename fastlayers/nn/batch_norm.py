@@ -41,17 +41,17 @@ class _BatchNorm(torch.nn.modules.batchnorm._BatchNorm):
             residual: like x, or None.
         """
         checks.dimensions(type(self).__name__, x, self._dimensions)
-        batch_statistics = self.training or (self.running_mean is None and self.running_var is None)
-        tracked = not self.training or self.track_running_stats
+        training, momentum, activation = self.training, self.momentum, self.activation
+        mean, var, batches = self.running_mean, self.running_var, self.num_batches_tracked
+        batch_statistics = training or (mean is None and var is None)
+        if training and not self.track_running_stats:  # torch's rule, should the flag have been changed later
+            mean = var = batches = None
+        if momentum is None and batches is None:  # torch's rule: no average over batches that are not counted
+            momentum = 0.0
         return functional.batch_norm(
-            x, self.running_mean if tracked else None, self.running_var if tracked else None, self.weight, self.bias, batch_statistics,
-            self._momentum(), self.eps, activation="identity" if self.activation is None else self.activation, residual=residual,
-            dropout=self.dropout if self.training else 0.0,
-            num_batches_tracked=self.num_batches_tracked if self.training and self.track_running_stats else None)
-
-    def _momentum(self) -> float | None:
-        """torch's rule: None averages cumulatively, and does nothing where batches are not counted."""
-        return 0.0 if self.momentum is None and self.num_batches_tracked is None else self.momentum
+            x, mean, var, self.weight, self.bias, batch_statistics, momentum, self.eps,
+            activation="identity" if activation is None else activation, residual=residual, dropout=self.dropout if training else 0.0,
+            num_batches_tracked=batches if training else None)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> _BatchNorm:
         """Running statistics stay float32 under .half() and .bfloat16(): in bfloat16 an average over batches gets stuck."""
