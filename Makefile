@@ -13,7 +13,7 @@ TESTS ?= tests tools/ptxsim/tests
 JOBS ?= 2
 
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check --no-input
+PIP := $(BIN)/python -m pip --quiet --quiet --disable-pip-version-check --no-input
 SOURCES := pyproject.toml setup.py $(shell find csrc -name '*.cpp' -o -name '*.h')
 
 .PHONY: demo test bench lint wheel clean
@@ -32,8 +32,8 @@ lint: $(VENV)/.test
 	$(BIN)/ruff check
 
 wheel: $(VENV)/.build
-	rm -rf dist
-	$(PIP) wheel --no-build-isolation --no-deps --wheel-dir dist .
+	@rm -rf dist
+	@$(PIP) wheel --no-build-isolation --no-deps --wheel-dir dist .
 	@ls dist/*.whl
 
 clean:
@@ -44,15 +44,17 @@ clean:
 # Each stamp says that a set of packages is in the virtual environment; the extension is built again when its sources changed.
 $(VENV)/.build:
 	@echo "making $(VENV) with $(TORCH) (a minute or two, once)"
-	$(PYTHON) -m venv $(VENV)
-	$(PIP) install "$(TORCH)" numpy "setuptools>=77" wheel pybind11 ninja
+	@$(PYTHON) -m venv $(VENV)
+	@$(PIP) install "$(TORCH)" numpy "setuptools>=77" wheel pybind11 ninja
 	@touch $@
 
 $(VENV)/.demo: $(VENV)/.build $(SOURCES)
 	@echo "building and installing fastlayers (a minute or two, when sources changed)"
-	$(PIP) install --no-build-isolation -e ".[demo]"
+	@$(PIP) install --no-build-isolation -e ".[demo]"
+	@$(BIN)/python -m fastlayers info
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.demo tools/ptxsim/pyproject.toml
-	$(PIP) install --no-build-isolation -e ".[test]" -e tools/ptxsim
+	@echo "installing what the tests need"
+	@$(PIP) install --no-build-isolation -e ".[test]" -e tools/ptxsim
 	@touch $@
