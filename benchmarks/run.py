@@ -28,16 +28,17 @@ REGRESSION = 1.1
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the benchmarks."""
-    parser.add_argument("--only", metavar="PATTERN", help="only cases whose name contains it, * allowed, several separated by commas")
-    parser.add_argument("--dtype", type=one_of(*DTYPES), help="all cases in this dtype; default: float32, and bfloat16 of the main ones")
-    parser.add_argument("--device", type=one_of("cpu", "cuda"), default="cpu", help="default: %(default)s")
-    parser.add_argument("--threads", type=whole_number(1), default=2, help="CPU threads; default: %(default)s")
-    parser.add_argument("--rounds", type=whole_number(1), default=11, help="readings per contender; default: %(default)s")
-    parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out, which takes some seconds a case")
-    parser.add_argument("--list", action="store_true", help="print the names of the cases and stop")
-    parser.add_argument("--save", metavar="FILE", help="write the results as JSON")
-    parser.add_argument("--against", metavar="FILE", help="compare with a saved run; exit code 1 if a case became slower")
-    parser.add_argument("--plot", metavar="FILE", help="write a bar chart as PNG")
+    add = parser.add_argument
+    add("--only", metavar="PATTERN", help="only cases whose name contains it, * allowed, several separated by commas")
+    add("--dtype", metavar="NAME", type=one_of(*DTYPES), help="all cases in this dtype; default: float32, and bfloat16 of the main ones")
+    add("--device", metavar="NAME", type=one_of("cpu", "cuda"), default="cpu", help="cpu (the default) or cuda")
+    add("--threads", metavar="N", type=whole_number(1), default=2, help="CPU threads; default: %(default)s")
+    add("--rounds", metavar="N", type=whole_number(1), default=11, help="readings per contender; default: %(default)s")
+    add("--no-compile", action="store_true", help="leave torch.compile out, which takes some seconds a case")
+    add("--list", action="store_true", help="print the names of the cases and stop")
+    add("--save", metavar="FILE", help="write the results as JSON")
+    add("--against", metavar="FILE", help="compare with a saved run; exit code 1 if a case became slower")
+    add("--plot", metavar="FILE", help="write a bar chart as PNG")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -40,8 +40,8 @@ class Finding:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of check."""
-    parser.add_argument("--backend", type=one_of(*NAMES), help="check only this one; default: all that are available")
-    parser.add_argument("--dtype", type=one_of(*DTYPES), help="check only this one; default: all four")
+    parser.add_argument("--backend", metavar="NAME", type=one_of(*NAMES), help="check only this one; default: all that are available")
+    parser.add_argument("--dtype", metavar="NAME", type=one_of(*DTYPES), help="check only this one; default: all four")
 
 
 def run(args: argparse.Namespace) -> int:

