@@ -12,6 +12,8 @@ tensor. Tables are kept for as long as addresses stay the same, which they do fr
 """
 from __future__ import annotations
 
+import math
+import struct
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
@@ -138,19 +140,31 @@ def _update_block(
 
 
 @triton.jit
-def _double(high, low):
-    """A float64 that came as two float32: kernels take no other floats."""
-    return high.to(tl.float64) + low.to(tl.float64)
+def _double(parts, k: tl.constexpr):
+    """Number k of those that came as three float32 each: kernels take no other floats."""
+    return parts[3 * k].to(tl.float64) + parts[3 * k + 1].to(tl.float64) + parts[3 * k + 2].to(tl.float64)
 
 
 @triton.jit
-def _gradient_factor(grad_scale, norm, max_high, max_low, FLAGS: tl.constexpr):
+def _numbers(parts, lr):
+    """[lr, weight_decay, ...] in float64."""
+    values = ()
+    for k in tl.static_range(len(parts) // 3 - 1):
+        if k == 0 and lr is not None:
+            values = values + (tl.load(lr).to(tl.float64),)
+        else:
+            values = values + (_double(parts, k),)
+    return values
+
+
+@triton.jit
+def _gradient_factor(grad_scale, norm, max_grad_norm, FLAGS: tl.constexpr):
     """What every gradient is multiplied by: sign, 1 / grad_scale and clipping."""
     factor = tl.full((), 1.0, tl.float64)
     if grad_scale is not None:
         factor = 1.0 / tl.load(grad_scale).to(tl.float64)
     if norm is not None:
-        ratio = _double(max_high, max_low) / (tl.sqrt(tl.load(norm)) * factor + 1e-6)
+        ratio = max_grad_norm / (tl.sqrt(tl.load(norm)) * factor + 1e-6)
         factor = factor * tl.where(ratio > 1.0, 1.0, ratio)  # a NaN norm gives NaN, as torch's clamp does
     if FLAGS[0]:
         factor = -factor
@@ -168,7 +182,7 @@ def _advance(step, tickets, chunks):
 
 @triton.jit(do_not_specialize=["count"])
 def optimizer_step_kernel(
-    table, sizes, chunk_tensors, chunk_numbers, tickets, count, lr, grad_scale, found_inf, norm, numbers, max_high, max_low,
+    table, sizes, chunk_tensors, chunk_numbers, tickets, count, lr, grad_scale, found_inf, norm, parts,
     RULE: tl.constexpr, NUMBERS: tl.constexpr, FLAGS: tl.constexpr, STATES: tl.constexpr, STEPS: tl.constexpr, PARAM: tl.constexpr,
     STATE: tl.constexpr, COMPUTE: tl.constexpr, ALIGNED: tl.constexpr, BLOCK: tl.constexpr, CHUNK: tl.constexpr,
 ):
@@ -178,28 +192,22 @@ def optimizer_step_kernel(
     tensor = tl.load(chunk_tensors + tl.program_id(0))
     start = tl.load(chunk_numbers + tl.program_id(0)).to(tl.int64) * CHUNK
     size = tl.load(sizes + tensor)
-    values = ()
-    for k in tl.static_range(len(numbers) // 2):
-        if k == 0 and lr is not None:
-            values = values + (tl.load(lr).to(tl.float64),)
-        else:
-            values = values + (_double(numbers[2 * k], numbers[2 * k + 1]),)
     t = tl.full((), 1.0, tl.float64)
     if STEPS:
         step = _array(table, 2 + STATES, count, tensor, 0, tl.float32, False)
         t = tl.load(step, volatile=True).to(tl.float64) + 1.0
         _advance(step, tickets + tensor, tl.maximum(tl.cdiv(size, CHUNK), 1))
-    values = _cast(NUMBERS(values, t, FLAGS), COMPUTE)
-    factor = _gradient_factor(grad_scale, norm, max_high, max_low, FLAGS).to(COMPUTE)
+    numbers = _cast(NUMBERS(_numbers(parts, lr), t, FLAGS), COMPUTE)
+    factor = _gradient_factor(grad_scale, norm, _double(parts, len(parts) // 3 - 1), FLAGS).to(COMPUTE)
     arrays = _arrays(table, count, tensor, start, PARAM, STATE, STATES, ALIGNED)
     if start + CHUNK <= size:
         for first in range(0, CHUNK, BLOCK):
-            _update_block(arrays, first + tl.arange(0, BLOCK), None, factor, values, RULE, FLAGS, COMPUTE)
+            _update_block(arrays, first + tl.arange(0, BLOCK), None, factor, numbers, RULE, FLAGS, COMPUTE)
     else:
         rest = (size - start).to(tl.int32)
         for first in range(0, rest, BLOCK):
             offsets = first + tl.arange(0, BLOCK)
-            _update_block(arrays, offsets, offsets < rest, factor, values, RULE, FLAGS, COMPUTE)
+            _update_block(arrays, offsets, offsets < rest, factor, numbers, RULE, FLAGS, COMPUTE)
 
 
 @triton.jit
@@ -300,10 +308,21 @@ def _lists(arrays: Sequence[Tensor], sized: Sequence[Tensor]) -> _Lists:
     return _kept_lists(*key)
 
 
-def _split(value: float) -> tuple[float, float]:
-    """A float64 as the sum of two float32, to 48 bits."""
-    high = torch.tensor(value, dtype=torch.float32).item()
-    return high, value - high if high - high == 0 else 0.0
+def _split(value: float) -> tuple[float, float, float]:
+    """A float64 as the sum of three float32."""
+    parts = []
+    for _ in range(3):
+        part = _as_float32(value)
+        parts.append(part)
+        value = value - part if part - part == 0 else 0.0  # nothing is left of infinity
+    return tuple(parts)
+
+
+def _as_float32(value: float) -> float:
+    try:
+        return struct.unpack("f", struct.pack("f", value))[0]
+    except OverflowError:
+        return math.copysign(math.inf, value)
 
 
 def optimizer_step(
@@ -319,7 +338,7 @@ def optimizer_step(
     with device_guard(params[0]):
         optimizer_step_kernel[(lists.chunk_tensors.numel(),)](
             lists.table, lists.sizes, lists.chunk_tensors, lists.chunk_numbers, lists.tickets, len(params), lr, grad_scale, found_inf,
-            norm, tuple(part for value in hyperparameters for part in _split(value)), *_split(max_grad_norm),
+            norm, tuple(part for value in (*hyperparameters, max_grad_norm) for part in _split(value)),
             RULE=globals()[rule], NUMBERS=globals()[f"{rule}_numbers"], FLAGS=tuple(flags), STATES=len(states) // len(params),
             STEPS=bool(steps), PARAM=_TYPES[kind], STATE=_TYPES[states[0].dtype if states else kind],
             COMPUTE=tl.float64 if kind == torch.float64 else tl.float32, ALIGNED=lists.aligned, BLOCK=BLOCK, CHUNK=CHUNK,
