@@ -227,18 +227,27 @@ at::Tensor gradient_norm(const py::object& grad_list) {
   return result;
 }
 
-// The gradients of params, or None if one is missing or is not laid out like its parameter: what an optimizer asks at every step,
-// in a tenth of the time that Python needs.
-py::object matching_gradients(const py::object& param_list) {
-  const Tensors params("matching_gradients", "params", param_list);
-  py::list result(params.size());
-  for (int64_t i = 0; i < params.size(); ++i) {
+// Whether x is of this kind, and laid out like its parameter.
+bool fits(const at::Tensor& x, at::ScalarType type, const at::Tensor& param) {
+  return x.defined() && x.layout() == at::kStrided && x.scalar_type() == type && x.device() == param.device() &&
+         x.sizes() == param.sizes() && same_order(x, param);
+}
+
+// The gradients of params, or None where a gradient is missing or anything does not fit its parameter: what an optimizer asks at
+// every step, in a tenth of the time that Python needs.
+py::object gradients_if_ready(const py::object& param_list, const py::object& state_list, const py::object& step_list) {
+  const char* name = "gradients_if_ready";
+  const Tensors params(name, "params", param_list), states(name, "states", state_list), steps(name, "steps", step_list);
+  const int64_t count = params.size();
+  py::list result(count);
+  for (int64_t i = 0; i < count; ++i) {
     const at::Tensor& param = params[i];
-    const at::Tensor& grad = param.grad();
-    if (!grad.defined() || grad.layout() != at::kStrided || grad.scalar_type() != param.scalar_type() || !same_order(grad, param)) {
-      return py::none();
+    if (!fits(param, params[0].scalar_type(), param) || !fits(param.grad(), params[0].scalar_type(), param)) return py::none();
+    for (int64_t k = i; k < states.size(); k += count) {
+      if (!fits(states[k], states[0].scalar_type(), param)) return py::none();
     }
-    PyList_SET_ITEM(result.ptr(), i, THPVariable_Wrap(grad));
+    if (steps.size() && (steps[i].scalar_type() != at::kFloat || steps[i].device() != param.device())) return py::none();
+    PyList_SET_ITEM(result.ptr(), i, THPVariable_Wrap(param.grad()));
   }
   return result;
 }
@@ -250,7 +259,8 @@ void bind_optimizers(py::module_& module) {
   module.def("optimizer_step", &optimizer_step, "rule"_a, "params"_a, "grads"_a, "states"_a, "steps"_a, "hyperparameters"_a, "flags"_a,
              "lr"_a, "grad_scale"_a, "found_inf"_a, "norm"_a, "max_grad_norm"_a,
              "fastlayers.reference.optimizers.optimizer_step for CPU tensors");
-  module.def("matching_gradients", &matching_gradients, "params"_a, "fastlayers.optim.layout.matching_gradients, faster");
+  module.def("gradients_if_ready", &gradients_if_ready, "params"_a, "states"_a, "steps"_a,
+             "fastlayers.optim.layout.gradients_if_ready, faster");
   module.def("gradient_norm", &gradient_norm, "grads"_a, "fastlayers.reference.optimizers.gradient_norm for CPU tensors");
 }
 

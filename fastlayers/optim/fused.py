@@ -11,7 +11,7 @@ from torch import Tensor
 from .. import checks
 from ..backends import select
 from ..specs import UpdateRule
-from .plan import Group, Launch, Plan, make_plan
+from .plan import Group, Plan, Work, make_plan
 
 
 class FusedStep(torch.optim.Optimizer):
@@ -61,23 +61,19 @@ class FusedStep(torch.optim.Optimizer):
         return loss
 
     def _step(self) -> None:
-        work = self._work(self._plan) or self._work(self._new_plan())
-        norm = None if self.max_grad_norm is None or not work else _total_norm([grads for _, _, grads in work])
-        for launch, targets, grads in work:
-            self._launch(launch, targets, grads, norm)
+        works = self._works(self._plan) or self._works(self._new_plan())
+        norm = None if self.max_grad_norm is None or not works else _total_norm([work.grads for work in works])
+        for work in works:
+            self._launch(work, norm)
+            if not work.launch.dense:
+                work.write_back()
 
-    def _work(self, plan: Plan | None) -> list[tuple[Launch, list[Tensor], list[Tensor]]]:
-        """(launch, what it updates, gradients) for each launch of the plan; [] if there is none or it is out of date."""
+    def _works(self, plan: Plan | None) -> list[Work]:
+        """What each launch of the plan works on; [] if there is none or it is out of date."""
         if plan is None or not plan.is_current(self.param_groups, [self.rule(group) for group in self.param_groups], self.state):
             return []
-        work = []
-        for launch in plan.launches:
-            targets = launch.targets()
-            grads = launch.gradients(targets)
-            if grads is None:
-                return []
-            work.append((launch, targets, grads))
-        return work
+        works = [launch.work() for launch in plan.launches]
+        return works if all(works) else []
 
     def _new_plan(self) -> Plan | None:
         """The plan for the gradients there are now; None if found_inf says that nothing is to change and states would be made."""
@@ -92,19 +88,14 @@ class FusedStep(torch.optim.Optimizer):
         self._plan = None if any(launch.first for launch in plan.launches) else plan
         return plan
 
-    def _launch(self, launch: Launch, params: list[Tensor], grads: list[Tensor], norm: Tensor | None) -> None:
-        group, states, device = launch.group, launch.states, params[0].device
-        lr = group["lr"] if isinstance(group["lr"], Tensor) else None
-        select(params[0]).optimizer_step(
-            launch.row.name, params, grads, [state[name] for name in launch.names for state in states],
-            [state["step"] for state in states] if launch.row.counts_steps else [], *launch.arguments(), _on(lr, device),
+    def _launch(self, work: Work, norm: Tensor | None) -> None:
+        launch, device = work.launch, work.targets[0].device
+        lr = launch.group["lr"] if isinstance(launch.group["lr"], Tensor) else None
+        select(work.targets[0]).optimizer_step(
+            launch.row.name, work.targets, work.grads, work.states, work.steps, *launch.arguments(), _on(lr, device),
             _on(getattr(self, "grad_scale", None), device), _on(getattr(self, "found_inf", None), device), _on(norm, device),
             self.max_grad_norm or 0.0,
         )
-        if not launch.dense:
-            for p, target in zip(launch.params, params, strict=True):
-                if p is not target:
-                    p.copy_(target)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Like torch.optim's, from any optimizer of this name in torch.optim or here.

@@ -33,11 +33,22 @@ def in_order_of(x: Tensor, model: Tensor, dtype: torch.dtype | None = None) -> T
     return torch.empty_strided(model.size(), model.stride(), dtype=dtype, device=x.device).copy_(x)
 
 
-def matching_gradients(params: list[Tensor]) -> list[Tensor] | None:
-    """The gradients, or None if one is missing or not laid out like its parameter."""
+def gradients_if_ready(params: list[Tensor], states: list[Tensor], steps: list[Tensor]) -> list[Tensor] | None:
+    """The gradients, or None where one is missing or anything does not fit its parameter: kind, device, shape, memory order.
+
+    states: state k of parameter i at k * n + i.
+    """
     if extension is not None:
-        return extension.matching_gradients(params)
-    grads = [p.grad for p in params]
-    fits = all(g is not None and g.layout == torch.strided and g.dtype == p.dtype and same_order(g, p)
-               for g, p in zip(grads, params, strict=True))
-    return grads if fits else None
+        return extension.gradients_if_ready(params, states, steps)
+    grads, count = [p.grad for p in params], len(params)
+    ready = (
+        all(_fits(p, params[0].dtype, p) and _fits(grad, params[0].dtype, p) for p, grad in zip(params, grads, strict=True))
+        and all(_fits(state, states[0].dtype, params[k % count]) for k, state in enumerate(states))
+        and all(step.dtype == torch.float32 and step.device == p.device for p, step in zip(params, steps, strict=False))
+    )
+    return grads if ready else None
+
+
+def _fits(x: Tensor | None, dtype: torch.dtype, p: Tensor) -> bool:
+    return (x is not None and x.layout == torch.strided and x.dtype == dtype and x.device == p.device and x.shape == p.shape
+            and same_order(x, p))

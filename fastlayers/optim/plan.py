@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from operator import is_
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from .. import checks
 from ..specs import UpdateRule
-from .layout import in_order_of, is_dense, matching_gradients
+from .layout import gradients_if_ready, in_order_of, is_dense
 
 Group = dict[str, Any]
 
@@ -36,27 +36,49 @@ class Launch:
     dense: bool = True
     """False if a parameter has gaps in its memory: kernels then work on a copy of it."""
 
-    def targets(self) -> list[Tensor]:
-        """What the kernel updates: the parameters, with copies for those whose memory has gaps."""
-        if self.dense:
-            return self.params
-        return [p if is_dense(p) else p.clone(memory_format=torch.contiguous_format) for p in self.params]
+    def work(self) -> Work | None:
+        """What the kernel is to work on now, in the memory order of the parameters; None if the plan is out of date."""
+        states = [state[name] for name in self.names for state in self.states]
+        steps = [state["step"] for state in self.states] if self.row.counts_steps else []
+        grads = gradients_if_ready(self.params, states, steps) if self.dense else None
+        if grads is not None:
+            return Work(self, self.params, grads, states, steps)
+        return self._work_on_copies(states, steps)
 
-    def gradients(self, targets: list[Tensor]) -> list[Tensor] | None:
-        """The gradients in the memory order of what is updated, copied where they are not; None if one is missing."""
-        grads = matching_gradients(self.params) if self.dense else None
-        if grads is None:
-            grads = [p.grad for p in self.params]
-            if any(grad is None for grad in grads):
-                return None
-            for p in self.params:
-                checks.gradient(self.row.optimizer, p)
-            grads = [in_order_of(grad, target) for grad, target in zip(grads, targets, strict=True)]
-        return grads
+    def _work_on_copies(self, states: list[Tensor], steps: list[Tensor]) -> Work | None:
+        """The same where parameters have gaps in their memory or gradients lie in another order: those are copied."""
+        grads, count = [p.grad for p in self.params], len(self.params)
+        if any(grad is None for grad in grads):
+            return None
+        for p in self.params:
+            checks.gradient(self.row.optimizer, p)
+        targets = [p if is_dense(p) else p.clone(memory_format=torch.contiguous_format) for p in self.params]
+        fitting = [in_order_of(state, targets[k % count], states[0].dtype) is state for k, state in enumerate(states)]
+        if not all(fitting) or any(step.dtype != torch.float32 or step.device != p.device for step, p in zip(steps, targets, strict=False)):
+            return None
+        return Work(self, targets, [in_order_of(grad, target) for grad, target in zip(grads, targets, strict=True)], states, steps)
 
     def arguments(self) -> tuple[list[float], list[bool]]:
         """hyperparameters and flags of the group as they are now."""
         return numbers(self.group, self.row), flags(self.group, self.row, self.first)
+
+
+class Work(NamedTuple):
+    """The tensors of a launch."""
+
+    launch: Launch
+    targets: list[Tensor]
+    """The parameters, or copies without gaps."""
+    grads: list[Tensor]
+    states: list[Tensor]
+    """State-major, as kernels take them."""
+    steps: list[Tensor]
+
+    def write_back(self) -> None:
+        """Bring what was worked on as a copy back to the parameters."""
+        for p, target in zip(self.launch.params, self.targets, strict=True):
+            if p is not target:
+                p.copy_(target)
 
 
 @dataclass(slots=True)

@@ -1,0 +1,239 @@
+"""fastlayers.optim beside torch.optim: the same numbers, states, errors and manners, on every backend."""
+from __future__ import annotations
+
+import copy
+import io
+import pickle
+import warnings
+from collections.abc import Callable
+from functools import partial
+
+import pytest
+import torch
+from conftest import BACKENDS
+from optimizer_cases import optimizers_on
+from torch import Tensor
+from torch.testing._internal.common_optimizers import OptimizerErrorEnum, optim_db
+
+import fastlayers as fl
+
+NAMES = ("SGD", "Adam", "AdamW")
+INFO = {info.optim_cls.__name__: info for info in optim_db}
+TOLERANCE = {torch.float32: 2e-6, torch.float64: 1e-12}  # issue 6: elementwise, after at least ten steps
+SHAPES = ((3, 4), (5,), (), (0, 2), (7, 3, 3, 3), (130,))
+
+DOUBLE = partial(torch.tensor, dtype=torch.float64)  # torch's Adam rounds everything to the dtype of a tensor lr, ours does not
+
+# What torch's own table of samples leaves at its default on the CPU.
+MORE = {
+    "SGD": [{"momentum": 0.9, "maximize": True}, {"lr": torch.tensor(0.01), "momentum": 0.9, "dampening": 0.2, "weight_decay": 0.1}],
+    "Adam": [{"betas": (0.8, 0.95), "eps": 1e-3}, {"betas": (DOUBLE(0.8), DOUBLE([[0.95]]))}, {"lr": DOUBLE(0.01)},
+             {"weight_decay": 0.1, "amsgrad": True, "maximize": True}, {"decoupled_weight_decay": True, "weight_decay": 0.2}],
+    "AdamW": [{"betas": (0.8, 0.95), "eps": 1e-3}, {"lr": DOUBLE(0.01), "amsgrad": True}, {"weight_decay": 0.0}],
+}
+SAMPLES = [(name, sample.kwargs) for name in NAMES for sample in INFO[name].optim_inputs_func(device="cpu")] + [
+    (name, kwargs) for name in NAMES for kwargs in MORE[name]]
+
+
+@pytest.fixture(params=BACKENDS)
+def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch):
+    """Where tensors are; optimizers run on each backend in turn."""
+    with optimizers_on(request.param, monkeypatch) as device:
+        yield device
+
+
+def make_params(dtype: torch.dtype = torch.float32, device: object = "cpu", shapes=SHAPES) -> list[Tensor]:
+    torch.manual_seed(3)
+    return [torch.randn(shape, dtype=torch.float64).to(dtype).to(device).requires_grad_() for shape in shapes]
+
+
+def set_grads(*lists: list[Tensor]) -> None:
+    """New gradients, the same for each list of parameters."""
+    for params in zip(*lists, strict=True):
+        value = torch.randn(params[0].shape, dtype=torch.float64)
+        for p in params:
+            p.grad = torch.empty_like(p).copy_(value)
+
+
+def assert_equal(ours: list[Tensor], theirs: list[Tensor]) -> None:
+    for p, q in zip(ours, theirs, strict=True):
+        tolerance = TOLERANCE[p.dtype]
+        torch.testing.assert_close(p.detach().cpu(), q.detach().cpu(), rtol=tolerance, atol=tolerance)
+
+
+def pair(name: str, params: tuple[list[Tensor], list[Tensor]] | None = None, device: object = "cpu", **kwargs: object):
+    """(our parameters, our optimizer, torch's parameters, torch's optimizer)."""
+    ours, theirs = params or (make_params(device=device), make_params(device=device))
+    extra = kwargs.pop("ours", {})
+    return ours, getattr(fl.optim, name)(ours, **kwargs, **extra), theirs, getattr(torch.optim, name)(theirs, **kwargs, foreach=False)
+
+
+@pytest.mark.parametrize("dtype", list(TOLERANCE), ids=str)
+@pytest.mark.parametrize("name, kwargs", SAMPLES, ids=str)
+def test_every_sample_of_torch_with_states_exchanged(device, name: str, kwargs: dict, dtype: torch.dtype) -> None:
+    ours, optimizer, theirs, theirs_optimizer = pair(name, (make_params(dtype, device), make_params(dtype, device)), **kwargs)
+    for step in range(12):
+        set_grads(ours, theirs)
+        optimizer.step()
+        theirs_optimizer.step()
+        if step == 5:
+            saved, theirs_saved = (copy.deepcopy(o.state_dict()) for o in (optimizer, theirs_optimizer))
+            assert saved["param_groups"][0].keys() == theirs_saved["param_groups"][0].keys()
+            assert {k: sorted(v) for k, v in saved["state"].items()} == {k: sorted(v) for k, v in theirs_saved["state"].items()}
+            optimizer.load_state_dict(theirs_saved)
+            theirs_optimizer.load_state_dict(saved)
+    assert_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_error_inputs_of_torch(name: str) -> None:
+    for case in INFO[name].optim_error_inputs_func(device="cpu", dtype=torch.float32):
+        sample = case.optimizer_error_input
+        if case.error_on is OptimizerErrorEnum.CONSTRUCTION_ERROR:
+            expected = pytest.warns if issubclass(case.error_type, Warning) else pytest.raises
+            with expected(case.error_type, match=case.error_regex):
+                getattr(fl.optim, name)(sample.params or make_params(), **sample.kwargs)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_signature_is_torchs_and_max_grad_norm(name: str) -> None:
+    import inspect
+
+    ours, theirs = (inspect.signature(getattr(module, name)).parameters for module in (fl.optim, torch.optim))
+    described = [(p.name, p.kind, p.default) for p in ours.values()]
+    assert described[:-1] == [(p.name, p.kind, p.default) for p in theirs.values()]
+    assert described[-1] == ("max_grad_norm", inspect.Parameter.KEYWORD_ONLY, None)
+    assert issubclass(getattr(fl.optim, name), getattr(torch.optim, name))
+
+
+@pytest.mark.parametrize("max_grad_norm", [0.0, 0.5, 1e6])
+@pytest.mark.parametrize("name", NAMES)
+def test_max_grad_norm_is_clip_grad_norm(device, name: str, max_grad_norm: float) -> None:
+    ours, optimizer, theirs, theirs_optimizer = pair(name, lr=0.1, device=device, ours={"max_grad_norm": max_grad_norm})
+    for _ in range(10):
+        set_grads(ours, theirs)
+        kept = [p.grad.clone() for p in ours]
+        optimizer.step()
+        torch.nn.utils.clip_grad_norm_(theirs, max_grad_norm)
+        theirs_optimizer.step()
+        assert all(torch.equal(p.grad, grad) for p, grad in zip(ours, kept, strict=True))
+    assert_equal(ours, theirs)
+
+
+def test_max_grad_norm_spans_groups_and_dtypes() -> None:
+    lists = [make_params(shapes=((4,), (3, 2))) + make_params(torch.float64, shapes=((5,),)) for _ in range(2)]
+    groups = [[{"params": params[:1], "lr": 0.1}, {"params": params[1:]}] for params in lists]
+    optimizer, theirs_optimizer = fl.optim.Adam(groups[0], max_grad_norm=0.3), torch.optim.Adam(groups[1], foreach=False)
+    for _ in range(5):
+        set_grads(*lists)
+        optimizer.step()
+        torch.nn.utils.clip_grad_norm_(lists[1], 0.3, foreach=False)
+        theirs_optimizer.step()
+    for p, q in zip(*lists, strict=True):
+        torch.testing.assert_close(p, q, rtol=2e-6, atol=2e-6)
+
+
+@pytest.mark.parametrize("name, kwargs", [("SGD", {"momentum": 0.9, "dampening": 0.5}), ("SGD", {"momentum": 0.9}), ("AdamW", {})])
+@pytest.mark.parametrize("unscale_first", [False, True])
+def test_grad_scaler(device, name: str, kwargs: dict, unscale_first: bool) -> None:
+    ours, optimizer, theirs, theirs_optimizer = pair(name, lr=0.1, device=device, **kwargs)
+    scalers = [torch.amp.GradScaler(device.type, init_scale=8.0, growth_interval=2) for _ in range(2)]
+    for step in range(10):
+        set_grads(ours, theirs)
+        for p in [*ours, *theirs]:
+            p.grad *= scalers[0].get_scale()
+        if step in (0, 4):  # skipped: the very first step, and one in the middle
+            ours[1].grad[0] = theirs[1].grad[0] = float("inf")
+        for scaler, one, params in zip(scalers, (optimizer, theirs_optimizer), (ours, theirs), strict=True):
+            scaler.scale(torch.ones((), device=device))
+            before = [p.detach().clone() for p in params]
+            if unscale_first:
+                scaler.unscale_(one)
+            scaler.step(one)
+            scaler.update()
+            assert all(torch.equal(p, q) for p, q in zip(params, before, strict=True)) == (step in (0, 4))
+    assert scalers[0].get_scale() == scalers[1].get_scale()
+    assert_equal(ours, theirs)
+    if name == "AdamW":
+        assert {float(state["step"]) for state in optimizer.state.values()} == {8.0}
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("name", NAMES)
+def test_half_precision_is_computed_in_float32(device, name: str, dtype: torch.dtype) -> None:
+    """One step from given states, which is what torch's fused kernels do, too."""
+    params, exact = make_params(dtype, device), [p.detach().double().requires_grad_() for p in make_params(dtype)]
+    optimizer = getattr(fl.optim, name)(params, lr=0.1, weight_decay=0.1)
+    oracle = getattr(torch.optim, name)(exact, lr=0.1, weight_decay=0.1, foreach=False)
+    set_grads(params)
+    for p, q in zip(params, exact, strict=True):
+        q.grad = p.grad.cpu().double()
+    optimizer.step()
+    oracle.step()
+    for p, q in zip(params, exact, strict=True):
+        assert p.dtype == dtype
+        torch.testing.assert_close(p.detach().cpu().double(), q.detach(), rtol=torch.finfo(dtype).eps / 2 * 1.001, atol=1e-6)
+
+
+def test_float32_states_of_half_parameters_stay_float32() -> None:
+    params = make_params(torch.bfloat16)
+    optimizer = fl.optim.Adam(params)
+    set_grads(params)
+    optimizer.step()
+    assert optimizer.state[params[0]]["exp_avg"].dtype == torch.bfloat16
+    saved = copy.deepcopy(optimizer.state_dict())
+    for state in saved["state"].values():
+        state["exp_avg"], state["exp_avg_sq"] = state["exp_avg"].float() + 1e-5, state["exp_avg_sq"].float()
+    optimizer.load_state_dict(saved)
+    set_grads(params)
+    optimizer.step()
+    assert {x.dtype for state in optimizer.state.values() for x in state.values()} == {torch.float32}
+    assert copy.deepcopy(optimizer).state_dict()["state"][0]["exp_avg"].dtype == torch.float32
+
+
+def _layouts() -> dict[str, Callable[[], Tensor]]:
+    return {
+        "channels_last": lambda: torch.randn(4, 6, 3, 3).to(memory_format=torch.channels_last),
+        "channels_last_1x1": lambda: torch.randn(4, 6, 1, 1).to(memory_format=torch.channels_last),
+        "transposed": lambda: torch.randn(6, 5).t(),
+        "permuted": lambda: torch.randn(3, 4, 5).permute(2, 0, 1),
+        "gaps": lambda: torch.randn(6, 8)[:, :5],
+        "every second": lambda: torch.randn(20)[::2],
+        "offset": lambda: torch.randn(100)[3:],
+    }
+
+
+@pytest.mark.parametrize("grad_layout", ["like the parameter", "contiguous"])
+@pytest.mark.parametrize("layout", list(_layouts()))
+def test_memory_layouts(device, layout: str, grad_layout: str) -> None:
+    torch.manual_seed(0)
+    whole = _layouts()[layout]().to(device)
+    ours, theirs = ([whole.clone().as_strided(whole.size(), whole.stride()) if layout == "gaps" else whole.detach().clone()]
+                    for _ in range(2)) if layout != "gaps" else ([torch.randn(6, 8, device=device)[:, :5]] for _ in range(2))
+    with torch.no_grad():
+        theirs[0].copy_(ours[0])
+    for p in (*ours, *theirs):
+        p.requires_grad_()
+    optimizer, theirs_optimizer = fl.optim.AdamW(ours, weight_decay=0.1, max_grad_norm=1.0), torch.optim.AdamW(theirs, weight_decay=0.1)
+    for _ in range(3):
+        value = torch.randn(ours[0].shape, device=device)
+        for p in (*ours, *theirs):
+            p.grad = value.clone() if grad_layout == "contiguous" else torch.empty_like(p).copy_(value)
+        torch.nn.utils.clip_grad_norm_(theirs, 1.0)
+        optimizer.step()
+        theirs_optimizer.step()
+    assert_equal(ours, theirs)
+    optimizer.load_state_dict(copy.deepcopy(theirs_optimizer.state_dict()))
+
+
+@pytest.mark.parametrize("layout", ["channels_last", "transposed"])
+def test_parameters_that_change_their_layout(layout: str) -> None:
+    ours, optimizer, theirs, theirs_optimizer = pair("Adam", (make_params(shapes=((4, 6, 3, 3),)), make_params(shapes=((4, 6, 3, 3),))))
+    for step in range(4):
+        set_grads(ours, theirs)
+        optimizer.step()
+        theirs_optimizer.step()
+        if step == 1:
+            for p in (*ours, *theirs):
+                p.data = p.data.to(memory_format=torch.channels_last) if layout == "channels_last" else p.data.mT.contiguous().mT
+    assert_equal(ours, theirs)
