@@ -9,4 +9,6 @@ void run_ranges(int64_t count, int64_t grain, RangeFunction function, void* cont
   at::parallel_for(0, count, grain, [&](int64_t begin, int64_t end) { function(context, begin, end); });
 }
 
+int thread_count() { return at::get_num_threads(); }
+
 }  // namespace fastlayers

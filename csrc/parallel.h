@@ -13,6 +13,9 @@ using RangeFunction = void (*)(void* context, int64_t begin, int64_t end);
 // `grain` items in each; on the calling thread alone when count <= grain.
 void run_ranges(int64_t count, int64_t grain, RangeFunction function, void* context);
 
+// torch.get_num_threads().
+int thread_count();
+
 namespace FL_NAMESPACE {
 
 // body(begin, end) for disjoint ranges covering [0, count).

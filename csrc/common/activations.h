@@ -16,6 +16,7 @@ template <int learnable_count, int constant_count> struct FromInput {
   static constexpr int learnables = learnable_count;
   static constexpr int constants = constant_count;
   static constexpr bool from_output = false;
+  static constexpr bool reads_output = false;
 };
 template <int learnable_count, int constant_count> struct FromOutput : FromInput<learnable_count, constant_count> {
   static constexpr bool from_output = true;
@@ -132,6 +133,13 @@ struct prelu : FromInput<1, 0> {
 };
 
 }  // namespace activations
+
+// The position of each name in FL_ACTIVATIONS: activation_identity, activation_relu, ...
+enum ActivationPosition {
+#define FL_POSITION(name) activation_##name,
+  FL_ACTIVATIONS(FL_POSITION)
+#undef FL_POSITION
+};
 
 // What the loops need room for.
 constexpr int max_learnables = 4;

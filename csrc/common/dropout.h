@@ -1,0 +1,53 @@
+// The dropout mask: Philox4x32-10 (Salmon et al., SC 2011) over the element index, sixteen bits per element.
+//
+// Key = the seed's two words; counter = (g low, g high, stream, 0) with g = index / 8. The eight 16-bit halves of the four output
+// words, low half first, are the numbers of elements 8 g .. 8 g + 7; an element is kept when its number is at least the threshold.
+// fastlayers/reference/dropout.py is the same in PyTorch; masks are equal bit for bit.
+#pragma once
+
+#include <cmath>
+
+#include "platform.h"
+
+namespace fastlayers {
+
+constexpr uint32_t philox_multiplier0 = 0xD2511F53, philox_multiplier1 = 0xCD9E8D57;
+constexpr uint32_t philox_weyl0 = 0x9E3779B9, philox_weyl1 = 0xBB67AE85;
+constexpr int philox_rounds = 10;
+constexpr int numbers_per_counter = 8;
+constexpr uint32_t dropout_stream = 0;  // counter word 2; other uses of one seed take other words
+
+namespace FL_NAMESPACE {
+
+struct PhiloxWords {
+  uint32_t word[4];
+};
+
+FL_HD PhiloxWords philox(uint64_t group, uint32_t stream, uint64_t seed) {
+  uint32_t c0 = static_cast<uint32_t>(group), c1 = static_cast<uint32_t>(group >> 32), c2 = stream, c3 = 0;
+  uint32_t k0 = static_cast<uint32_t>(seed), k1 = static_cast<uint32_t>(seed >> 32);
+  for (int round = 0; round < philox_rounds; ++round) {
+    const uint64_t product0 = static_cast<uint64_t>(philox_multiplier0) * c0, product1 = static_cast<uint64_t>(philox_multiplier1) * c2;
+    c0 = static_cast<uint32_t>(product1 >> 32) ^ c1 ^ k0;
+    c2 = static_cast<uint32_t>(product0 >> 32) ^ c3 ^ k1;
+    c1 = static_cast<uint32_t>(product1);
+    c3 = static_cast<uint32_t>(product0);
+    k0 += philox_weyl0;
+    k1 += philox_weyl1;
+  }
+  return {{c0, c1, c2, c3}};
+}
+
+// round(65536 p), where 0 < p < 1 becomes neither 0 nor 65536.
+FL_HD int32_t dropout_threshold(double p) {
+  if (p <= 0) return 0;
+  if (p >= 1) return 65536;
+  const double rounded = ::nearbyint(p * 65536);
+  return static_cast<int32_t>(rounded < 1 ? 1 : rounded > 65535 ? 65535 : rounded);
+}
+
+// What kept values are multiplied by, so that the mean is exact.
+FL_HD double dropout_keep_scale(double p) { return p < 1 ? 65536.0 / (65536 - dropout_threshold(p)) : 0.0; }
+
+}  // namespace FL_NAMESPACE
+}  // namespace fastlayers

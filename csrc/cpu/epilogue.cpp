@@ -1,0 +1,52 @@
+// epilogue_forward and epilogue_backward for one processor.
+#include "epilogue.h"
+
+#include "pass.h"
+
+namespace fastlayers::FL_CPU_CAPABILITY {
+namespace {
+
+// Whether anything differs between channels; if not, x is one long run.
+bool per_channel(const Epilogue& e) { return e.mean || e.scale || e.shift || e.parameter_count > 1; }
+
+template <class Storage> void forward(const Epilogue& e, void* y) {
+  Pass<Storage> pass;
+  set_up(pass, e, per_channel(e) ? plain_geometry(e.n, e.c, e.s) : plain_geometry(1, 1, e.n * e.c * e.s));
+  pass.run.y = static_cast<Storage*>(y);
+  pass.function = activation_loops<Storage>()[e.activation].forward[pass.geometry.along];
+  run_everywhere(pass);
+}
+
+template <class Storage> void backward(const Epilogue& e, const EpilogueGradients& g) {
+  using T = typename Compute<Storage>::type;
+  const bool sums = g.dscale || g.dshift || g.dparameters;
+  const bool channels = per_channel(e) || g.dscale || g.dshift;
+  const int64_t n = channels ? e.n : 1, c = channels ? e.c : 1, s = channels ? e.s : e.n * e.c * e.s;
+  const ActivationLoops<Storage>& loops = activation_loops<Storage>()[e.activation];
+  Pass<Storage> pass;
+  set_up(pass, e, sums ? reduction_geometry(n, c, s, sizeof(Storage)) : plain_geometry(n, c, s));
+  pass.function = (g.from_output ? loops.backward_from_output : loops.backward)[pass.geometry.along];
+  pass.run.dy = static_cast<const Storage*>(g.dy);
+  pass.run.dx = static_cast<Storage*>(g.dx);
+  pass.run.dresidual = static_cast<Storage*>(g.dresidual);
+  if (g.mean_dz) {
+    pass.run.corrected = true;
+    pass.run.columns[column_mean_dz] = {static_cast<const T*>(g.mean_dz), 1};
+    pass.run.columns[column_slope] = {static_cast<const T*>(g.slope), 1};
+  }
+  if (!sums) return run_everywhere(pass);
+  pass.sum_count = sum_first_parameter + loops.learnables;
+  Buffer<double> totals(c * pass.sum_count);
+  sum_everywhere(pass, totals.data());
+  write_sums<T>(totals.data(), pass.sum_count, c, e.parameter_count, g);
+}
+
+}  // namespace
+
+extern const EpilogueKernels epilogue_kernels;
+const EpilogueKernels epilogue_kernels = {
+    {forward<float>, forward<double>, forward<Half>, forward<BFloat16>},
+    {backward<float>, backward<double>, backward<Half>, backward<BFloat16>},
+};
+
+}  // namespace fastlayers::FL_CPU_CAPABILITY

@@ -1,0 +1,48 @@
+// The epilogue kernels' arguments: y = dropout(activation((x - mean) * scale + shift + residual)) and its gradients.
+//
+// Tensors are dense and seen in memory order as (n, c, s); `dtype` is that of x, y, dy, dx, residual, dresidual. Everything else is
+// in the accumulation type, float (double for float64): one value per channel, or null for the default.
+#pragma once
+
+#include "../common/platform.h"
+
+namespace fastlayers {
+
+enum class DataType : int { float32, float64, float16, bfloat16 };
+constexpr int data_type_count = 4;
+
+struct Epilogue {
+  DataType dtype;
+  int64_t n, c, s;
+  int activation;  // position in FL_ACTIVATIONS
+  const void* x;
+  const void *mean, *scale, *shift;  // [c], or null for 0, 1, 0
+  const void* residual;              // like x, or null
+  const void* parameters;            // learnable ones, [K, parameter_count]
+  int64_t parameter_count;           // 1 or c
+  const double* constants;
+  bool dropout;
+  uint64_t seed;
+  int32_t threshold;  // an element is kept when its number is at least this
+  double keep_scale;
+};
+
+// Outputs are null where nobody asks. With dz = dy * mask * activation'(z):
+struct EpilogueGradients {
+  const void* dy;
+  void* dx;         // (dz - mean_dz - (x - mean) * slope) * scale
+  void* dresidual;  // dz
+  void* dscale;     // [c]: sum of dz (x - mean)
+  void* dshift;     // [c]: sum of dz
+  void* dparameters;           // [K, parameter_count]
+  const void *mean_dz, *slope;  // [c] each, or both null for 0
+  bool from_output;            // x holds y: nothing before the activation is looked at but the scale of dx
+};
+
+// One function per DataType.
+struct EpilogueKernels {
+  void (*forward[data_type_count])(const Epilogue&, void* y);
+  void (*backward[data_type_count])(const Epilogue&, const EpilogueGradients&);
+};
+
+}  // namespace fastlayers

@@ -1,0 +1,109 @@
+// Mean and M2 (sum of squared deviations) of every channel, gathered in blocks around a pilot value near the mean and merged in
+// double (Chan, Golub & LeVeque 1979): never E[x^2] - E[x]^2.
+#pragma once
+
+#include "pass.h"
+
+namespace fastlayers::FL_CPU_CAPABILITY {
+namespace {
+
+struct Moments {
+  double mean, m2;
+};
+
+// Adds `other` of count_other elements to `moments` of `count`.
+FL_HD void merge(Moments& moments, double count, const Moments& other, double count_other) {
+  if (count == 0) {
+    moments = other;
+    return;
+  }
+  const double delta = other.mean - moments.mean, share = count_other / (count + count_other);
+  moments.mean += delta * share;
+  moments.m2 += other.m2 + delta * delta * count * share;
+}
+
+// One thread's gathering of moments.
+template <class Storage> class MomentsWorker {
+ public:
+  using T = typename Compute<Storage>::type;
+
+  MomentsWorker(const Epilogue& x, const Geometry& geometry) : pilot_(geometry.c), worker_(prepared(x, geometry)) {}
+
+  // moments[c] of chunk `chunk` of group `group`.
+  void gather(int64_t group, int64_t chunk, Moments* moments) {
+    const Geometry& geometry = pass_.geometry;
+    const int64_t c0 = geometry.first_channel(group), c1 = geometry.last_channel(group);
+    const int64_t first = chunk * geometry.chunk, last = geometry.last_step(chunk);
+    for (int64_t c = c0; c < c1; ++c) pilot_[c] = first_pilot(c, first);
+    for (int64_t q = first; q < last; q += geometry.fold) {
+      const int64_t next = smaller(last, q + geometry.fold);
+      worker_.enter_group(c0, c1);
+      worker_.clear_sums();
+      worker_.visit(q, next);
+      const double before = geometry.count(first, q), count = geometry.count(q, next);
+      for (int64_t c = c0; c < c1; ++c) {
+        const double deviation = worker_.sum(c, 0) / count, m2 = worker_.sum(c, 1) - count * deviation * deviation;
+        merge(moments[c], before, {pilot_[c] + deviation, m2 < 0 ? 0 : m2}, count);
+        set_pilot(c, moments[c].mean);
+      }
+    }
+  }
+
+ private:
+  const Pass<Storage>& prepared(const Epilogue& x, const Geometry& geometry) {
+    Epilogue plain = {};
+    plain.x = x.x;
+    plain.parameter_count = 1;
+    set_up(pass_, plain, geometry);
+    pass_.run.columns[column_mean] = {pilot_.data(), 1};
+    pass_.function = geometry.along ? StatisticsLoop<Storage, true>::run : StatisticsLoop<Storage, false>::run;
+    pass_.sum_count = 2;
+    return pass_;
+  }
+
+  void set_pilot(int64_t c, double value) { pilot_[c] = __builtin_isfinite(value) ? static_cast<T>(value) : 0; }
+
+  // The mean of the channel's first few elements at step q.
+  T first_pilot(int64_t c, int64_t q) {
+    const Geometry& g = pass_.geometry;
+    const int64_t sample = g.along ? q * g.repeat : q / g.blocks, start = g.along ? 0 : q % g.blocks * longest_run;
+    const int64_t count = smaller(sum_lanes, g.along ? (g.n - sample) * g.s : g.s - start);
+    double sum = 0;
+    for (int64_t i = 0; i < count; ++i) {
+      const int64_t n = sample + i / g.s, s = start + i % g.s;
+      sum += load<Vector<T>>(pass_.run.x + (n * g.c + c) * g.s + s, 1)[0];
+    }
+    set_pilot(c, sum / count);
+    return pilot_[c];
+  }
+
+  Buffer<T> pilot_;
+  Pass<Storage> pass_;
+  Worker<Storage> worker_;
+};
+
+// What no element gives: no mean, no deviation.
+FL_HD void clear_moments(Moments* moments, int64_t c) {
+  for (int64_t i = 0; i < c; ++i) moments[i] = {__builtin_nan(""), 0};
+}
+
+// Moments of the whole tensor, in parallel: moments[c].
+template <class Storage> void gather_everywhere(const Epilogue& x, const Geometry& geometry, Moments* moments) {
+  const int64_t groups = geometry.groups(), chunks = geometry.chunks(), c = geometry.c;
+  clear_moments(moments, c);
+  Buffer<Moments> partial(chunks * c);
+  parallel_for(groups * chunks, geometry.grain(), [&](int64_t begin, int64_t end) {
+    MomentsWorker<Storage> worker(x, geometry);
+    for (int64_t unit = begin; unit < end; ++unit) worker.gather(unit % groups, unit / groups, partial.data() + unit / groups * c);
+  });
+  parallel_for(c, elements_per_task / larger(1, chunks), [&](int64_t begin, int64_t end) {
+    for (int64_t chunk = 0; chunk < chunks; ++chunk) {
+      const double before = geometry.count(0, chunk * geometry.chunk);
+      const double count = geometry.count(chunk * geometry.chunk, geometry.last_step(chunk));
+      for (int64_t i = begin; i < end; ++i) merge(moments[i], before, partial[chunk * c + i], count);
+    }
+  });
+}
+
+}  // namespace
+}  // namespace fastlayers::FL_CPU_CAPABILITY

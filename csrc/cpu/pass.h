@@ -1,0 +1,261 @@
+// A pass: one loop of runs.h carried over the groups and steps of a tensor, by any number of threads.
+#pragma once
+
+#include "../parallel.h"
+#include "epilogue.h"
+#include "traversal.h"
+
+namespace fastlayers::FL_CPU_CAPABILITY {
+
+// The loops of every activation for one storage type, in the order of FL_ACTIVATIONS.
+template <class Storage> const ActivationLoops<Storage>* activation_loops();
+
+namespace {
+
+template <class Storage> struct Pass {
+  using T = typename Compute<Storage>::type;
+
+  Geometry geometry;
+  RunFunction<Storage> function;
+  Run<Storage> run;  // pointers to element 0 and columns of channel 0
+  bool dropout;
+  uint64_t seed;
+  int sum_count = 0;
+  alignas(64) T defaults[3 + max_arguments][sum_lanes];  // sixteen equal values: 0, 1, -0, and the arguments that are the same for all
+};
+
+// A pass for this epilogue, without a loop. -0 is the shift that changes nothing, the sign of zero included.
+template <class Storage> void set_up(Pass<Storage>& pass, const Epilogue& e, const Geometry& geometry) {
+  using T = typename Compute<Storage>::type;
+  const auto fill = [&](int row, T value) {
+    for (int i = 0; i < sum_lanes; ++i) pass.defaults[row][i] = value;
+    return Column<T>{pass.defaults[row], 0};
+  };
+  const Column<T> zero = fill(0, 0), one = fill(1, 1), minus_zero = fill(2, static_cast<T>(-0.0));
+  const auto column = [](const void* values, Column<T> otherwise) {
+    return values ? Column<T>{static_cast<const T*>(values), 1} : otherwise;
+  };
+  pass.geometry = geometry;
+  pass.dropout = e.dropout;
+  pass.seed = e.seed;
+  Run<Storage>& run = pass.run;
+  run = {};
+  run.x = static_cast<const Storage*>(e.x);
+  run.residual = static_cast<const Storage*>(e.residual);
+  run.threshold = e.threshold;
+  run.keep_scale = static_cast<T>(e.keep_scale);
+  run.affine = e.mean || e.scale || e.shift;
+  for (Column<T>& unused : run.columns) unused = zero;
+  run.columns[column_mean] = column(e.mean, zero);
+  run.columns[column_scale] = column(e.scale, one);
+  run.columns[column_shift] = column(e.shift, minus_zero);
+  const ActivationLoops<Storage>& loops = activation_loops<Storage>()[e.activation];
+  Column<T>* const arguments = run.columns + column_arguments;
+  const T* const parameters = static_cast<const T*>(e.parameters);
+  for (int k = 0; k < loops.learnables; ++k) {
+    const T* const row = parameters + k * e.parameter_count;
+    arguments[k] = e.parameter_count > 1 ? Column<T>{row, 1} : fill(3 + k, *row);
+  }
+  for (int k = loops.learnables; k < loops.learnables + loops.constants; ++k) {
+    arguments[k] = fill(3 + k, static_cast<T>(e.constants[k - loops.learnables]));
+  }
+}
+
+// One thread's share of a pass: where it stands, the columns of its group, its partial sums.
+template <class Storage> class Worker {
+ public:
+  using T = typename Compute<Storage>::type;
+
+  explicit Worker(const Pass<Storage>& pass)
+      : pass_(pass), geometry_(pass.geometry), run_(pass.run), numbers_(pass.seed), copies_columns_(geometry_.along && !in_place()),
+        table_(copies_columns_ ? column_count * geometry_.padded_row() : 0),
+        lanes_(pass.sum_count * (geometry_.along ? geometry_.padded_row() : geometry_.group * sum_lanes)) {
+    for (int k = 0; k < column_count; ++k) {
+      if (run_.columns[k].step) varying_[varying_count_++] = k;
+    }
+  }
+
+  // Columns of channels [c0, c1), read anew from the pass, ready to be read beside x.
+  void enter_group(int64_t c0, int64_t c1) {
+    first_channel_ = c0;
+    last_channel_ = c1;
+    if (!geometry_.along) return;
+    for (int k = 0; k < column_count; ++k) run_.columns[k] = spread(pass_.run.columns[k], k);
+  }
+
+  // Calls the pass's loop on steps [q0, q1) of the group.
+  void visit(int64_t q0, int64_t q1) {
+    if (geometry_.along) visit_along(q0, q1);
+    else visit_planar(q0, q1);
+  }
+
+  void clear_sums() {
+    const int64_t size = pass_.sum_count * (geometry_.along ? geometry_.padded_row() : geometry_.group * sum_lanes);
+    for (int64_t i = 0; i < size; ++i) lanes_[i] = 0;
+  }
+
+  // Sum k of channel c over what was visited since clear_sums.
+  double sum(int64_t c, int k) {
+    double total = 0;
+    if (!geometry_.along) {
+      const T* const lanes = lanes_.data() + ((c - first_channel_) * pass_.sum_count + k) * sum_lanes;
+      for (int i = 0; i < sum_lanes; ++i) total += lanes[i];
+      return total;
+    }
+    const int64_t period = (last_channel_ - first_channel_) * geometry_.s;
+    const T* const lanes = lanes_.data() + k * geometry_.padded_row() + (c - first_channel_) * geometry_.s;
+    for (int64_t repeat = 0; repeat < geometry_.repeat; ++repeat) {
+      for (int64_t i = 0; i < geometry_.s; ++i) total += lanes[repeat * period + i];
+    }
+    return total;
+  }
+
+  // sums(c, k) += everything that steps [q0, q1) contribute, in the fixed order of the geometry.
+  template <class Add> void accumulate(int64_t q0, int64_t q1, Add add) {
+    for (int64_t q = q0; q < q1; q += geometry_.fold) {
+      clear_sums();
+      visit(q, smaller(q1, q + geometry_.fold));
+      for (int64_t c = first_channel_; c < last_channel_; ++c) {
+        for (int k = 0; k < pass_.sum_count; ++k) add(c, k, sum(c, k));
+      }
+    }
+  }
+
+ private:
+  bool in_place() const { return geometry_.s == 1 && geometry_.repeat == 1; }
+
+  // The column's values for every element of a run along the group.
+  Column<T> spread(Column<T> column, int row) {
+    if (column.step == 0) return column;
+    if (!copies_columns_) return column.from(first_channel_);
+    T* const values = table_.data() + row * geometry_.padded_row();
+    T* next = values;
+    for (int64_t repeat = 0; repeat < geometry_.repeat; ++repeat) {
+      for (int64_t c = first_channel_; c < last_channel_; ++c) {
+        for (int64_t i = 0; i < geometry_.s; ++i) *next++ = column.values[c];
+      }
+    }
+    return {values, 1};
+  }
+
+  void visit_along(int64_t q0, int64_t q1) {
+    const int64_t channels = last_channel_ - first_channel_;
+    for (int64_t q = q0; q < q1; ++q) {
+      const int64_t sample = q * geometry_.repeat;
+      const int64_t offset = (sample * geometry_.c + first_channel_) * geometry_.s;
+      const int64_t count = smaller(geometry_.repeat, geometry_.n - sample) * channels * geometry_.s;
+      call(offset, count, channels == geometry_.c ? geometry_.numel() : offset + count, lanes_.data(), geometry_.padded_row());
+    }
+  }
+
+  void visit_planar(int64_t q0, int64_t q1) {
+    for (int64_t q = q0; q < q1; ++q) {
+      const int64_t sample = q / geometry_.blocks, start = q % geometry_.blocks * longest_run;
+      const int64_t count = smaller(longest_run, geometry_.s - start);
+      for (int64_t c = first_channel_; c < last_channel_; ++c) {
+        for (int k = 0; k < varying_count_; ++k) run_.columns[varying_[k]] = pass_.run.columns[varying_[k]].from(c);
+        const int64_t row = sample * geometry_.c + c;
+        const int64_t last = geometry_.blocks > 1 ? row + 1 : sample * geometry_.c + last_channel_;
+        T* const lanes = lanes_.data() + (c - first_channel_) * pass_.sum_count * sum_lanes;
+        call(row * geometry_.s + start, count, last * geometry_.s, lanes, sum_lanes);
+      }
+    }
+  }
+
+  // The loop on elements [offset, offset + count); up to `last` they are visited next.
+  void call(int64_t offset, int64_t count, int64_t last, T* lanes, int64_t lanes_step) {
+    const Run<Storage>& source = pass_.run;
+    run_.count = count;
+    run_.x = source.x + offset;
+    run_.dy = source.dy ? source.dy + offset : nullptr;
+    run_.residual = source.residual ? source.residual + offset : nullptr;
+    run_.y = source.y ? source.y + offset : nullptr;
+    run_.dx = source.dx ? source.dx + offset : nullptr;
+    run_.dresidual = source.dresidual ? source.dresidual + offset : nullptr;
+    run_.numbers = pass_.dropout ? numbers_.at(offset, count, last) : nullptr;
+    run_.sums = pass_.sum_count ? lanes : nullptr;
+    run_.sums_step = lanes_step;
+    pass_.function(run_);
+  }
+
+  const Pass<Storage>& pass_;
+  const Geometry& geometry_;
+  Run<Storage> run_;
+  DropoutNumbers numbers_;
+  const bool copies_columns_;
+  Buffer<T> table_, lanes_;
+  int64_t first_channel_ = 0, last_channel_ = 0;
+  int varying_[column_count], varying_count_ = 0;  // the columns that differ between channels
+};
+
+// body(worker, group, chunk) for every group and chunk, in parallel; neighbouring chunks of memory stay together.
+template <class Storage, class Body> void for_each_unit(const Pass<Storage>& pass, Body body) {
+  const Geometry& geometry = pass.geometry;
+  const int64_t groups = geometry.groups();
+  if (geometry.numel() == 0) return;
+  parallel_for(groups * geometry.chunks(), geometry.grain(), [&](int64_t begin, int64_t end) {
+    Worker<Storage> worker(pass);
+    int64_t entered = -1;
+    for (int64_t unit = begin; unit < end; ++unit) {
+      const int64_t group = unit % groups;
+      if (group != entered) worker.enter_group(geometry.first_channel(group), geometry.last_channel(group));
+      entered = group;
+      body(worker, group, unit / groups);
+    }
+  });
+}
+
+// The pass over the whole tensor, without sums.
+template <class Storage> void run_everywhere(const Pass<Storage>& pass) {
+  for_each_unit(pass, [&](Worker<Storage>& worker, int64_t, int64_t chunk) {
+    worker.visit(chunk * pass.geometry.chunk, pass.geometry.last_step(chunk));
+  });
+}
+
+// The sums of chunk `chunk` of the worker's group, [c, sum_count].
+template <class Storage> void sum_chunk(Worker<Storage>& worker, const Pass<Storage>& pass, int64_t group, int64_t chunk, double* sums) {
+  const Geometry& geometry = pass.geometry;
+  const int64_t first = geometry.first_channel(group) * pass.sum_count, last = geometry.last_channel(group) * pass.sum_count;
+  for (int64_t i = first; i < last; ++i) sums[i] = 0;
+  worker.accumulate(chunk * geometry.chunk, geometry.last_step(chunk),
+                    [&](int64_t c, int k, double sum) { sums[c * pass.sum_count + k] += sum; });
+}
+
+// The pass over the whole tensor with its sums: totals [c, sum_count].
+template <class Storage> void sum_everywhere(const Pass<Storage>& pass, double* totals) {
+  const Geometry& geometry = pass.geometry;
+  const int64_t width = geometry.c * pass.sum_count;
+  Buffer<double> partial(geometry.chunks() * width);
+  for_each_unit(pass, [&](Worker<Storage>& worker, int64_t group, int64_t chunk) {
+    sum_chunk(worker, pass, group, chunk, partial.data() + chunk * width);
+  });
+  for (int64_t i = 0; i < width; ++i) totals[i] = 0;
+  if (geometry.numel() == 0) return;
+  parallel_for(width, elements_per_task / geometry.chunks() + 1, [&](int64_t begin, int64_t end) {
+    for (int64_t chunk = 0; chunk < geometry.chunks(); ++chunk) {
+      for (int64_t i = begin; i < end; ++i) totals[i] += partial[chunk * width + i];
+    }
+  });
+}
+
+// Writes the sums [c, sum_count] to where they are wanted; those of a parameter that all channels share are added up.
+template <class T> void write_sums(const double* totals, int sum_count, int64_t c, int64_t parameter_count, const EpilogueGradients& g) {
+  T *const dscale = static_cast<T*>(g.dscale), *const dshift = static_cast<T*>(g.dshift), *const dparameters = static_cast<T*>(g.dparameters);
+  for (int64_t i = 0; i < c; ++i) {
+    if (dshift) dshift[i] = static_cast<T>(totals[i * sum_count + sum_dz]);
+    if (dscale) dscale[i] = static_cast<T>(totals[i * sum_count + sum_dz_centred]);
+  }
+  if (!dparameters) return;
+  for (int k = sum_first_parameter; k < sum_count; ++k) {
+    T* const row = dparameters + (k - sum_first_parameter) * parameter_count;
+    double shared = 0;
+    for (int64_t i = 0; i < c; ++i) {
+      shared += totals[i * sum_count + k];
+      if (parameter_count > 1) row[i] = static_cast<T>(totals[i * sum_count + k]);
+    }
+    if (parameter_count == 1) row[0] = static_cast<T>(shared);
+  }
+}
+
+}  // namespace
+}  // namespace fastlayers::FL_CPU_CAPABILITY

@@ -1,0 +1,321 @@
+// The innermost loops: one run of consecutive elements, forward, backward, or gathering statistics.
+//
+// A run is either of one channel (`uniform`: a channel's values are held in registers) or crosses channels (`along`: they are read
+// beside x, one value per element). Loops take 16 elements at a time, whatever the register width, and keep 16 partial sums, so
+// that sums have the same bits on AVX2 and AVX-512.
+#pragma once
+
+#include "../common/activations.h"
+#include "dropout.h"
+#include "memory.h"
+
+namespace fastlayers::FL_CPU_CAPABILITY {
+
+constexpr int sum_lanes = 16;
+
+FL_HD int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+FL_HD int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
+
+// Values of a parameter: those of channel or element i are at values + i * step, step 0 or 1. Sixteen may be read where step is 0.
+template <class T> struct Column {
+  const T* values;
+  int64_t step;
+
+  FL_HD Column from(int64_t i) const { return {values + i * step, step}; }
+};
+
+// The columns of a run, and the sums that backward gathers, in the order they are kept.
+enum ColumnName { column_mean, column_scale, column_shift, column_mean_dz, column_slope, column_arguments };
+constexpr int column_count = column_arguments + max_arguments;
+enum Sum { sum_dz, sum_dz_centred, sum_first_parameter };
+
+template <class Storage> struct Run {
+  using T = typename Compute<Storage>::type;
+
+  int64_t count;
+  const Storage *x, *dy, *residual;  // residual may be null
+  Storage *y, *dx, *dresidual;       // dx and dresidual may be null
+  const uint16_t* numbers;           // of the run's elements, or null for no dropout
+  int32_t threshold;
+  T keep_scale;
+  bool affine, corrected;  // whether mean, scale, shift are anything but 0, 1, 0; whether mean_dz and slope are anything but 0
+  Column<T> columns[column_count];
+  T* sums;  // sum k is at sums + k * sums_step: 16 partial ones (uniform) or one per element (along). Null: none wanted
+  int64_t sums_step;
+};
+
+namespace {
+
+// A column as the loops read it.
+template <class V, bool along> class ColumnReader;
+
+template <class V> class ColumnReader<V, false> {
+ public:
+  FL_HD explicit ColumnReader(const Column<typename V::Scalar>& column) : value_(*column.values) {}
+  FL_HD V at(int64_t) const { return value_; }
+  FL_HD V at(int64_t, int) const { return value_; }
+
+ private:
+  V value_;
+};
+
+template <class V> class ColumnReader<V, true> {
+ public:
+  FL_HD explicit ColumnReader(const Column<typename V::Scalar>& column) : values_(column.values), mask_(-column.step) {}
+  FL_HD V at(int64_t i) const { return load<V>(values_ + (i & mask_)); }
+  FL_HD V at(int64_t i, int count) const { return load<V>(values_ + (i & mask_), count); }
+
+ private:
+  const typename V::Scalar* values_;
+  int64_t mask_;
+};
+
+// Loads and stores of V::size elements, or of the first `count` where the run ends inside the vector.
+template <bool whole> struct Access {
+  int count;
+
+  template <class V, class Storage> FL_HD V read(const Storage* address) const {
+    if constexpr (whole) return load<V>(address);
+    else return load<V>(address, count);
+  }
+  template <class V, class Storage> FL_HD void write(Storage* address, V value) const {
+    if constexpr (whole) store(address, value);
+    else store(address, value, count);
+  }
+  template <class V, bool along> FL_HD V read(const ColumnReader<V, along>& column, int64_t i) const {
+    if constexpr (whole) return column.at(i);
+    else return column.at(i, count);
+  }
+  // What may be added to a sum: nothing for lanes past the end.
+  template <class V> FL_HD V counted(V value) const {
+    if constexpr (whole) return value;
+    else return select(first_lanes<typename V::Scalar>(count), value, V(static_cast<typename V::Scalar>(0)));
+  }
+};
+
+// What both directions do first: z = (x - mean) * scale + shift + residual, and the activation's arguments.
+template <class Activation, class Storage, bool along> struct Inputs {
+  using V = Vector<typename Compute<Storage>::type>;
+  using Reader = ColumnReader<V, along>;
+  static constexpr int argument_count = Activation::learnables + Activation::constants;
+
+  const Run<Storage>& run;
+  const Storage* const x;
+  const Storage* const residual;
+  const bool affine;
+  const Reader mean, scale, shift;
+
+  FL_HD explicit Inputs(const Run<Storage>& r)
+      : run(r), x(r.x), residual(r.residual), affine(r.affine), mean(r.columns[column_mean]),
+        scale(r.columns[column_scale]), shift(r.columns[column_shift]) {}
+
+  template <bool whole> FL_HD V pre_activation(int64_t i, Access<whole> access, V& centred) const {
+    centred = access.template read<V>(x + i);
+    V z = centred;
+    if constexpr (Activation::reads_output) return z;
+    if (affine) {
+      centred -= access.read(mean, i);
+      z = multiply_add(centred, access.read(scale, i), access.read(shift, i));
+    }
+    if (residual) z += access.template read<V>(residual + i);
+    return z;
+  }
+  template <bool whole> FL_HD void read_arguments(int64_t i, Access<whole> access, V* arguments) const {
+    for (int k = 0; k < argument_count; ++k) arguments[k] = access.read(Reader(run.columns[column_arguments + k]), i);
+  }
+};
+
+template <class Activation, class Storage, bool along> struct ForwardLoop {
+  using V = Vector<typename Compute<Storage>::type>;
+  const Inputs<Activation, Storage, along> inputs;
+  Storage* const y;
+  const uint16_t* const numbers;
+  const int32_t threshold;
+  const V keep;
+
+  FL_HD explicit ForwardLoop(const Run<Storage>& r)
+      : inputs(r), y(r.y), numbers(r.numbers), threshold(r.threshold), keep(r.keep_scale) {}
+
+  template <bool whole> FL_HD void step(int64_t i, Access<whole> access) const {
+    V arguments[max_arguments], centred;
+    inputs.read_arguments(i, access, arguments);
+    V value = Activation::forward(inputs.pre_activation(i, access, centred), arguments);
+    if (numbers) value *= dropout_multiplier(numbers + i, threshold, keep);
+    access.write(y + i, value);
+  }
+
+  static void run(const Run<Storage>& r) {
+    const ForwardLoop loop(r);
+    int64_t i = 0;
+    for (; i + V::size <= r.count; i += V::size) loop.step(i, Access<true>{});
+    if (i < r.count) loop.step(i, Access<false>{static_cast<int>(r.count - i)});
+  }
+};
+
+template <class Activation, class Storage, bool along> struct BackwardLoop {
+  using T = typename Compute<Storage>::type;
+  using V = Vector<T>;
+  static constexpr int sum_count = sum_first_parameter + Activation::learnables;
+  static constexpr int group = sum_lanes / V::size;  // vectors that make up the 16 partial sums
+
+  const Inputs<Activation, Storage, along> inputs;
+  const Storage* const dy;
+  Storage *const dx, *const dresidual;
+  const uint16_t* const numbers;
+  const int32_t threshold;
+  const V keep;
+  const bool corrected;
+  const ColumnReader<V, along> mean_dz, slope;
+  T* const sums_memory;
+  const int64_t sums_step;
+  V sums[sum_count][group];  // of a uniform run
+
+  FL_HD explicit BackwardLoop(const Run<Storage>& r)
+      : inputs(r), dy(r.dy), dx(r.dx), dresidual(r.dresidual), numbers(r.numbers), threshold(r.threshold), keep(r.keep_scale),
+        corrected(r.corrected), mean_dz(r.columns[column_mean_dz]), slope(r.columns[column_slope]), sums_memory(r.sums), sums_step(r.sums_step) {}
+
+  // Adds to sum k: along channels in memory beside the elements; in a uniform run in registers, at its ragged end in memory.
+  template <bool whole> FL_HD void add(int k, int j, int64_t i, Access<whole> access, V value) {
+    if constexpr (along) {
+      T* const address = sums_memory + k * sums_step + i;
+      access.write(address, access.template read<V>(address) + value);
+    } else if constexpr (whole) {
+      sums[k][j] += value;
+    } else {
+      T* const address = sums_memory + k * sums_step + j * V::size;
+      store(address, load<V>(address) + access.counted(value));
+    }
+  }
+
+  template <bool whole> FL_HD void step(int j, int64_t i, Access<whole> access) {
+    V arguments[max_arguments], slopes[max_learnables], centred;
+    inputs.read_arguments(i, access, arguments);
+    const V z = inputs.pre_activation(i, access, centred);
+    V gradient = access.template read<V>(dy + i);
+    if (numbers) gradient *= dropout_multiplier(numbers + i, threshold, keep);
+    const V dz = gradient * Activation::derivative(z, arguments, slopes);
+    if (dresidual) access.write(dresidual + i, dz);
+    if (dx) {
+      V result = dz;
+      if (corrected) result = multiply_add(-centred, access.read(slope, i), dz - access.read(mean_dz, i));
+      if (inputs.affine) result *= access.read(inputs.scale, i);
+      access.write(dx + i, result);
+    }
+    if (!sums_memory) return;
+    add(sum_dz, j, i, access, dz);
+    add(sum_dz_centred, j, i, access, dz * centred);
+    for (int k = 0; k < Activation::learnables; ++k) add(sum_first_parameter + k, j, i, access, gradient * slopes[k]);
+  }
+
+  // Moves the partial sums of a uniform run between memory and registers.
+  template <bool in> FL_HD void exchange_sums() {
+    for (int k = 0; k < sum_count; ++k) {
+      for (int j = 0; j < group; ++j) {
+        T* const address = sums_memory + k * sums_step + j * V::size;
+        if constexpr (in) sums[k][j] = along || !sums_memory ? V(static_cast<T>(0)) : load<V>(address);
+        else if (!along && sums_memory) store(address, sums[k][j]);
+      }
+    }
+  }
+
+  static void run(const Run<Storage>& r) {
+    BackwardLoop loop(r);
+    loop.template exchange_sums<true>();
+    int64_t i = 0;
+    for (; i + sum_lanes <= r.count; i += sum_lanes) {
+#pragma GCC unroll 8
+      for (int j = 0; j < group; ++j) loop.step(j, i + j * V::size, Access<true>{});
+    }
+    loop.template exchange_sums<false>();
+#pragma GCC unroll 1
+    for (int j = 0; i < r.count; ++j, i += V::size) loop.step(j, i, Access<false>{static_cast<int>(smaller(r.count - i, V::size))});
+  }
+};
+
+// Sums of x - pilot and of its square, pilot being the column of the mean.
+template <class Storage, bool along> struct StatisticsLoop {
+  using T = typename Compute<Storage>::type;
+  using V = Vector<T>;
+  static constexpr int group = sum_lanes / V::size;
+
+  template <bool whole> FL_HD static V deviation(const Run<Storage>& r, const ColumnReader<V, along>& pilot, int64_t i, Access<whole> access) {
+    return access.counted(access.template read<V>(r.x + i) - access.read(pilot, i));
+  }
+
+  template <bool whole> FL_HD static void step_along(const Run<Storage>& r, const ColumnReader<V, along>& pilot, int64_t i, Access<whole> access) {
+    const V d = deviation(r, pilot, i, access);
+    T *const first = r.sums + i, *const second = first + r.sums_step;
+    access.write(first, access.template read<V>(first) + d);
+    access.write(second, multiply_add(d, d, access.template read<V>(second)));
+  }
+
+  static void run(const Run<Storage>& r) {
+    const ColumnReader<V, along> pilot(r.columns[column_mean]);
+    int64_t i = 0;
+    if constexpr (along) {
+      for (; i + V::size <= r.count; i += V::size) step_along(r, pilot, i, Access<true>{});
+      if (i < r.count) step_along(r, pilot, i, Access<false>{static_cast<int>(r.count - i)});
+      return;
+    }
+    V sums[group], squares[group];
+    T *const first = r.sums, *const second = r.sums + r.sums_step;
+    for (int j = 0; j < group; ++j) {
+      sums[j] = load<V>(first + j * V::size);
+      squares[j] = load<V>(second + j * V::size);
+    }
+    for (; i + sum_lanes <= r.count; i += sum_lanes) {
+#pragma GCC unroll 8
+      for (int j = 0; j < group; ++j) {
+        const V d = deviation(r, pilot, i + j * V::size, Access<true>{});
+        sums[j] += d;
+        squares[j] = multiply_add(d, d, squares[j]);
+      }
+    }
+    for (int j = 0; j < group; ++j) {
+      store(first + j * V::size, sums[j]);
+      store(second + j * V::size, squares[j]);
+    }
+#pragma GCC unroll 1
+    for (int j = 0; i < r.count; j += V::size, i += V::size) {
+      const V d = deviation(r, pilot, i, Access<false>{static_cast<int>(smaller(r.count - i, V::size))});
+      store(first + j, load<V>(first + j) + d);
+      store(second + j, multiply_add(d, d, load<V>(second + j)));
+    }
+  }
+};
+
+// An activation whose derivative is taken from y, which stands in x's place.
+template <class Activation> struct FromOutputOf : Activation {
+  static constexpr bool reads_output = true;
+  template <class T> FL_HD static T derivative(T y, const T* p, T*) { return Activation::derivative_from_output(y, p); }
+};
+
+}  // namespace
+
+template <class Storage> using RunFunction = void (*)(const Run<Storage>&);
+
+// The loops of one activation; [0] for uniform runs, [1] for runs along channels.
+template <class Storage> struct ActivationLoops {
+  RunFunction<Storage> forward[2], backward[2], backward_from_output[2];  // the last null for activations that need x
+  int learnables, constants;
+};
+
+namespace {
+
+template <class Activation, class Storage> constexpr ActivationLoops<Storage> loops_of() {
+  ActivationLoops<Storage> loops = {
+      {ForwardLoop<Activation, Storage, false>::run, ForwardLoop<Activation, Storage, true>::run},
+      {BackwardLoop<Activation, Storage, false>::run, BackwardLoop<Activation, Storage, true>::run},
+      {nullptr, nullptr},
+      Activation::learnables,
+      Activation::constants,
+  };
+  if constexpr (Activation::from_output) {
+    loops.backward_from_output[0] = BackwardLoop<FromOutputOf<Activation>, Storage, false>::run;
+    loops.backward_from_output[1] = BackwardLoop<FromOutputOf<Activation>, Storage, true>::run;
+  }
+  return loops;
+}
+
+}  // namespace
+}  // namespace fastlayers::FL_CPU_CAPABILITY

@@ -1,0 +1,114 @@
+// In which order the elements of an (n, c, s) tensor are visited, and how a reduction is cut.
+//
+// Planar (s large): a run is at most `longest_run` elements of one row (sample, channel). Along (s small: channels_last and
+// matrices): a run crosses the channels of a group, of several samples when they are short. A *step* is one run of each channel
+// (planar) or of all channels (along) of a group; partial sums are folded into double every `fold` steps, and `chunk` steps are the
+// unit of a reduction. Both depend on the shape alone, so sums have the same bits for any number of threads.
+#pragma once
+
+#include <new>
+
+#include "../common/platform.h"
+#include "dropout.h"
+#include "runs.h"
+
+namespace fastlayers::FL_CPU_CAPABILITY {
+
+constexpr int64_t longest_run = 2048;
+constexpr int64_t elements_per_task = 1 << 15;  // below this, another thread costs more than it brings
+constexpr int64_t cached_bytes = 1 << 19;       // a slab of this size is still in L2 when it is visited again
+
+FL_HD int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
+FL_HD int64_t clamped(int64_t value, int64_t low, int64_t high) { return larger(low, smaller(value, high)); }
+
+// Memory aligned to a cache line, for vectors to be read and written whole.
+template <class T> class Buffer {
+ public:
+  explicit Buffer(int64_t size) : data_(size ? static_cast<T*>(::operator new(size * sizeof(T), alignment)) : nullptr) {}
+  ~Buffer() { ::operator delete(data_, alignment); }
+  Buffer(const Buffer&) = delete;
+  Buffer& operator=(const Buffer&) = delete;
+
+  FL_HD T* data() { return data_; }
+  FL_HD T& operator[](int64_t i) { return data_[i]; }
+
+ private:
+  static constexpr std::align_val_t alignment{64};
+  T* data_;
+};
+
+struct Geometry {
+  int64_t n, c, s;
+  bool along;
+  int64_t blocks;  // planar: runs in one row
+  int64_t repeat;  // along: samples in one run
+  int64_t group;   // channels visited together
+  int64_t steps, fold, chunk;
+
+  FL_HD int64_t groups() const { return divide_up(c, group); }
+  FL_HD int64_t chunks() const { return divide_up(steps, chunk); }
+  FL_HD int64_t numel() const { return n * c * s; }
+  FL_HD int64_t first_channel(int64_t g) const { return g * group; }
+  FL_HD int64_t last_channel(int64_t g) const { return smaller(c, (g + 1) * group); }
+  FL_HD int64_t last_step(int64_t j) const { return smaller(steps, (j + 1) * chunk); }
+  // Elements of one channel in steps q0 .. q1 - 1.
+  FL_HD int64_t count(int64_t q0, int64_t q1) const { return elements_before(q1) - elements_before(q0); }
+  // Units of (chunk, group) that make a task worth a thread.
+  FL_HD int64_t grain() const { return larger(1, elements_per_task * groups() * chunks() / larger(1, numel())); }
+  // The longest run along channels, and how far apart rows of that length are kept.
+  FL_HD int64_t row() const { return group * s * repeat; }
+  FL_HD int64_t padded_row() const { return divide_up(row(), sum_lanes) * sum_lanes; }
+
+ private:
+  FL_HD int64_t elements_before(int64_t q) const {
+    if (along) return smaller(q * repeat, n) * s;
+    return q / blocks * s + smaller(q % blocks * longest_run, s);
+  }
+};
+
+// How many samples of `period` elements one run takes: enough for a long loop, and whole vectors where that is cheap.
+FL_HD int64_t samples_per_run(int64_t n, int64_t period) {
+  int64_t aligned = sum_lanes;  // the least number of samples whose elements are a multiple of 16
+  while (aligned > 1 && period * (aligned / 2) % sum_lanes == 0) aligned /= 2;
+  const int64_t unit = aligned * period <= longest_run / 2 ? aligned : 1;
+  return clamped(divide_up(longest_run / 4, unit * period) * unit, 1, n);
+}
+
+// The traversal of a reduction over n and s.
+FL_HD Geometry reduction_geometry(int64_t n, int64_t c, int64_t s, int64_t element_bytes) {
+  Geometry g = {n, c, s, s < 32 && (s == 1 || n >= 8) && c > 1, 1, 1, 1, 0, 1, 1};
+  if (g.along) {
+    g.repeat = c * s <= longest_run / 2 ? samples_per_run(n, c * s) : 1;
+    g.group = c * s <= longest_run ? c : larger(1, longest_run / 2 / (sum_lanes * s) * sum_lanes);
+    g.steps = divide_up(n, g.repeat);
+    g.fold = 128;
+    g.chunk = 256;
+  } else {
+    g.blocks = larger(1, divide_up(s, longest_run));
+    const int64_t run = clamped(s, 1, longest_run);
+    g.group = clamped(2 * longest_run / run, 1, c);
+    const int64_t cached = cached_bytes / larger(1, n * s * element_bytes);
+    if (cached >= 1) g.group = clamped(g.group, 1, cached);
+    g.steps = n * g.blocks;
+    g.fold = larger(1, longest_run / run);
+    g.chunk = 8 * g.fold;
+  }
+  return g;
+}
+
+// The traversal where nothing is summed: memory order.
+FL_HD Geometry plain_geometry(int64_t n, int64_t c, int64_t s) {
+  Geometry g = reduction_geometry(n, c, s, 1);
+  const int64_t wanted = elements_per_task / 2;
+  if (g.along) {
+    g.chunk = larger(1, wanted / g.row());
+  } else if (c == 1 && n == 1) {
+    g.chunk = wanted / longest_run;
+  } else {
+    g.group = clamped(wanted / larger(1, s), 1, c);
+    g.chunk = g.blocks * larger(1, wanted / larger(1, c * s));
+  }
+  return g;
+}
+
+}  // namespace fastlayers::FL_CPU_CAPABILITY
