@@ -147,9 +147,9 @@ def finish_statistics(
     if m2 is not None:
         tl.store(m2 + channel, total, mask=present)
     if rstd is not None:
-        tl.store(rstd + channel, _rstd(total / count, eps.to(COMPUTE), COMPUTE), mask=present)
+        tl.store(rstd + channel, _rstd(total / count, tl.full((), eps, COMPUTE), COMPUTE), mask=present)
     if running_mean is not None:
-        rate = 1.0 / tl.load(num_batches_tracked).to(COMPUTE) if CUMULATIVE else momentum.to(COMPUTE)
+        rate = 1.0 / tl.load(num_batches_tracked).to(COMPUTE) if CUMULATIVE else tl.full((), momentum, COMPUTE)
         _move(running_mean, channel, present, centre, rate)
         _move(running_var, channel, present, total / (count - 1), rate)
 
@@ -160,7 +160,7 @@ def running_statistics(running_mean, running_var, mean, rstd, channels, eps: "fp
     channel = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
     present = channel < channels
     tl.store(mean + channel, tl.load(running_mean + channel, mask=present), mask=present)
-    tl.store(rstd + channel, _rstd(tl.load(running_var + channel, mask=present, other=1.0), eps.to(COMPUTE), COMPUTE), mask=present)
+    tl.store(rstd + channel, _rstd(tl.load(running_var + channel, mask=present, other=1.0), tl.full((), eps, COMPUTE), COMPUTE), mask=present)
 
 
 def _launch_statistics(x: Tensor, channel_dim: int, num_batches_tracked: Tensor | None) -> Tensor:

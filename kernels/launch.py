@@ -17,6 +17,7 @@ from torch import Tensor
 _MAX_ELEMENTS = 2**33  # slots of one channel, an eighth of them, must stay below 2^30: see tiles.divide
 _PROGRAMS = 132 * 4  # a few blocks for each multiprocessor of the largest devices
 _MAX_CHUNKS = 1024
+_OPTIONS = {"num_warps": 4, "enable_fp_fusion": False}  # fusion only where a kernel says tl.fma
 
 
 class Layout(NamedTuple):
@@ -88,7 +89,8 @@ def _plan_contiguous(images: int, channels: int, length: int, compute: tl.dtype,
         each = min(4, tiles)
         chunks = -(-tiles // each)
     constants = {
-        "ONE_ROW": images == channels == 1, "ALIGNED": aligned, "GROUPS": groups, "COMPUTE": compute, "num_warps": groups // 32,
+        "ONE_ROW": images == channels == 1, "ALIGNED": aligned, "GROUPS": groups, "COMPUTE": compute, **_OPTIONS,
+        "num_warps": groups // 32,
     }
     sizes = (slots, each * groups, chunks, channels, length, row_groups, *reciprocal(row_groups))
     return Plan((chunks * channels,), False, chunks, sizes, constants)
@@ -106,7 +108,7 @@ def _plan_channels_last(rows: int, channels: int, compute: tl.dtype, sums: bool)
     else:
         each = min(6, tiles)
         chunks = -(-tiles // each)
-    constants = {"UNIT": unit, "COLUMNS": columns, "GROUPS": groups, "COMPUTE": compute, "num_warps": 4}
+    constants = {"UNIT": unit, "COLUMNS": columns, "GROUPS": groups, "COMPUTE": compute, **_OPTIONS}
     return Plan((chunks * blocks,), True, chunks, (rows, each * (groups // columns), chunks, channels, blocks), constants)
 
 
@@ -115,7 +117,7 @@ def finish_plan(chunks: int, channels: int, dtype: torch.dtype) -> tuple[int, di
     """(blocks of channels, constexprs) of a second stage, which adds ``chunks`` partials for each channel."""
     rows = _power_of_two(chunks)
     columns = min(_power_of_two(channels), max(1, 1024 // rows))
-    constants = {"ROWS": rows, "COLUMNS": columns, "COMPUTE": tl.float64 if dtype == torch.float64 else tl.float32, "num_warps": 4}
+    constants = {"ROWS": rows, "COLUMNS": columns, "COMPUTE": tl.float64 if dtype == torch.float64 else tl.float32, **_OPTIONS}
     return -(-channels // columns), constants
 
 

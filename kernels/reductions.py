@@ -94,7 +94,7 @@ def finish_sums(
         channel = block * COLUMNS + tl.arange(0, COLUMNS)
         result = tl.sum(total, 0)
         if means is not None:
-            tl.store(means + k * channels + channel, result / count.to(COMPUTE), mask=(channel < channels) & (k < 2))
+            tl.store(means + k * channels + channel, result / count.to(COMPUTE), mask=channel < tl.where(k < 2, channels, 0))
             if k == 1:
                 result = result * tl.load(rstd + channel, mask=channel < channels, other=0.0)
         tl.store(sums + k * channels + channel, result, mask=channel < channels)
