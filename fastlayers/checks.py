@@ -49,10 +49,11 @@ def seed(operation: str, value: Tensor, x: Tensor) -> None:
     _on_device(operation, "seed", value, x)
 
 
-def channel_dimension(operation: str, x: Tensor, channel_dim: int) -> None:
-    """x has a dimension channel_dim."""
+def channel_dimension(operation: str, x: Tensor, channel_dim: int) -> int:
+    """x has a dimension channel_dim; counted from the front, as kernels take it."""
     if not -x.dim() <= channel_dim < x.dim():
         raise ValueError(f"{operation}: x must have a channel dimension {channel_dim}, got shape {tuple(x.shape)}")
+    return channel_dim if channel_dim >= 0 else channel_dim + x.dim()
 
 
 def channel_vectors(operation: str, x: Tensor, channel_dim: int, **vectors: Tensor | None) -> None:
@@ -141,10 +142,8 @@ def batch_norm(
     residual_: Tensor | None, parameters_: Tensor | None, num_batches_tracked: Tensor | None, training: bool, momentum: float | None,
     channel_dim: int,
 ) -> None:
-    """Everything batch norm asks of its arguments, before it changes anything."""
+    """Everything batch norm asks of the arguments beside x, before it changes anything."""
     operation = "batch_norm"
-    floating(operation, x)
-    channel_dimension(operation, x, channel_dim)
     running_statistics(operation, running_mean, running_var, training)
     channel_vectors(operation, x, channel_dim, running_mean=running_mean, running_var=running_var, weight=weight, bias=bias)
     residual(operation, residual_, x)

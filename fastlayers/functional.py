@@ -54,6 +54,8 @@ def batch_norm(
 
     >>> y = batch_norm(torch.randn(8, 3), None, None, training=True, activation="relu")
     """
+    checks.floating("batch_norm", x)
+    channel_dim = checks.channel_dimension("batch_norm", x, channel_dim)
     resolved = resolve("batch_norm", activation)
     checks.batch_norm(x, running_mean, running_var, weight, bias, residual, resolved.parameters, num_batches_tracked, training, momentum,
                       channel_dim)
@@ -84,7 +86,7 @@ def bias_activation(
     """
     resolved = resolve("bias_activation", activation)
     checks.floating("bias_activation", x)
-    checks.channel_dimension("bias_activation", x, channel_dim)
+    channel_dim = checks.channel_dimension("bias_activation", x, channel_dim)
     checks.channel_vectors("bias_activation", x, channel_dim, bias=bias, scale=scale)
     return _epilogue("bias_activation", x, scale, bias, residual, resolved, dropout, training, seed, channel_dim)
 

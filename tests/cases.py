@@ -47,7 +47,7 @@ EPILOGUE = (
     + [Case("prelu", (3, 5, 4, 7), layout, dtype, per_channel=shared) for layout in ("channels_last", "permuted")
        for dtype in (torch.float32, torch.float16) for shared in (True, False)]
     + [Case("identity", (1, 1, 100003), affine=False, residual=False, p=p) for p in (2**-16, 0.5, 1 - 2**-16, 1.0)]
-    + [Case("relu", (6, 4, 10), channel_dim=-1), Case("prelu", (6, 4, 10), channel_dim=0, dtype=torch.float64)]
+    + [Case("relu", (6, 4, 10), channel_dim=2), Case("prelu", (6, 4, 10), channel_dim=0, dtype=torch.float64)]
 )
 
 BATCH_NORM = (

@@ -259,7 +259,7 @@ def test_masks_are_those_of_the_reference(backend: str, shape: tuple[int, ...], 
     for x in (torch.ones(shape), torch.ones(shape, dtype=torch.bfloat16), cases.arrange(torch.ones(*shape, 3), "permuted")):
         scale = torch.ones(x.size(-1))
         for arguments in ((None, None), (None, scale)):
-            y = select(x).epilogue_forward(x, *arguments, None, None, None, seed, "identity", (), p, -1)
+            y = select(x).epilogue_forward(x, *arguments, None, None, None, seed, "identity", (), p, x.dim() - 1)
             assert torch.equal(y != 0, mask_like(x, p, seed))
 
 

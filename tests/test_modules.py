@@ -154,7 +154,7 @@ def test_gradcheck_with_residual(cpu_backend: str) -> None:
     bias = torch.randn(4, dtype=torch.float64, requires_grad=True)
     scale = torch.randn(4, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(
-        lambda x, b, s, r: fl.functional.bias_activation(x, b, "silu", scale=s, residual=r, dropout=0.3, seed=5),
+        lambda x, b, s, r: fl.functional.bias_activation(x, b, "silu", scale=s, residual=r, dropout=0.3, seed=5, channel_dim=-1),
         (x, bias, scale, residual))
 
 

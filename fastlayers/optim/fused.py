@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim import optimizer
 
 from .. import checks
-from ..backends import select
+from ..backends import extension, select
 from ..specs import UpdateRule
 from .plan import Group, Plan, Work, make_plan
 
@@ -52,6 +53,19 @@ class FusedStep(torch.optim.Optimizer):
         Returns:
             What closure returned, else None.
         """
+        if type(self).step is FusedStep.step and self._is_watched():
+            return _watched_step(self, closure)
+        return self._plain_step(closure)
+
+    step.hooked = True  # torch would wrap it to call hooks and to record a profile, for 40 us where there is neither
+
+    def _is_watched(self) -> bool:
+        return bool(
+            self._optimizer_step_pre_hooks or self._optimizer_step_post_hooks or optimizer._global_optimizer_pre_hooks
+            or optimizer._global_optimizer_post_hooks or torch.autograd._profiler_enabled()
+        )
+
+    def _plain_step(self, closure: Callable[[], Any] | None = None) -> Any:
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -61,12 +75,25 @@ class FusedStep(torch.optim.Optimizer):
         return loss
 
     def _step(self) -> None:
+        if self._step_natively():
+            return
         works = self._works(self._plan) or self._works(self._new_plan())
         norm = None if self.max_grad_norm is None or not works else _total_norm([work.grads for work in works])
         for work in works:
             self._launch(work, norm)
             if not work.launch.dense:
                 work.write_back()
+
+    def _step_natively(self) -> bool:
+        """The whole step in one call of the C++ extension, where nothing needs preparation and its backend is chosen throughout."""
+        plan = self._plan
+        if plan is None or not plan.launches or not all(select(launch.params[0]) is extension for launch in plan.launches):
+            return False
+        if not plan.is_current(self.param_groups, [self.rule(group) for group in self.param_groups], self.state):
+            return False
+        return extension.step_launches(
+            [launch.native() for launch in plan.launches], getattr(self, "grad_scale", None), getattr(self, "found_inf", None),
+            self.max_grad_norm)
 
     def _works(self, plan: Plan | None) -> list[Work]:
         """What each launch of the plan works on; [] if there is none or it is out of date."""
@@ -138,6 +165,9 @@ class FusedStep(torch.optim.Optimizer):
             for name, value in saved.items():
                 if name != "step" and isinstance(value, Tensor) and value.dtype == torch.float32 and p.dtype.itemsize == 2:
                     self.state[p][name] = value.to(p.device)
+
+
+_watched_step = torch.optim.Optimizer.profile_hook_step(FusedStep._plain_step)
 
 
 def _total_norm(lists: list[list[Tensor]]) -> Tensor:

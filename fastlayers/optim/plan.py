@@ -62,6 +62,13 @@ class Launch:
         """hyperparameters and flags of the group as they are now."""
         return numbers(self.group, self.row), flags(self.group, self.row, self.first)
 
+    def native(self) -> tuple[object, ...]:
+        """The launch as the C++ extension's step_launches takes it."""
+        hyperparameters, switches = self.arguments()
+        if isinstance(self.group["lr"], Tensor):
+            hyperparameters[0] = self.group["lr"].item()
+        return self.row.name, self.params, self.states, self.names, hyperparameters, switches
+
 
 class Work(NamedTuple):
     """The tensors of a launch."""

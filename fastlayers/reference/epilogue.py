@@ -3,8 +3,8 @@
 This file and its neighbours are the kernel interface: every backend has functions of these names and signatures.
 
 Tensors      x is dense (contiguous, channels_last or any permutation), float16, bfloat16, float32 or float64. residual, dy and y
-             have x's shape, strides and dtype. Seen in memory order, x is (N, C, S): C = x.size(channel_dim), S = the stride of
-             that dimension, N = numel / (C S); one channel is (1, 1, numel), whatever the stride of its dimension.
+             have x's shape, strides and dtype. Seen in memory order, x is (N, C, S): C = x.size(channel_dim), channel_dim >= 0, S = the
+             stride of that dimension, N = numel / (C S); one channel is (1, 1, numel), whatever the stride of its dimension.
              mean, scale, shift are float32 [C] (float64 for float64 x), or None for 0, 1, 0; mean needs scale.
 Activation   the name of a row of specs.py, its constants, and ``parameters``, its learnable ones: [K, P] in the dtype of scale,
              K of them, P = 1 or C values each; None when it has none.
@@ -24,7 +24,7 @@ from .dropout import multiplier_like
 
 def accumulate_dtype(x: Tensor) -> torch.dtype:
     """The dtype that x is computed in: float64 for float64, float32 for everything else."""
-    return torch.promote_types(x.dtype, torch.float32)
+    return torch.float64 if x.dtype is torch.float64 else torch.float32
 
 
 def per_channel(vector: Tensor, x: Tensor, channel_dim: int) -> Tensor:
