@@ -52,6 +52,7 @@ class BuildExtension(build_ext):
         newest_header = max(path.stat().st_mtime for path in [*Path("csrc").rglob("*.h"), Path(__file__)])
         with ThreadPoolExecutor(int(os.environ.get("MAX_JOBS", os.cpu_count() or 1))) as pool:
             extension.extra_objects = list(pool.map(lambda job: self._compile(*job, extension.include_dirs, newest_header), jobs))
+        extension.depends = extension.extra_objects  # what the library is linked from; without it a second build would not link
         super().build_extension(extension)
         extension.sources = sources
 
