@@ -105,7 +105,8 @@ struct gelu_tanh : FromInput<0, 0> {
   template <class T> struct Argument {
     T value, error;
   };
-  template <class T> FL_HD static T bound(T x) { return minimum(T(20), maximum(T(-20), x)); }
+  template <class T> static constexpr int outermost = is_double<T> ? 25 : 20;  // from here on the result is 0 or x
+  template <class T> FL_HD static T bound(T x) { return minimum(T(outermost<T>), maximum(T(-outermost<T>), x)); }
 
   template <class T> FL_HD static Argument<T> argument(T x) {
     const T a(static_cast<Constant<T>>(linear)), b(static_cast<Constant<T>>(cubic));

@@ -174,7 +174,8 @@ template <class T> FL_HD NormalTail<T> normal_tail(T x) {
     const T a = minimum(T(39.0), absolute(x));
     const T tail = lane_by_lane(a, [](double v) { return 0.5 * ::erfc(v * 0.70710678118654752440); });
     const Exponential<T> decay = exp_parts(T(-0.5) * a * a);
-    return {decay, a, tail / decay.value(), T(1)};
+    const T e = decay.value();
+    return {decay, a, select(e == T(0), T(0), tail / e), T(1)};  // both are 0 from a = 38.6 on
   } else {
     const T a = minimum(T(15.0f), absolute(x));
     // a^2 = square + error exactly; exp takes the first, 1 - error / 2 is exp of the second.
