@@ -344,7 +344,7 @@ def optimizer_step(
             COMPUTE=tl.float64 if kind == torch.float64 else tl.float32, ALIGNED=lists.aligned, BLOCK=BLOCK, CHUNK=CHUNK,
             num_warps=4, enable_fp_fusion=True,
         )
-    torch.autograd.graph.increment_version([*params, *states, *steps])
+    torch.autograd.graph.increment_version(params)  # no graph holds states and steps
 
 
 def gradient_norm(grads: Sequence[Tensor]) -> Tensor:

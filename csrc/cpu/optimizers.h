@@ -9,7 +9,7 @@ namespace fastlayers {
 
 enum class NumberType { float32, float64, float16, bfloat16 };
 
-constexpr int max_states = 3;
+constexpr int max_states = 3, max_flags = 4;
 
 // One parameter: its gradient and states lie in the same memory order.
 struct UpdateTensor {
