@@ -7,7 +7,7 @@ namespace fastlayers::FL_CPU_CAPABILITY {
 namespace {
 
 // Whether anything differs between channels; if not, x is one long run.
-bool per_channel(const Epilogue& e) { return e.mean || e.scale || e.shift || e.parameter_count > 1; }
+bool per_channel(const Epilogue& e) { return e.mean || e.scale || e.shift || e.parameter_count != 1; }
 
 template <class Storage> void forward(const Epilogue& e, void* y) {
   Pass<Storage> pass;

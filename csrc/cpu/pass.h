@@ -54,7 +54,7 @@ template <class Storage> void set_up(Pass<Storage>& pass, const Epilogue& e, con
   const T* const parameters = static_cast<const T*>(e.parameters);
   for (int k = 0; k < loops.learnables; ++k) {
     const T* const row = parameters + k * e.parameter_count;
-    arguments[k] = e.parameter_count > 1 ? Column<T>{row, 1} : fill(3 + k, *row);
+    arguments[k] = e.parameter_count == 1 ? fill(3 + k, *row) : Column<T>{row, 1};
   }
   for (int k = loops.learnables; k < loops.learnables + loops.constants; ++k) {
     arguments[k] = fill(3 + k, static_cast<T>(e.constants[k - loops.learnables]));
@@ -251,7 +251,7 @@ template <class T> void write_sums(const double* totals, int sum_count, int64_t 
     double shared = 0;
     for (int64_t i = 0; i < c; ++i) {
       shared += totals[i * sum_count + k];
-      if (parameter_count > 1) row[i] = static_cast<T>(totals[i * sum_count + k]);
+      if (parameter_count != 1) row[i] = static_cast<T>(totals[i * sum_count + k]);
     }
     if (parameter_count == 1) row[0] = static_cast<T>(shared);
   }
