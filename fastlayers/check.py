@@ -90,7 +90,7 @@ def check_operation(name: str, kernels: object, device: str, operation: str, dty
             if not case or this_share > share:
                 case, share = this_case, this_share
     except Exception as error:
-        return Finding(name, device, operation, dtype, case, float("inf"), f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
+        return Finding(name, device, operation, dtype, case, float("inf"), f"{type(error).__name__}: {str(error).splitlines()[0]}")
     return Finding(name, device, operation, dtype, case, share)
 
 

@@ -29,11 +29,12 @@ def allowed_error(oracle: Tensor, x: Tensor, slope: Tensor, budget: float, absol
 
     The budget is counted in the dtype of the arithmetic; beside it stand the input's own rounding, ``slope`` times half a unit of
     x, an absolute allowance given for float32, and for float16 and bfloat16 the one rounding of the result. In float64 the
-    reference is no more exact than what it judges, so each gets the budget.
+    reference is no more exact than what it judges and rounds its arguments too: each gets the budget, and a whole unit of x.
     """
     compute = compute_dtype(x.dtype)
-    allowed = budget * ulp(oracle, compute) * (2 if x.dtype == torch.float64 else 1)
-    allowed = allowed + (slope.abs() * ulp(x, compute) / 2).nan_to_num(0.0, 0.0, 0.0)
+    own_rounding = (slope.abs() * ulp(x, compute)).nan_to_num(0.0, 0.0, 0.0)
+    budget_error = budget * ulp(oracle, compute)
+    allowed = 2 * (budget_error + own_rounding) if compute == torch.float64 else budget_error + own_rounding / 2
     allowed = allowed + absolute * torch.finfo(compute).eps / torch.finfo(torch.float32).eps
     return allowed if x.dtype == compute else allowed + ulp(oracle, x.dtype) / 2
 
@@ -49,13 +50,17 @@ def worst_share(actual: Tensor, oracle: Tensor, allowed: Tensor) -> float:
     return share.nan_to_num(math.inf, math.inf).max().item() if share.numel() else 0.0
 
 
-def worst_composed_share(actual: Tensor, oracle: Tensor, plain: Tensor) -> float:
+def worst_composed_share(actual: Tensor, oracle: Tensor, plain: Tensor, terms: float = 0.0) -> float:
     """worst_share for reductions and what follows from them.
 
-    Twice the largest error of PyTorch's own operations in the same dtype, ``plain``, is allowed, and FLOOR_ULP of the largest value.
+    Twice the largest error of PyTorch's own operations in the same dtype, ``plain``, is allowed, and FLOOR_ULP, counted in the
+    dtype of the arithmetic, of the largest value or of ``terms``: how large the terms of a sum are together, their signs left out.
     """
     if not actual.is_floating_point():  # a count
         return 0.0 if torch.equal(actual, oracle) else math.inf
     largest = oracle.double().abs().max() if oracle.numel() else torch.zeros((), dtype=torch.float64)
     own = (plain.double() - oracle.double()).abs().max() if oracle.numel() else largest
-    return worst_share(actual, oracle, (2 * own + FLOOR_ULP * ulp(largest, actual.dtype)).expand_as(oracle))
+    floor = FLOOR_ULP * ulp(largest.clamp(min=terms), compute_dtype(actual.dtype))
+    if actual.dtype == torch.float64:  # where plain is the oracle itself
+        floor = 2 * floor
+    return worst_share(actual, oracle, (2 * own + floor).expand_as(oracle))
