@@ -12,6 +12,7 @@ from torch.optim import optimizer
 from .. import checks
 from ..backends import extension, select
 from ..specs import UpdateRule
+from . import traced
 from .plan import Group, Plan, Work, make_plan
 
 
@@ -53,6 +54,8 @@ class FusedStep(torch.optim.Optimizer):
         Returns:
             What closure returned, else None.
         """
+        if torch.compiler.is_compiling():
+            return self._traced_step(closure)
         if type(self).step is FusedStep.step and self._is_watched():
             return _watched_step(self, closure)
         return self._plain_step(closure)
@@ -73,6 +76,23 @@ class FusedStep(torch.optim.Optimizer):
         with torch.no_grad():
             self._step()
         return loss
+
+    def _traced_step(self, closure: Callable[[], Any] | None) -> Any:
+        loss = None if closure is None else closure()
+        with torch.no_grad():
+            if not traced.step(self):
+                self._untraced_step()
+        return loss
+
+    @torch.compiler.disable(reason="fastlayers.optim: this step has to copy or to make tensors first")
+    def _untraced_step(self) -> None:
+        self._step()
+
+    def _init_group(
+        self, group: Group, number: int, params: list[Tensor], grads: list[Tensor], states: list[Tensor], steps: list[Tensor]
+    ) -> int:
+        """Dynamo's name for what it runs instead of tracing it."""
+        return traced.fill_lists(self, group, number, (params, grads, states, steps))
 
     def _step(self) -> None:
         if self._step_natively():
