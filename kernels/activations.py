@@ -14,13 +14,13 @@ _INTERPRET = tl.constexpr(triton.knobs.runtime.interpret)
 _LOG2_E = tl.constexpr(1.4426950408889634)
 _LN_2 = tl.constexpr(0.6931471805599453)
 _TINY = tl.constexpr(2.0**-31)
-_FAR = tl.constexpr(800.0)  # where every logistic gate is 0 or 1 in float64 too
+_FAR = tl.constexpr(110.0)  # where the logistic function of -x, times x, is 0
+_FAR_FLOAT64 = tl.constexpr(800.0)
 _SQRT_HALF = tl.constexpr(0.7071067811865476)
 _GAUSSIAN_TAIL = tl.constexpr((
-    -7.917700713733211e-05, 2.6673118554754183e-05, 7.26799073163e-04, 8.892506011761725e-04, -1.8911991501227021e-03,
-    -6.753652356564999e-03, -4.832387785427272e-04, 3.672191500663757e-02, 2.8798408806324005e-02, -3.3140456676483154e-01,
-    6.724079847335815e-01,
-))  # see _gaussian
+    1.0129082511411980e-04, -3.1535997551530600e-05, -1.0846275836229324e-03, -4.0738446841714904e-05, 7.9803299158811570e-03,
+    -5.3332205861806870e-03, -6.3823744654655460e-02, 2.5266194343566895e-01, -5.2496314048767090e-01, 7.3345363140106200e-01,
+))  # (a + 3.125) erfc(a / sqrt 2) exp(a^2 / 2) / 2 in powers of (a - 3.125) / (a + 3.125), within 2^-26 relative for 0 <= a <= 15
 _INVERSE_SQRT_2_PI = tl.constexpr(0.3989422804014327)
 _TANH = tl.constexpr((
     -5.830313079059124e-03, 2.074495144188404e-02, -5.3770240396261215e-02, 1.3331784307956696e-01, -3.3333292603492737e-01,
@@ -29,7 +29,8 @@ _GELU_LINEAR = tl.constexpr(1.5957691216057308)  # 2 sqrt(2 / pi)
 _GELU_LINEAR_REST = tl.constexpr(-4.534068032135963e-08)  # what rounding to float32 leaves of it
 _GELU_CUBIC = tl.constexpr(0.07135481627260025)  # 0.044715 times that
 _GELU_CUBIC_REST = tl.constexpr(2.3988323966106506e-09)
-_GELU_FAR = tl.constexpr(22.0)  # where 2 u > 750
+_GELU_FAR = tl.constexpr(10.9)  # where 2 u = 109.8, see _FAR
+_GELU_FAR_FLOAT64 = tl.constexpr(22.0)
 
 
 @triton.jit
@@ -105,49 +106,53 @@ def leaky_relu_derivative_from_output(y, p):
 
 
 @triton.jit
-def _exp_negative(a, rest):
-    """2^31 exp(-(a + rest)) for finite a >= 0 and a tiny rest, float32: the factor keeps it a normal number up to a = 108.
+def _fast_exp(x, factor: tl.constexpr):
+    """exp(factor x) within 2^-23 (1 + |factor x|) relative: for derivatives, where it counts little once it is small."""
+    return tl.exp2(x * (factor * _LOG2_E)) if x.dtype == tl.float32 else tl.exp(x * factor)
 
-    2^t with t = 31 - a log2(e) rounded, times 1 + what the rounding has left of a: t - 31 and back is exact.
+
+@triton.jit
+def _bounded(x, bound: tl.constexpr):
+    """x between -bound and bound; keeps NaN."""
+    return _at_most(_at_least(x, -bound), bound)
+
+
+@triton.jit
+def _logistic(y, excess):
+    """(d, f): 1 / (1 + exp(y - excess)) is f / d, and both are normal numbers where the result is; excess must be tiny.
+
+    f is 2^-31 for y above 64, where exp(y) may overflow, and else 1. float32: |y| at most 110.
     """
-    shifted = tl.fma(a, -_LOG2_E, 31.0) - 31.0
-    power = tl.exp2(shifted + 31.0)
-    return tl.fma(power, tl.fma(shifted, -_LN_2, -a) - rest, power)
+    if y.dtype == tl.float64:
+        d = 1.0 + tl.exp(y)
+        f = _constant(y, 1.0) + tl.zeros_like(y)
+    else:
+        f = tl.where(y > 64.0, _TINY, 1.0)
+        t = y * _LOG2_E
+        power = tl.exp2(t + tl.where(y > 64.0, -31.0, 0.0))
+        d = tl.fma(power, tl.fma(t, -_LN_2, y) - excess, power) + f
+    return d, f
 
 
 @triton.jit
-def _logistic(x):
-    """(n, s): the logistic function of |x| is s, and of -|x| it is n s 2^-31 (float64: n s)."""
-    if x.dtype == tl.float64:
-        n = tl.exp(-tl.abs(x))
-        return n, 1.0 / (1.0 + n)
-    n = _exp_negative(_at_most(tl.abs(x), _FAR), 0.0)
-    return n, 1.0 / tl.fma(n, _TINY, 1.0)
-
-
-@triton.jit
-def _gate(value, x, n, s):
-    """value times the logistic function of x, from _logistic(x); value must be finite where x is negative."""
-    tiny = _constant(x, 1.0 if x.dtype == tl.float64 else _TINY)
-    return tl.where(x < 0, value * n, value) * tl.where(x < 0, s * tiny, s)
-
-
-@triton.jit
-def _gate_slope(n, s):
-    """Derivative of the logistic function, from _logistic(x)."""
-    return n * s * s * _constant(s, 1.0 if s.dtype == tl.float64 else _TINY)
+def _gate(x):
+    """(s, n, x) for derivatives: the logistic functions of x and of -x, within 2^-22 absolute, and x bounded where they are 0."""
+    bounded = _bounded(x, 80.0 if x.dtype == tl.float32 else 700.0)
+    e = _fast_exp(bounded, -1.0)
+    s = 1 / (1 + e)
+    return s, e * s, bounded
 
 
 @triton.jit
 def sigmoid(x, p):
-    n, s = _logistic(x)
-    return _gate(1.0, x, n, s)
+    d, f = _logistic(-_bounded(x, _FAR if x.dtype == tl.float32 else _FAR_FLOAT64), 0.0)
+    return f / d
 
 
 @triton.jit
 def sigmoid_derivative(x, p):
-    n, s = _logistic(x)
-    return (_gate_slope(n, s),)
+    s, n, _ = _gate(x)
+    return (s * n,)
 
 
 @triton.jit
@@ -160,12 +165,15 @@ def tanh(x, p):
     """x + x^3 P(x^2) below 0.6, else 1 - 2 / (exp(2 |x|) + 1)."""
     if x.dtype == tl.float64:
         return _tanh_float64(x)
-    a = tl.abs(x)
-    n = _exp_negative(_at_most(2 * a, 30.0), 0.0)
-    large = 1 - 2 * n / (n + 1 / _TINY)
-    square = x * x
-    small = tl.fma(_polynomial(square, _TANH, 4) * square, x, x)
-    return tl.where(a < 0.6, small, tl.where(x < 0, -large, large))
+    else:
+        a = tl.abs(x)
+        double = _at_most(2 * a, 30.0)
+        t = double * _LOG2_E
+        power = tl.exp2(t)
+        large = 1 - 2 / (tl.fma(power, tl.fma(t, -_LN_2, double), power) + 1)
+        square = x * x
+        small = tl.fma(_polynomial(square, _TANH, 4) * square, x, x)
+        return tl.where(a < 0.6, small, tl.where(x < 0, -large, large))
 
 
 @triton.jit
@@ -178,8 +186,8 @@ def _tanh_float64(x):
 
 @triton.jit
 def tanh_derivative(x, p):
-    n, s = _logistic(2 * x)
-    return (4 * _gate_slope(n, s),)
+    s, n, _ = _gate(2 * x)
+    return (4 * s * n,)
 
 
 @triton.jit
@@ -189,95 +197,100 @@ def tanh_derivative_from_output(y, p):
 
 @triton.jit
 def silu(x, p):
-    n, s = _logistic(x)
-    return _gate(_at_least(x, -_FAR), x, n, s)
+    FAR: tl.constexpr = _FAR if x.dtype == tl.float32 else _FAR_FLOAT64
+    finite = _at_least(x, -FAR)
+    d, f = _logistic(-_at_most(finite, FAR), 0.0)
+    return finite / d * f
 
 
 @triton.jit
 def silu_derivative(x, p):
-    n, s = _logistic(x)
-    return (_gate(1.0, x, n, s) + _at_most(_at_least(x, -_FAR), _FAR) * _gate_slope(n, s),)
+    s, n, bounded = _gate(x)
+    return (tl.fma(bounded * n, s, s),)
 
 
 @triton.jit
-def _gaussian(x):
-    """(a, r, e): a = |x|, and erfc(a / sqrt 2) / 2 = r e 2^-31 with e = 2^31 exp(-a^2 / 2); in float64 it is r, and e = 2^31.
-
-    float32: (a + 2) r is a polynomial of degree ten in (a - 2) / (a + 2), within 2^-25 relative on 0 <= a <= 15, beyond which
-    the product is 0. The exponent carries what the rounding of a^2 leaves.
-    """
-    if x.dtype == tl.float64:
-        return _gaussian_float64(x)
-    a = _at_most(tl.abs(x), 15.0)
-    inverse = 1 / (a + 2)
-    r = inverse * _polynomial(tl.fma(inverse, -4.0, 1.0), _GAUSSIAN_TAIL, 10)
-    half = a * 0.5
-    square = half * a
-    return a, r, _exp_negative(square, tl.fma(half, a, -square))
-
-
-@triton.jit
-def _gaussian_float64(x):
+def _gelu_float64(x):
+    """(x / 2 + |x| / 2 - gelu(x)), which is |x| erfc(|x| / sqrt 2) / 2, and |x| bounded where it is 0."""
     a = _at_most(tl.abs(x), 40.0)
     if _INTERPRET:
-        tail = 0.5 - 0.5 * tl.erf(a * _constant(a, _SQRT_HALF))
+        return a * (0.5 - 0.5 * tl.erf(a * _constant(a, _SQRT_HALF))), a
     else:
-        tail = 0.5 * libdevice.erfc(a * _constant(a, _SQRT_HALF))
-    return a, tail, _constant(x, 1 / _TINY)
+        return a * (0.5 * libdevice.erfc(a * _constant(a, _SQRT_HALF))), a
 
 
 @triton.jit
 def gelu(x, p):
-    a, r, e = _gaussian(x)
-    return tl.fma(-(a * r * e), _constant(x, _TINY) + tl.zeros_like(a), _at_least(x, 0.0))
+    """max(x, 0) - a erfc(a / sqrt 2) / 2, a = |x|; erfc is exp(-a^2 / 2), as the square of 2^t, times a polynomial.
+
+    The last step multiplies by 1 - what the roundings of a^2 and t have added to the exponent.
+    """
+    positive = _at_least(x, 0.0)
+    if x.dtype == tl.float64:
+        return positive - _gelu_float64(x)[0]
+    else:
+        a = _at_most(tl.abs(x), 15.0)
+        share = a / (a + 3.125)
+        half = a * 0.5
+        square = half * a
+        t = square * (-0.5 * _LOG2_E)
+        power = tl.exp2(t)
+        excess = tl.fma(t, 2 * _LN_2, square) + tl.fma(half, a, -square)
+        product = share * _polynomial(tl.fma(share, 2.0, -1.0), _GAUSSIAN_TAIL, 9) * power * power
+        return tl.fma(product, excess, positive - product)
 
 
 @triton.jit
 def gelu_derivative(x, p):
-    a, r, e = _gaussian(x)
+    """erfc(-x / sqrt 2) / 2 + x exp(-x^2 / 2) / sqrt(2 pi)."""
     if x.dtype == tl.float64:
-        below = r - a * _constant(a, _INVERSE_SQRT_2_PI) * tl.exp(a * a * -0.5)
+        product, a = _gelu_float64(x)
+        tail = tl.where(a > 0, product / a, 0.5)
+        below = tail - a * _constant(a, _INVERSE_SQRT_2_PI) * tl.exp(a * a * -0.5)
     else:
-        below = tl.fma(a, -_INVERSE_SQRT_2_PI, r) * e * _TINY
+        a = _at_most(tl.abs(x), 15.0)
+        inverse = 1 / (a + 3.125)
+        tail = inverse * _polynomial(tl.fma(inverse, -6.25, 1.0), _GAUSSIAN_TAIL, 9)
+        below = tl.fma(a, -_INVERSE_SQRT_2_PI, tail) * _fast_exp(a * a, -0.5)
     return (tl.where(x > 0, 1 - below, below),)
 
 
 @triton.jit
-def _gelu_tanh_argument(a):
-    """(v, rest): v + rest = 2 sqrt(2 / pi) (a + 0.044715 a^3), rest what the roundings leave: v is an exponent."""
-    if a.dtype == tl.float64:
-        return a * (a * a * _constant(a, _GELU_CUBIC) + _constant(a, _GELU_LINEAR)), 0.0
-    square = a * a
-    cubic = square * _GELU_CUBIC
-    factor = cubic + _GELU_LINEAR
-    rest = tl.fma(square, _GELU_CUBIC, -cubic) + tl.fma(tl.fma(a, a, -square), _GELU_CUBIC, _GELU_LINEAR - (factor - cubic))
-    rest = tl.fma(square, _GELU_CUBIC_REST, rest) + _GELU_LINEAR_REST
-    value = a * factor
-    return value, tl.fma(a, rest, tl.fma(a, factor, -value))
-
-
-@triton.jit
-def _gelu_tanh_logistic(x):
-    """_logistic(2 u)."""
-    value, rest = _gelu_tanh_argument(_at_most(tl.abs(x), _GELU_FAR))
+def _gelu_tanh_argument(x):
+    """(y, excess): y - excess = -2 u = -2 sqrt(2 / pi) (x + 0.044715 x^3); excess is what the roundings add, for y is an exponent."""
+    opposite = -x
+    square = x * x
     if x.dtype == tl.float64:
-        return _logistic(value)
-    n = _exp_negative(value, rest)
-    return n, 1.0 / tl.fma(n, _TINY, 1.0)
+        y = opposite * (square * _constant(x, _GELU_CUBIC) + _constant(x, _GELU_LINEAR))
+        excess = tl.zeros_like(x)
+    else:
+        cubic = square * _GELU_CUBIC
+        factor = cubic + _GELU_LINEAR
+        over = tl.fma(square, -_GELU_CUBIC, cubic) + tl.fma(
+            tl.fma(opposite, x, square), _GELU_CUBIC, (factor - cubic) - _GELU_LINEAR)
+        over = tl.fma(square, -_GELU_CUBIC_REST, over) - _GELU_LINEAR_REST
+        y = opposite * factor
+        excess = tl.fma(opposite, over, tl.fma(x, factor, y))
+    return y, excess
 
 
 @triton.jit
 def gelu_tanh(x, p):
-    n, s = _gelu_tanh_logistic(x)
-    return _gate(_at_least(x, -_FAR), x, n, s)
+    FAR: tl.constexpr = _GELU_FAR if x.dtype == tl.float32 else _GELU_FAR_FLOAT64
+    finite = _at_least(x, -FAR)
+    y, excess = _gelu_tanh_argument(_at_most(finite, FAR))
+    d, f = _logistic(y, excess)
+    return finite / d * f
 
 
 @triton.jit
 def gelu_tanh_derivative(x, p):
-    n, s = _gelu_tanh_logistic(x)
-    bounded = _at_most(_at_least(x, -_FAR), _FAR)
-    slope = bounded * (bounded * bounded * _constant(x, 3 * _GELU_CUBIC) + _constant(x, _GELU_LINEAR))
-    return (_gate(1.0, x, n, s) + slope * _gate_slope(n, s),)
+    bounded = _bounded(x, 10.0 if x.dtype == tl.float32 else 20.0)
+    square = bounded * bounded
+    linear = _constant(x, _GELU_LINEAR)
+    s, n, _ = _gate(bounded * tl.fma(square, _constant(x, _GELU_CUBIC) + tl.zeros_like(x), linear + tl.zeros_like(x)))
+    slope = bounded * tl.fma(square, _constant(x, 3 * _GELU_CUBIC) + tl.zeros_like(x), linear + tl.zeros_like(x))
+    return (tl.fma(slope * n, s, s),)
 
 
 @triton.jit

@@ -1,7 +1,9 @@
 """Batch norm in Triton: statistics, forward with running statistics, backward. Conventions as in fastlayers/reference/batch_norm.py.
 
 Training takes three launches each way: sums of every chunk, their combination, the sweep that writes y or dx.
-Statistics are Welford's: groups of elements have their own mean and squared deviations, merged by Chan's rule.
+Statistics are shifted: every row of a tile sums deviations from the mean of the first elements it sees (a single element for
+channels_last), which of T visits are one, so that the pivot is within sqrt(T) standard deviations of the mean of what it is used for
+and cancellation costs at most a factor T; rows, warps and chunks are then merged by Chan's rule.
 """
 from collections.abc import Sequence
 
@@ -24,21 +26,17 @@ def _count_batch(num_batches_tracked):
 
 
 @triton.jit
-def _merge_group(value, tile, count, mean, m2, EDGES: tl.constexpr, COMPUTE: tl.constexpr):
-    """Chan's rule: merge each group's own count, mean and squared deviations into those of its row of the tile, [GROUPS]."""
-    _, _, inside, full = tile
-    if EDGES:
-        group_count = tl.sum(inside.to(COMPUTE), 1)
-        group_mean = tl.sum(value, 1) / tl.maximum(group_count, 1.0)
-        deviation = tl.where(inside, value - group_mean[:, None], 0.0)
-    else:
-        group_count = tl.where(full, 8.0, 0.0).to(COMPUTE)
-        group_mean = tl.sum(value, 1) * 0.125
-        deviation = value - group_mean[:, None]
-    total = count + group_count
-    delta = group_mean - mean
-    step = delta * (group_count / tl.maximum(total, 1.0))
-    return total, mean + step, m2 + tl.sum(deviation * deviation, 1) + delta * step * count
+def _shifted(value, sums, squares, pivot):
+    """Add a tile's deviations from the pivots, and their squares, element by element."""
+    deviation = value - pivot
+    return sums + deviation, tl.fma(deviation, deviation, squares)
+
+
+@triton.jit
+def _merge(count, sums, squares, pivot):
+    """(mean, sum of squared deviations from it) from sums of deviations from a pivot."""
+    mean = sums / tl.maximum(count, 1.0)
+    return pivot + mean, tl.maximum(squares - sums * mean, 0.0)
 
 
 @triton.jit(do_not_specialize=["slots", "chunk_slots", "chunks", "channels", "length", "row_groups", "multiplier", "bits"])
@@ -51,60 +49,76 @@ def batch_norm_statistics_contiguous(
     program = tl.program_id(0)
     channel = 0 if ONE_ROW else program % channels
     chunk = program if ONE_ROW else program // channels
-    count = tl.zeros([GROUPS], COMPUTE)
-    mean = tl.zeros([GROUPS], COMPUTE)
-    m2 = tl.zeros([GROUPS], COMPUTE)
-    end = tl.minimum((chunk + 1) * chunk_slots, slots)
-    for start in range(chunk * chunk_slots, end, GROUPS):
+    begin = chunk * chunk_slots
+    end = tl.minimum(begin + chunk_slots, slots)
+    tile = tiles.contiguous_tile(begin, end, channel, channels, length, row_groups, multiplier, bits, ONE_ROW, ALIGNED, GROUPS)
+    counts = tl.sum(tile[2].to(COMPUTE), 1)
+    value = tiles.load(x, tile, 0.0, not ALIGNED, COMPUTE)
+    shift = (tl.sum(value, 1) / tl.maximum(counts, 1.0)).to(x.dtype.element_ty)[:, None] + tl.zeros([GROUPS, 8], x.dtype.element_ty)
+    pivot = shift.to(COMPUTE)
+    first = tl.where(tile[2], value, pivot)
+    sums, squares = _shifted(first, tl.zeros_like(first), tl.zeros_like(first), pivot)
+    for start in range(begin + GROUPS, end, GROUPS):
         tile = tiles.contiguous_tile(start, end, channel, channels, length, row_groups, multiplier, bits, ONE_ROW, ALIGNED, GROUPS)
-        value = tiles.load(x, tile, not ALIGNED, COMPUTE)
-        count, mean, m2 = _merge_group(value, tile, count, mean, m2, not ALIGNED, COMPUTE)
-    total = tl.sum(count)
-    centre = tl.sum(mean * count) / total
-    deviation = mean - centre
+        if not ALIGNED:
+            counts += tl.sum(tile[2].to(COMPUTE), 1)
+        sums, squares = _shifted(tiles.load(x, tile, shift, not ALIGNED, COMPUTE), sums, squares, pivot)
+    if ALIGNED:
+        visits = (end - begin - tl.arange(0, GROUPS) + GROUPS - 1) // GROUPS
+        counts = tl.maximum(visits, 0).to(COMPUTE) * 8
+        total = ((end - begin) * 8).to(COMPUTE)
+    else:
+        total = tl.sum(counts)
+    means, m2 = _merge(counts, tl.sum(sums, 1), tl.sum(squares, 1), tl.max(pivot, 1))
+    centre = tl.sum(means * counts) / total
+    deviation = means - centre
     destination = partials + chunk * channels + channel
     tl.store(destination, total)
     tl.store(destination + chunks * channels, centre)
-    tl.store(destination + 2 * chunks * channels, tl.sum(m2 + count * deviation * deviation))
+    tl.store(destination + 2 * chunks * channels, tl.sum(m2 + counts * deviation * deviation))
 
 
 @triton.jit(do_not_specialize=["rows", "chunk_rows", "chunks", "channels", "blocks"])
 def batch_norm_statistics_channels_last(
     x, partials, num_batches_tracked, rows, chunk_rows, chunks, channels, blocks,
-    UNIT: tl.constexpr, COLUMNS: tl.constexpr, GROUPS: tl.constexpr, COMPUTE: tl.constexpr,
+    UNIT: tl.constexpr, LANES: tl.constexpr, COLUMNS: tl.constexpr, GROUPS: tl.constexpr, COMPUTE: tl.constexpr,
 ):
     """As batch_norm_statistics_contiguous; every element of the tile follows its own channel down the rows."""
     _count_batch(num_batches_tracked)
     block = tl.program_id(0) % blocks
     chunk = tl.program_id(0) // blocks
-    column, channel, present = tiles.channels_last_columns(block, channels, UNIT, COLUMNS, GROUPS)
-    count = tl.zeros([GROUPS], COMPUTE)
-    mean = tl.zeros([GROUPS, 8], COMPUTE)
-    m2 = tl.zeros([GROUPS, 8], COMPUTE)
-    end = tl.minimum((chunk + 1) * chunk_rows, rows)
-    for start in range(chunk * chunk_rows, end, GROUPS // COLUMNS):
-        tile = tiles.channels_last_tile(start, end, column, channel, present, channels, UNIT, COLUMNS, GROUPS)
-        delta = tiles.load(x, tile, False, COMPUTE) - mean
-        total = count + tl.where(tile[3], 1.0, 0.0).to(COMPUTE)
-        share = tl.where(tile[3], 1.0 / tl.maximum(total, 1.0), 0.0)
-        mean = tl.fma(delta, share[:, None] + tl.zeros_like(delta), mean)
-        m2 = tl.fma(delta * delta, (count * share)[:, None] + tl.zeros_like(delta), m2)
-        count = total
-    _store_columns(partials, count, mean, m2, chunk, chunks, block, channels, COLUMNS, GROUPS)
+    column, channel, present = tiles.channels_last_columns(block, channels, UNIT, LANES, COLUMNS, GROUPS)
+    begin = chunk * chunk_rows
+    end = tl.minimum(begin + chunk_rows, rows)
+    tile = tiles.channels_last_tile(begin, end, column, channel, present, channels, UNIT, LANES, COLUMNS, GROUPS)
+    group, offsets, inside, full = tile
+    shift = tl.load(x + offsets, mask=inside, other=0.0)
+    pivot = shift.to(COMPUTE)
+    sums = tl.zeros([GROUPS, 8], COMPUTE)
+    squares = tl.zeros([GROUPS, 8], COMPUTE)
+    for start in range(begin + GROUPS // COLUMNS, end, GROUPS // COLUMNS):
+        tile = tiles.channels_last_tile(start, end, column, channel, present, channels, UNIT, LANES, COLUMNS, GROUPS)
+        sums, squares = _shifted(tiles.load(x, tile, shift, False, COMPUTE), sums, squares, pivot)
+    row = tl.arange(0, GROUPS) // LANES % (GROUPS // COLUMNS)
+    visits = tl.maximum((end - begin - row + GROUPS // COLUMNS - 1) // (GROUPS // COLUMNS), 0)
+    counts = visits.to(COMPUTE)[:, None] + tl.zeros_like(sums)
+    means, m2 = _merge(counts, sums, squares, pivot)
+    _store_columns(partials, counts, means, m2, chunk, chunks, block, channels, LANES, COLUMNS, GROUPS)
 
 
 @triton.jit
-def _store_columns(partials, count, mean, m2, chunk, chunks, block, channels, COLUMNS: tl.constexpr, GROUPS: tl.constexpr):
+def _store_columns(
+    partials, counts, means, m2, chunk, chunks, block, channels, LANES: tl.constexpr, COLUMNS: tl.constexpr, GROUPS: tl.constexpr
+):
     """Merge the rows of a channels_last tile and write one partial per channel."""
-    counts = count[:, None] + tl.zeros_like(mean)
-    total = reductions.sum_rows(counts, COLUMNS, GROUPS)
-    centre = reductions.sum_rows(mean * counts, COLUMNS, GROUPS) / total
-    deviation = mean - reductions.spread_rows(centre, COLUMNS, GROUPS)
+    total = reductions.sum_rows(counts, LANES, COLUMNS, GROUPS)
+    centre = reductions.sum_rows(means * counts, LANES, COLUMNS, GROUPS) / total
+    deviation = means - reductions.spread_rows(centre, LANES, COLUMNS, GROUPS)
     index = block * COLUMNS * 8 + tl.arange(0, COLUMNS * 8)
     destination = partials + chunk * channels + index
     tl.store(destination, total, mask=index < channels)
     tl.store(destination + chunks * channels, centre, mask=index < channels)
-    squares = reductions.sum_rows(m2 + counts * deviation * deviation, COLUMNS, GROUPS)
+    squares = reductions.sum_rows(m2 + counts * deviation * deviation, LANES, COLUMNS, GROUPS)
     tl.store(destination + 2 * chunks * channels, squares, mask=index < channels)
 
 

@@ -10,24 +10,36 @@ import triton.language as tl
 
 
 @triton.jit
-def _pick(words, column):
-    """The 16-bit number of element ``column`` (0 to 7) among the four words."""
+def _keep(words, column, threshold):
+    """Whether element ``column`` (0 to 7) is kept: its half of one of the four words, compared where it lies."""
     w0, w1, w2, w3 = words
     word = tl.where(column < 4, tl.where(column < 2, w0, w1), tl.where(column < 6, w2, w3))
-    return (word >> ((column & 1) * 16).to(tl.uint32)) & 0xFFFF
+    return tl.where(column % 2 == 0, (word & 0xFFFF) >= threshold, word >= (threshold << 16))
 
 
 @triton.jit
-def keep_multiplier(seed, threshold, group, offsets, WHOLE_GROUPS: tl.constexpr, COMPUTE: tl.constexpr):
-    """What dropout multiplies a tile by: 1 / (1 - threshold / 65536) where kept, 0 where dropped; ``seed`` is a pointer.
+def dropout_key(seed, threshold, COMPUTE: tl.constexpr):
+    """(seed's value, threshold, 1 / (1 - threshold / 65536)) once per program; nothing of use where ``seed`` is None.
+
+    A threshold of 65536 does not fit into half a word: then the scale is 0.
+    """
+    if seed is None:
+        return 0, 0, 0.0
+    else:
+        scale = tl.where(threshold < 65536, 65536.0 / (65536 - threshold).to(COMPUTE), 0.0)
+        return tl.load(seed), threshold.to(tl.uint32), scale
+
+
+@triton.jit
+def keep_multiplier(key, group, offsets, WHOLE_GROUPS: tl.constexpr):
+    """What dropout multiplies a tile by: 1 / (1 - threshold / 65536) where kept, 0 where dropped; key is from dropout_key.
 
     WHOLE_GROUPS: row g of the tile is group[g]. Otherwise every element makes its own counter from its offset.
     """
-    key = tl.load(seed)
+    value, threshold, scale = key
     if WHOLE_GROUPS:
-        w0, w1, w2, w3 = tl.randint4x(key, group)
-        number = _pick((w0[:, None], w1[:, None], w2[:, None], w3[:, None]), tl.arange(0, 8)[None, :])
+        w0, w1, w2, w3 = tl.randint4x(value, group)
+        kept = _keep((w0[:, None], w1[:, None], w2[:, None], w3[:, None]), tl.arange(0, 8)[None, :], threshold)
     else:
-        number = _pick(tl.randint4x(key, offsets >> 3), (offsets & 7).to(tl.int32))
-    scale = 65536.0 / (65536 - threshold).to(COMPUTE)
-    return tl.where(number >= threshold.to(tl.uint32), scale, 0.0)
+        kept = _keep(tl.randint4x(value, offsets >> 3), (offsets & 7).to(tl.int32), threshold)
+    return tl.where(kept, scale, 0.0)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .. import reference
 from . import activations, launch, reductions, tiles
-from .dropout import keep_multiplier
+from .dropout import dropout_key, keep_multiplier
 
 
 @triton.jit
@@ -43,10 +43,12 @@ def _channel_vectors(mean, scale, weight, shift, channel, present, CHANNELS_LAST
 
 
 @triton.jit
-def _pre_activation(x, residual, tile, mean, scale, shift, vectors, EDGES: tl.constexpr, COMPUTE: tl.constexpr):
-    """(z, x - mean) of a tile; the pointers say which parts there are."""
+def _pre_activation(
+    x, residual, tile, mean, scale, shift, vectors, other: tl.constexpr, EDGES: tl.constexpr, COMPUTE: tl.constexpr
+):
+    """(z, x - mean) of a tile; the pointers say which parts there are, ``other`` what masked elements are loaded as."""
     centre, slope, offset = vectors
-    centred = tiles.load(x, tile, EDGES, COMPUTE)
+    centred = tiles.load(x, tile, other, EDGES, COMPUTE)
     if mean is not None:
         centred = centred - centre
     z = centred
@@ -58,19 +60,19 @@ def _pre_activation(x, residual, tile, mean, scale, shift, vectors, EDGES: tl.co
     elif shift is not None:
         z = z + offset
     if residual is not None:
-        z = z + tiles.load(residual, tile, EDGES, COMPUTE)
+        z = z + tiles.load(residual, tile, other, EDGES, COMPUTE)
     return z, centred
 
 
 @triton.jit
 def _forward_tile(
-    x, y, residual, tile, mean, scale, shift, seed, threshold, vectors, arguments, ACTIVATION: tl.constexpr, EDGES: tl.constexpr,
+    x, y, residual, tile, mean, scale, shift, seed, key, vectors, arguments, ACTIVATION: tl.constexpr, EDGES: tl.constexpr,
     WHOLE_GROUPS: tl.constexpr, COMPUTE: tl.constexpr,
 ):
-    z, _ = _pre_activation(x, residual, tile, mean, scale, shift, vectors, EDGES, COMPUTE)
+    z, _ = _pre_activation(x, residual, tile, mean, scale, shift, vectors, None, EDGES, COMPUTE)
     value = ACTIVATION(z, arguments)
     if seed is not None:
-        value = value * keep_multiplier(seed, threshold, tile[0], tile[1], WHOLE_GROUPS, COMPUTE)
+        value = value * keep_multiplier(key, tile[0], tile[1], WHOLE_GROUPS)
     tiles.store(y, value, tile, EDGES)
 
 
@@ -86,10 +88,11 @@ def epilogue_forward_contiguous(
     chunk = program if ONE_ROW else program // channels
     vectors = _channel_vectors(mean, scale, weight, shift, channel, None, False)
     arguments = _arguments(parameters, channel, None, channels, LEARNABLE, PER_CHANNEL, CONSTANTS, False, COMPUTE)
+    key = dropout_key(seed, threshold, COMPUTE)
     end = tl.minimum((chunk + 1) * chunk_slots, slots)
     for start in range(chunk * chunk_slots, end, GROUPS):
         tile = tiles.contiguous_tile(start, end, channel, channels, length, row_groups, multiplier, bits, ONE_ROW, ALIGNED, GROUPS)
-        _forward_tile(x, y, residual, tile, mean, scale, shift, seed, threshold, vectors, arguments, ACTIVATION, not ALIGNED, True,
+        _forward_tile(x, y, residual, tile, mean, scale, shift, seed, key, vectors, arguments, ACTIVATION, not ALIGNED, True,
                       COMPUTE)
 
 
@@ -97,17 +100,18 @@ def epilogue_forward_contiguous(
 def epilogue_forward_channels_last(
     x, y, residual, mean, scale, weight, shift, parameters, seed, threshold, rows, chunk_rows, chunks, channels, blocks,
     ACTIVATION: tl.constexpr, CONSTANTS: tl.constexpr, LEARNABLE: tl.constexpr, PER_CHANNEL: tl.constexpr,
-    UNIT: tl.constexpr, COLUMNS: tl.constexpr, GROUPS: tl.constexpr, COMPUTE: tl.constexpr,
+    UNIT: tl.constexpr, LANES: tl.constexpr, COLUMNS: tl.constexpr, GROUPS: tl.constexpr, COMPUTE: tl.constexpr,
 ):
     program = tl.program_id(0)
     chunk = program // blocks
-    column, channel, present = tiles.channels_last_columns(program % blocks, channels, UNIT, COLUMNS, GROUPS)
+    column, channel, present = tiles.channels_last_columns(program % blocks, channels, UNIT, LANES, COLUMNS, GROUPS)
     vectors = _channel_vectors(mean, scale, weight, shift, channel, present, True)
     arguments = _arguments(parameters, channel, present, channels, LEARNABLE, PER_CHANNEL, CONSTANTS, True, COMPUTE)
+    key = dropout_key(seed, threshold, COMPUTE)
     end = tl.minimum((chunk + 1) * chunk_rows, rows)
     for start in range(chunk * chunk_rows, end, GROUPS // COLUMNS):
-        tile = tiles.channels_last_tile(start, end, column, channel, present, channels, UNIT, COLUMNS, GROUPS)
-        _forward_tile(x, y, residual, tile, mean, scale, shift, seed, threshold, vectors, arguments, ACTIVATION, False, UNIT == 8,
+        tile = tiles.channels_last_tile(start, end, column, channel, present, channels, UNIT, LANES, COLUMNS, GROUPS)
+        _forward_tile(x, y, residual, tile, mean, scale, shift, seed, key, vectors, arguments, ACTIVATION, False, UNIT == 8,
                       COMPUTE)
 
 
@@ -116,8 +120,9 @@ def _input_gradient(dz, centred, scale, mean_dz, vectors, batch_means):
     """dx from dz: through the scale and, where their means are given, through the batch's mean and variance too."""
     _, slope, _ = vectors
     if mean_dz is not None:
-        centre, along = batch_means
-        return slope * (dz - centre - centred * along)
+        constant, linear = batch_means
+        nothing = tl.zeros_like(dz)
+        return tl.fma(dz, slope + nothing, tl.fma(centred, linear + nothing, constant + nothing))
     elif scale is not None:
         return dz * slope
     else:
@@ -125,42 +130,50 @@ def _input_gradient(dz, centred, scale, mean_dz, vectors, batch_means):
 
 
 @triton.jit
+def _batch_means(mean_dz, mean_dz_centred, rstd, vectors, channel, present, CHANNELS_LAST: tl.constexpr):
+    """(constant, linear): dx = scale dz + linear (x - mean) + constant, with -scale mean_dz and -scale rstd^2 mean_dz_centred."""
+    _, slope, _ = vectors
+    inverse = tiles.channel_value(rstd, channel, present, 1.0, CHANNELS_LAST)
+    along = inverse * inverse * tiles.channel_value(mean_dz_centred, channel, present, 0.0, CHANNELS_LAST)
+    return -slope * tiles.channel_value(mean_dz, channel, present, 0.0, CHANNELS_LAST), -slope * along
+
+
+@triton.jit
+def _add_sums(totals, dz, centred, gradient, slopes, DSHIFT: tl.constexpr, DSCALE: tl.constexpr, DPARAMETERS: tl.constexpr):
+    """The accumulators after one more tile: dshift, dscale, dparameters, those that are wanted."""
+    sums = ()
+    if DSHIFT:
+        sums = sums + (totals[0] + dz,)
+    if DSCALE:
+        sums = sums + (tl.fma(dz, centred, totals[DSHIFT]),)
+    for k in tl.static_range(DPARAMETERS):
+        sums = sums + (tl.fma(gradient, slopes[k + 1], totals[DSHIFT + DSCALE + k]),)
+    return sums
+
+
+@triton.jit
 def _backward_tile(
-    dy, x, dx, dresidual, residual, tile, mean, scale, shift, mean_dz, seed, threshold, vectors, batch_means, arguments,
+    dy, x, dx, dresidual, residual, tile, mean, scale, shift, mean_dz, seed, key, vectors, batch_means, arguments, totals,
     DERIVATIVE: tl.constexpr, FROM_OUTPUT: tl.constexpr, DSHIFT: tl.constexpr, DSCALE: tl.constexpr, DPARAMETERS: tl.constexpr,
     EDGES: tl.constexpr, WHOLE_GROUPS: tl.constexpr, COMPUTE: tl.constexpr,
 ):
-    """Write dx and dresidual; return what the tile adds to the sums: dshift, dscale, dparameters, those that are wanted."""
+    """Write dx and dresidual; return the accumulators with the tile's terms added."""
+    OTHER: tl.constexpr = 0.0 if DSHIFT + DSCALE + DPARAMETERS > 0 else None  # what lies outside must not count
     if FROM_OUTPUT:
-        z = tiles.load(x, tile, EDGES, COMPUTE)
+        z = tiles.load(x, tile, OTHER, EDGES, COMPUTE)
         centred = z
     else:
-        z, centred = _pre_activation(x, residual, tile, mean, scale, shift, vectors, EDGES, COMPUTE)
-    gradient = tiles.load(dy, tile, EDGES, COMPUTE)
+        z, centred = _pre_activation(x, residual, tile, mean, scale, shift, vectors, OTHER, EDGES, COMPUTE)
+    gradient = tiles.load(dy, tile, OTHER, EDGES, COMPUTE)
     if seed is not None:
-        gradient = gradient * keep_multiplier(seed, threshold, tile[0], tile[1], WHOLE_GROUPS, COMPUTE)
+        gradient = gradient * keep_multiplier(key, tile[0], tile[1], WHOLE_GROUPS)
     slopes = DERIVATIVE(z, arguments)
     dz = gradient * slopes[0]
     if dresidual is not None:
         tiles.store(dresidual, dz, tile, EDGES)
     if dx is not None:
         tiles.store(dx, _input_gradient(dz, centred, scale, mean_dz, vectors, batch_means), tile, EDGES)
-    terms = ()
-    if DSHIFT:
-        terms = terms + (dz,)
-    if DSCALE:
-        terms = terms + (dz * centred,)
-    for k in tl.static_range(DPARAMETERS):
-        terms = terms + (gradient * slopes[k + 1],)
-    return terms
-
-
-@triton.jit
-def _batch_means(mean_dz, mean_dz_centred, rstd, channel, present, CHANNELS_LAST: tl.constexpr):
-    """(mean of dz, rstd^2 times the mean of dz (x - mean)) of the program's channels."""
-    inverse = tiles.channel_value(rstd, channel, present, 1.0, CHANNELS_LAST)
-    along = inverse * inverse * tiles.channel_value(mean_dz_centred, channel, present, 0.0, CHANNELS_LAST)
-    return tiles.channel_value(mean_dz, channel, present, 0.0, CHANNELS_LAST), along
+    return _add_sums(totals, dz, centred, gradient, slopes, DSHIFT, DSCALE, DPARAMETERS)
 
 
 @triton.jit(do_not_specialize=["threshold", "slots", "chunk_slots", "chunks", "channels", "length", "row_groups", "multiplier", "bits"])
@@ -176,18 +189,18 @@ def epilogue_backward_contiguous(
     channel = 0 if ONE_ROW else program % channels
     chunk = program if ONE_ROW else program // channels
     vectors = _channel_vectors(mean, scale, weight, shift, channel, None, False)
-    batch_means = _batch_means(mean_dz, mean_dz_centred, scale, channel, None, False)
+    batch_means = _batch_means(mean_dz, mean_dz_centred, scale, vectors, channel, None, False)
     arguments = _arguments(parameters, channel, None, channels, LEARNABLE, PER_CHANNEL, CONSTANTS, False, COMPUTE)
+    key = dropout_key(seed, threshold, COMPUTE)
     totals = reductions.zeros(COUNT, COMPUTE, GROUPS)
     end = tl.minimum((chunk + 1) * chunk_slots, slots)
     for start in range(chunk * chunk_slots, end, GROUPS):
         tile = tiles.contiguous_tile(start, end, channel, channels, length, row_groups, multiplier, bits, ONE_ROW, ALIGNED, GROUPS)
-        terms = _backward_tile(
-            dy, x, dx, dresidual, residual, tile, mean, scale, shift, mean_dz, seed, threshold, vectors, batch_means, arguments,
-            DERIVATIVE, FROM_OUTPUT, DSHIFT, DSCALE, DPARAMETERS, not ALIGNED, True, COMPUTE,
+        totals = _backward_tile(
+            dy, x, dx, dresidual, residual, tile, mean, scale, shift, mean_dz, seed, key, vectors, batch_means, arguments,
+            totals, DERIVATIVE, FROM_OUTPUT, DSHIFT, DSCALE, DPARAMETERS, not ALIGNED, True, COMPUTE,
         )
-        totals = reductions.add(totals, terms, COUNT)
-    reductions.store_sums(partials, totals, chunk, chunks, channel, channels, COUNT, False, 1, GROUPS)
+    reductions.store_sums(partials, totals, chunk, chunks, channel, channels, COUNT, False, 1, 1, GROUPS)
 
 
 @triton.jit(do_not_specialize=["threshold", "rows", "chunk_rows", "chunks", "channels", "blocks"])
@@ -196,25 +209,25 @@ def epilogue_backward_channels_last(
     rows, chunk_rows, chunks, channels, blocks,
     DERIVATIVE: tl.constexpr, CONSTANTS: tl.constexpr, LEARNABLE: tl.constexpr, PER_CHANNEL: tl.constexpr, FROM_OUTPUT: tl.constexpr,
     DSHIFT: tl.constexpr, DSCALE: tl.constexpr, DPARAMETERS: tl.constexpr,
-    UNIT: tl.constexpr, COLUMNS: tl.constexpr, GROUPS: tl.constexpr, COMPUTE: tl.constexpr,
+    UNIT: tl.constexpr, LANES: tl.constexpr, COLUMNS: tl.constexpr, GROUPS: tl.constexpr, COMPUTE: tl.constexpr,
 ):
     COUNT: tl.constexpr = DSHIFT + DSCALE + DPARAMETERS
     block = tl.program_id(0) % blocks
     chunk = tl.program_id(0) // blocks
-    column, channel, present = tiles.channels_last_columns(block, channels, UNIT, COLUMNS, GROUPS)
+    column, channel, present = tiles.channels_last_columns(block, channels, UNIT, LANES, COLUMNS, GROUPS)
     vectors = _channel_vectors(mean, scale, weight, shift, channel, present, True)
-    batch_means = _batch_means(mean_dz, mean_dz_centred, scale, channel, present, True)
+    batch_means = _batch_means(mean_dz, mean_dz_centred, scale, vectors, channel, present, True)
     arguments = _arguments(parameters, channel, present, channels, LEARNABLE, PER_CHANNEL, CONSTANTS, True, COMPUTE)
+    key = dropout_key(seed, threshold, COMPUTE)
     totals = reductions.zeros(COUNT, COMPUTE, GROUPS)
     end = tl.minimum((chunk + 1) * chunk_rows, rows)
     for start in range(chunk * chunk_rows, end, GROUPS // COLUMNS):
-        tile = tiles.channels_last_tile(start, end, column, channel, present, channels, UNIT, COLUMNS, GROUPS)
-        terms = _backward_tile(
-            dy, x, dx, dresidual, residual, tile, mean, scale, shift, mean_dz, seed, threshold, vectors, batch_means, arguments,
-            DERIVATIVE, FROM_OUTPUT, DSHIFT, DSCALE, DPARAMETERS, False, UNIT == 8, COMPUTE,
+        tile = tiles.channels_last_tile(start, end, column, channel, present, channels, UNIT, LANES, COLUMNS, GROUPS)
+        totals = _backward_tile(
+            dy, x, dx, dresidual, residual, tile, mean, scale, shift, mean_dz, seed, key, vectors, batch_means, arguments,
+            totals, DERIVATIVE, FROM_OUTPUT, DSHIFT, DSCALE, DPARAMETERS, False, UNIT == 8, COMPUTE,
         )
-        totals = reductions.add(totals, terms, COUNT)
-    reductions.store_sums(partials, totals, chunk, chunks, block, channels, COUNT, True, COLUMNS, GROUPS)
+    reductions.store_sums(partials, totals, chunk, chunks, block, channels, COUNT, True, LANES, COLUMNS, GROUPS)
 
 
 def threshold(seed: Tensor | None, p: float) -> int:

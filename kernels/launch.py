@@ -14,8 +14,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-_MAX_ELEMENTS = 2**33  # slots of one channel, an eighth of them, must stay below 2^30: see tiles.divide
-_PROGRAMS = 132 * 4  # a few blocks for each multiprocessor of the largest devices
+_MAX_ELEMENTS = 2**33  # slots of one channel, an eighth of them, must fit an int32: see tiles.divide
+_PROGRAMS = 132 * 8  # a few blocks for each multiprocessor of the largest devices
 _MAX_CHUNKS = 1024
 _OPTIONS = {"num_warps": 4, "enable_fp_fusion": False}  # fusion only where a kernel says tl.fma
 
@@ -47,9 +47,15 @@ def layout(x: Tensor, channel_dim: int, per_channel: bool) -> Layout:
 
 
 def reciprocal(divisor: int) -> tuple[int, int]:
-    """(multiplier, bits) with n // divisor == n * multiplier >> bits for 0 <= n < 2^30; the multiplier is below 2^31."""
-    bits = 30 + (divisor - 1).bit_length()
-    return -(-(1 << bits) // divisor), bits
+    """(multiplier - 2^32, bits) with n // divisor == (n * multiplier >> 32) >> bits for 0 <= n < 2^31 and divisor > 1.
+
+    With 2^bits < divisor <= 2^(bits + 1), multiplier = 2^(32 + bits) / divisor rounded up lies in [2^31, 2^32): as a kernel's argument
+    it is the int32 of the same bits.
+    """
+    if divisor < 2:
+        return 0, 0
+    bits = (divisor - 1).bit_length() - 1
+    return -(-(1 << (32 + bits)) // divisor) - (1 << 32), bits
 
 
 def _power_of_two(n: int) -> int:
@@ -78,13 +84,13 @@ def plan(layout: Layout, dtype: torch.dtype, sums: bool) -> Plan:
 
 def _plan_contiguous(images: int, channels: int, length: int, compute: tl.dtype, sums: bool) -> Plan:
     """sizes: slots of a channel, slots of a chunk, chunks, channels, row length, groups of a row and their reciprocal."""
-    aligned = length % 8 == 0
+    aligned = length % 8 == 0 and (length > 8 or images == channels == 1)  # tiles.divide cannot divide by 1
     row_groups = length // 8 if aligned else ((length + 7) // 8 if images == channels == 1 else (length + 14) // 8)
     slots = images * row_groups
     groups = min(128, max(32, _power_of_two(slots)))
     tiles = -(-slots // groups)
     if sums:
-        chunks, each = _chunks(tiles, channels, 2)
+        chunks, each = _chunks(tiles, channels, 4)
     else:
         each = min(4, tiles)
         chunks = -(-tiles // each)
@@ -99,7 +105,7 @@ def _plan_contiguous(images: int, channels: int, length: int, compute: tl.dtype,
 def _plan_channels_last(rows: int, channels: int, compute: tl.dtype, sums: bool) -> Plan:
     """sizes: rows, rows of a chunk, chunks, channels, blocks of columns."""
     unit = 8 if channels % 8 == 0 else channels & -channels
-    columns = min(8, max(2, _power_of_two(-(-channels // 8))))
+    columns = min(4, max(2, _power_of_two(-(-channels // 8))))
     groups = 128
     blocks = -(-channels // (8 * columns))
     tiles = -(-rows // (groups // columns))
@@ -108,7 +114,8 @@ def _plan_channels_last(rows: int, channels: int, compute: tl.dtype, sums: bool)
     else:
         each = min(6, tiles)
         chunks = -(-tiles // each)
-    constants = {"UNIT": unit, "COLUMNS": columns, "GROUPS": groups, "COMPUTE": compute, **_OPTIONS}
+    lanes = 4 if columns == 4 and each >= 16 else 2
+    constants = {"UNIT": unit, "LANES": lanes, "COLUMNS": columns, "GROUPS": groups, "COMPUTE": compute, **_OPTIONS}
     return Plan((chunks * blocks,), True, chunks, (rows, each * (groups // columns), chunks, channels, blocks), constants)
 
 
@@ -116,7 +123,7 @@ def _plan_channels_last(rows: int, channels: int, compute: tl.dtype, sums: bool)
 def finish_plan(chunks: int, channels: int, dtype: torch.dtype) -> tuple[int, dict[str, object]]:
     """(blocks of channels, constexprs) of a second stage, which adds ``chunks`` partials for each channel."""
     rows = _power_of_two(chunks)
-    columns = min(_power_of_two(channels), max(1, 1024 // rows))
+    columns = min(_power_of_two(channels), max(8, 1024 // rows))
     constants = {"ROWS": rows, "COLUMNS": columns, "COMPUTE": tl.float64 if dtype == torch.float64 else tl.float32, **_OPTIONS}
     return -(-channels // columns), constants
 

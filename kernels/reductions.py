@@ -10,7 +10,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..reference.epilogue import accumulate_dtype
-from . import launch, tiles
+from . import launch
 
 
 @triton.jit
@@ -23,32 +23,23 @@ def zeros(COUNT: tl.constexpr, COMPUTE: tl.constexpr, GROUPS: tl.constexpr):
 
 
 @triton.jit
-def add(totals, terms, COUNT: tl.constexpr):
-    """Element by element sums of two tuples."""
-    result = ()
-    for k in tl.static_range(COUNT):
-        result = result + (totals[k] + terms[k],)
-    return result
-
-
-@triton.jit
-def sum_rows(value, COLUMNS: tl.constexpr, GROUPS: tl.constexpr):
+def sum_rows(value, LANES: tl.constexpr, COLUMNS: tl.constexpr, GROUPS: tl.constexpr):
     """Sum of a channels_last tile over its rows: [COLUMNS * 8], one value per channel in order."""
-    split = tl.reshape(value, (COLUMNS // tiles.LANES, GROUPS // COLUMNS, tiles.LANES, 8))
+    split = tl.reshape(value, (COLUMNS // LANES, GROUPS // COLUMNS, LANES, 8))
     return tl.reshape(tl.sum(split, 1), (COLUMNS * 8,))
 
 
 @triton.jit
-def spread_rows(value, COLUMNS: tl.constexpr, GROUPS: tl.constexpr):
+def spread_rows(value, LANES: tl.constexpr, COLUMNS: tl.constexpr, GROUPS: tl.constexpr):
     """The inverse of sum_rows' shape: each channel's value in every row of the tile, [GROUPS, 8]."""
-    split = tl.reshape(value, (COLUMNS // tiles.LANES, 1, tiles.LANES, 8))
-    return tl.reshape(tl.broadcast_to(split, (COLUMNS // tiles.LANES, GROUPS // COLUMNS, tiles.LANES, 8)), (GROUPS, 8))
+    split = tl.reshape(value, (COLUMNS // LANES, 1, LANES, 8))
+    return tl.reshape(tl.broadcast_to(split, (COLUMNS // LANES, GROUPS // COLUMNS, LANES, 8)), (GROUPS, 8))
 
 
 @triton.jit
 def store_sums(
-    partials, totals, chunk, chunks, channel, channels, COUNT: tl.constexpr, CHANNELS_LAST: tl.constexpr, COLUMNS: tl.constexpr,
-    GROUPS: tl.constexpr,
+    partials, totals, chunk, chunks, channel, channels, COUNT: tl.constexpr, CHANNELS_LAST: tl.constexpr, LANES: tl.constexpr,
+    COLUMNS: tl.constexpr, GROUPS: tl.constexpr,
 ):
     """Sum the accumulators over the program's elements into partials [COUNT, chunks, channels].
 
@@ -58,7 +49,7 @@ def store_sums(
         row = partials + (k * chunks + chunk) * channels
         if CHANNELS_LAST:
             index = channel * COLUMNS * 8 + tl.arange(0, COLUMNS * 8)
-            tl.store(row + index, sum_rows(totals[k], COLUMNS, GROUPS), mask=index < channels)
+            tl.store(row + index, sum_rows(totals[k], LANES, COLUMNS, GROUPS), mask=index < channels)
         else:
             tl.store(row + channel, tl.sum(totals[k]))
 

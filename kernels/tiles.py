@@ -13,13 +13,10 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-LANES = tl.constexpr(2)
-
-
 @triton.jit
 def divide(n, multiplier, bits):
-    """n // d for 0 <= n < 2^30, with (multiplier, bits) from launch.reciprocal(d)."""
-    return ((n.to(tl.int64) * multiplier) >> bits).to(tl.int32)
+    """n // d for 0 <= n < 2^31 and d > 1, with (multiplier, bits) from launch.reciprocal(d)."""
+    return (tl.umulhi(n.to(tl.uint32), multiplier.to(tl.uint32)) >> bits.to(tl.uint32)).to(tl.int32)
 
 
 @triton.jit
@@ -34,31 +31,28 @@ def contiguous_tile(
     """
     slot = start + tl.arange(0, GROUPS)
     within = slot < end
+    column = tl.arange(0, 8)[None, :]
     if ONE_ROW:
-        position = slot
-        row = slot.to(tl.int64) * 0
+        image = slot * 0
     else:
         image = divide(slot, multiplier, bits)
-        position = slot - image * row_groups
-        row = (image * channels + channel).to(tl.int64)
-    column = tl.arange(0, 8)[None, :]
     if ALIGNED:
-        group = row * row_groups + position
+        group = image * ((channels - 1) * row_groups) + (channel * row_groups + slot)
         full = within
         inside = full[:, None] & (column >= 0)
     else:
-        first = row * length
-        group = (first >> 3) + position
-        low = first - group * 8
+        first = (image * channels + channel).to(tl.int64) * length
+        group = ((first >> 3) + (slot - image * row_groups)).to(tl.int32)
+        low = first - group.to(tl.int64) * 8
         high = tl.minimum(low + length, 8)
         full = within & (low <= 0) & (high >= 8)
         inside = within[:, None] & (column >= low[:, None]) & (column < high[:, None])
-    offsets = (group * 8)[:, None] + column
+    offsets = (group.to(tl.int64) * 8)[:, None] + column
     return group, offsets, inside, full
 
 
 @triton.jit
-def channels_last_columns(block, channels, UNIT: tl.constexpr, COLUMNS: tl.constexpr, GROUPS: tl.constexpr):
+def channels_last_columns(block, channels, UNIT: tl.constexpr, LANES: tl.constexpr, COLUMNS: tl.constexpr, GROUPS: tl.constexpr):
     """(column, channel, present): the group of channels of each slot, its channels [GROUPS, 8], and which of these exist.
 
     UNIT is the largest power of two up to eight that divides the number of channels.
@@ -75,29 +69,30 @@ def channels_last_columns(block, channels, UNIT: tl.constexpr, COLUMNS: tl.const
 
 @triton.jit
 def channels_last_tile(
-    start, end, column, channel, present, channels, UNIT: tl.constexpr, COLUMNS: tl.constexpr, GROUPS: tl.constexpr
+    start, end, column, channel, present, channels, UNIT: tl.constexpr, LANES: tl.constexpr, COLUMNS: tl.constexpr,
+    GROUPS: tl.constexpr,
 ):
     """(group, offsets, inside, full) of the rows from ``start`` on, as in contiguous_tile; group means nothing unless UNIT is 8."""
     row = start + tl.arange(0, GROUPS) // LANES % (GROUPS // COLUMNS)
     within = row < end
-    group = row.to(tl.int64) * (channels // UNIT) + column
+    group = row * (channels // UNIT) + column
     if UNIT == 8:
-        offsets = (group * 8)[:, None] + tl.arange(0, 8)[None, :]
+        offsets = (group.to(tl.int64) * 8)[:, None] + tl.arange(0, 8)[None, :]
     else:
         offsets = (row.to(tl.int64) * (channels // UNIT) * UNIT)[:, None] + channel
     return group, offsets, within[:, None] & present, within
 
 
 @triton.jit
-def load(pointer, tile, EDGES: tl.constexpr, COMPUTE: tl.constexpr):
-    """The tile's elements in the compute dtype, 0 outside. EDGES: whole groups at once, the others element by element."""
+def load(pointer, tile, other, EDGES: tl.constexpr, COMPUTE: tl.constexpr):
+    """The tile's elements in the compute dtype, ``other`` outside. EDGES: whole groups at once, the others element by element."""
     group, offsets, inside, full = tile
     if EDGES:
-        whole = tl.load(pointer + offsets, mask=full[:, None], other=0.0)
-        edge = tl.load(pointer + offsets, mask=inside & ~full[:, None], other=0.0)
+        whole = tl.load(pointer + offsets, mask=full[:, None], other=other)
+        edge = tl.load(pointer + offsets, mask=inside & ~full[:, None], other=other)
         return tl.where(full[:, None], whole, edge).to(COMPUTE)
     else:
-        return tl.load(pointer + offsets, mask=inside, other=0.0).to(COMPUTE)
+        return tl.load(pointer + offsets, mask=inside, other=other).to(COMPUTE)
 
 
 @triton.jit
