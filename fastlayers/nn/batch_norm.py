@@ -40,9 +40,11 @@ class _BatchNorm(torch.nn.modules.batchnorm._BatchNorm):
             x: (N, C) or (N, C, ...), as the class says.
             residual: like x, or None.
         """
-        checks.dimensions(type(self).__name__, x, self._dimensions)
-        training, momentum, activation = self.training, self.momentum, self.activation
-        mean, var, batches = self.running_mean, self.running_var, self.num_batches_tracked
+        if x.dim() not in self._dimensions:
+            checks.dimensions(type(self).__name__, x, self._dimensions)
+        training, momentum = self.training, self.momentum
+        buffers = self._buffers  # each is looked up twice as fast as self.running_mean, which asks two other dictionaries first
+        mean, var, batches = buffers["running_mean"], buffers["running_var"], buffers["num_batches_tracked"]
         batch_statistics = training or (mean is None and var is None)
         if training and not self.track_running_stats:  # torch's rule, should the flag have been changed later
             mean = var = batches = None
@@ -50,7 +52,7 @@ class _BatchNorm(torch.nn.modules.batchnorm._BatchNorm):
             momentum = 0.0
         return functional.batch_norm(
             x, mean, var, self.weight, self.bias, batch_statistics, momentum, self.eps,
-            activation="identity" if activation is None else activation, residual=residual, dropout=self.dropout if training else 0.0,
+            activation=self._modules.get("activation") or "identity", residual=residual, dropout=self.dropout if training else 0.0,
             num_batches_tracked=batches if training else None)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> _BatchNorm:
