@@ -23,7 +23,6 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..specs import UPDATE_RULES
 from .launch import device_guard
 
 BLOCK = 1024  # elements of one pass of a program: 128 bits a thread for half types, twice that for float32
@@ -243,7 +242,7 @@ def gradient_norm_kernel(
             squares, invalid = _add_squares(grad, offsets, offsets < rest, squares, invalid)
     total = tl.sum(squares)
     tl.store(partials + program, total)
-    if GRAD == tl.float64:  # whose squares may overflow although all elements are finite
+    if tl.float64 == GRAD:  # whose squares may overflow although all elements are finite
         tl.store(partials + chunks + program, tl.sum(invalid))
     else:
         tl.store(partials + chunks + program, total - total)

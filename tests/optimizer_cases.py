@@ -90,9 +90,8 @@ def optimizers_on(name: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[torch.
 
 
 def _tell_emulator(monkeypatch: pytest.MonkeyPatch) -> None:
-    import triton
-
     import fastlayers.kernels as kernels
+    import triton
 
     step, norm, options = kernels.optimizer_step, kernels.gradient_norm, triton.runtime.driver.active.options
 

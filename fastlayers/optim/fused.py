@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim import optimizer
+from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 from .. import checks
 from ..backends import extension, select
@@ -64,8 +64,8 @@ class FusedStep(torch.optim.Optimizer):
 
     def _is_watched(self) -> bool:
         return bool(
-            self._optimizer_step_pre_hooks or self._optimizer_step_post_hooks or optimizer._global_optimizer_pre_hooks
-            or optimizer._global_optimizer_post_hooks or torch.autograd._profiler_enabled()
+            self._optimizer_step_pre_hooks or self._optimizer_step_post_hooks or _global_optimizer_pre_hooks
+            or _global_optimizer_post_hooks or torch.autograd._profiler_enabled()
         )
 
     def _plain_step(self, closure: Callable[[], Any] | None = None) -> Any:

@@ -1,0 +1,284 @@
+"""What surrounds a step: hooks, schedulers, checkpoints, changes between steps, torch.compile, and what is refused."""
+from __future__ import annotations
+
+import copy
+import io
+import pickle
+import warnings
+
+import pytest
+import torch
+from test_optimizers import NAMES, assert_equal, make_params, pair, set_grads
+from torch import Tensor
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
+import fastlayers as fl
+
+
+def run(steps: int, *optimizers: torch.optim.Optimizer) -> None:
+    """Steps of several optimizers with the same new gradients."""
+    for _ in range(steps):
+        set_grads(*([p for group in optimizer.param_groups for p in group["params"]] for optimizer in optimizers))
+        for optimizer in optimizers:
+            optimizer.step()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_hooks_run_once_and_may_come_and_go(name: str) -> None:
+    _, optimizer, _, _ = pair(name)
+    calls = []
+    handles = [optimizer.register_step_pre_hook(lambda *_: calls.append("before")),
+               optimizer.register_step_post_hook(lambda *_: calls.append("after"))]
+    run(1, optimizer)
+    assert calls == ["before", "after"]
+    for handle in handles:
+        handle.remove()
+    run(1, optimizer)
+    assert calls == ["before", "after"]
+    handle = register_optimizer_step_post_hook(lambda *_: calls.append("everywhere"))
+    run(1, optimizer)
+    handle.remove()
+    assert calls[2:] == ["everywhere"]
+
+
+def test_hooks_of_a_subclass_with_its_own_step_run_once() -> None:
+    class Mine(fl.optim.Adam):
+        def step(self, closure=None):
+            return super().step(closure)
+
+    optimizer, calls = Mine(make_params()), []
+    optimizer.register_step_post_hook(lambda *_: calls.append(1))
+    run(2, optimizer)
+    assert calls == [1, 1]
+
+
+def test_the_profiler_sees_the_step() -> None:
+    _, optimizer, _, _ = pair("Adam")
+    set_grads(make_params())
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        run(1, optimizer)
+    assert "Optimizer.step#Adam.step" in {event.key for event in profile.key_averages()}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_schedulers(name: str) -> None:
+    ours, optimizer, theirs, theirs_optimizer = pair(name, lr=0.1)
+    schedulers = [torch.optim.lr_scheduler.OneCycleLR(o, 0.2, total_steps=9, cycle_momentum=False) for o in (optimizer, theirs_optimizer)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(8):
+            run(1, optimizer, theirs_optimizer)
+            for scheduler in schedulers:
+                scheduler.step()
+    assert_equal(ours, theirs)
+
+
+def test_closure_is_called_with_gradients_enabled() -> None:
+    p = torch.ones(3, requires_grad=True)
+    optimizer = fl.optim.SGD([p], lr=0.25)
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = (p * p).sum()
+        loss.backward()
+        return loss
+
+    with torch.no_grad():
+        assert optimizer.step(closure).item() == 3
+    assert p.tolist() == [0.5] * 3
+    assert optimizer.step() is None
+
+
+@pytest.mark.parametrize("how", ["deepcopy", "pickle", "torch.save", "state_dict"])
+@pytest.mark.parametrize(("name", "kwargs"), [("SGD", {"momentum": 0.9, "dampening": 0.1}), ("Adam", {"amsgrad": True}), ("AdamW", {})])
+def test_copies_go_on_alike(name: str, kwargs: dict, how: str) -> None:
+    params, optimizer, _, _ = pair(name, ours={"max_grad_norm": 0.5}, **kwargs)
+    run(3, optimizer)
+    if how == "deepcopy":
+        other_params, other = copy.deepcopy((params, optimizer))
+    elif how == "pickle":
+        other_params, other = pickle.loads(pickle.dumps((params, optimizer)))
+    elif how == "torch.save":
+        file = io.BytesIO()
+        torch.save((params, optimizer), file)
+        file.seek(0)
+        other_params, other = torch.load(file, weights_only=False)
+    else:
+        other_params = [p.detach().clone().requires_grad_() for p in params]
+        other = getattr(fl.optim, name)(other_params, max_grad_norm=0.5)
+        other.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    run(3, optimizer, other)
+    assert other.max_grad_norm == 0.5
+    assert all(torch.equal(p, q) for p, q in zip(params, other_params, strict=True))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_groups_added_and_named(name: str) -> None:
+    lists = [make_params() for _ in range(2)]
+    optimizers = []
+    for module, params in zip((fl.optim, torch.optim), lists, strict=True):
+        optimizers.append(getattr(module, name)([("first", params[0]), ("second", params[1])], lr=0.1))
+    run(2, *optimizers)
+    for optimizer, params in zip(optimizers, lists, strict=True):
+        optimizer.add_param_group({"params": [(str(i), p) for i, p in enumerate(params[2:])], "lr": 0.01, "weight_decay": 0.3})
+    run(3, *optimizers)
+    assert_equal(*lists)
+    assert optimizers[0].state_dict()["param_groups"] == optimizers[1].state_dict()["param_groups"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_gradients_that_come_and_go_and_move(name: str) -> None:
+    ours, optimizer, theirs, theirs_optimizer = pair(name, **({"momentum": 0.9} if name == "SGD" else {}))
+    for step in range(8):
+        set_grads(ours, theirs)
+        for params in (ours, theirs):
+            params[step % 3].grad = None
+            if step > 4:
+                params[4].grad.data = params[4].grad.data.clone() * 2  # the same object with other memory
+        optimizer.step()
+        theirs_optimizer.step()
+        optimizer.zero_grad(set_to_none=step % 2 == 0)
+        theirs_optimizer.zero_grad(set_to_none=step % 2 == 0)
+    assert_equal(ours, theirs)
+
+
+def test_a_step_without_any_gradient_does_nothing() -> None:
+    ours, optimizer, _, _ = pair("Adam", ours={"max_grad_norm": 1.0})
+    optimizer.step()
+    assert not optimizer.state
+    assert all(torch.equal(p, q) for p, q in zip(ours, make_params(), strict=True))
+
+
+def _replace_data(params: list[Tensor], optimizer: torch.optim.Optimizer) -> None:
+    params[1].data = params[1].data.clone() + 1
+
+
+def _clear_state(params: list[Tensor], optimizer: torch.optim.Optimizer) -> None:
+    optimizer.state.clear()
+
+
+def _replace_state(params: list[Tensor], optimizer: torch.optim.Optimizer) -> None:
+    state = optimizer.state[params[0]]
+    state["exp_avg"] = state["exp_avg"] * 2
+    optimizer.state[params[1]] = {name: value.clone() * 3 for name, value in optimizer.state[params[1]].items()}
+
+
+def _change_options(params: list[Tensor], optimizer: torch.optim.Optimizer) -> None:
+    optimizer.param_groups[0].update(lr=0.3, betas=(0.5, 0.6), eps=0.1, weight_decay=0.4, maximize=True)
+
+
+def _drop_a_parameter(params: list[Tensor], optimizer: torch.optim.Optimizer) -> None:
+    del optimizer.param_groups[0]["params"][2]
+
+
+def _replace_a_parameter(params: list[Tensor], optimizer: torch.optim.Optimizer) -> None:
+    optimizer.param_groups[0]["params"][1] = torch.ones(5, requires_grad=True)
+
+
+@pytest.mark.parametrize(
+    "change", [_replace_data, _clear_state, _replace_state, _change_options, _drop_a_parameter, _replace_a_parameter])
+def test_changes_between_steps_are_noticed(change) -> None:
+    ours, optimizer, theirs, theirs_optimizer = pair("Adam")
+    run(3, optimizer, theirs_optimizer)
+    change(ours, optimizer)
+    change(theirs, theirs_optimizer)
+    run(3, optimizer, theirs_optimizer)
+    assert_equal(*([p for group in o.param_groups for p in group["params"]] for o in (optimizer, theirs_optimizer)))
+
+
+def test_options_that_add_a_state_later() -> None:
+    params, optimizer, _, _ = pair("SGD", lr=0.1)
+    run(2, optimizer)
+    optimizer.param_groups[0]["momentum"] = 0.9
+    run(2, optimizer)
+    assert all("momentum_buffer" in optimizer.state[p] for p in params)
+
+
+@pytest.mark.parametrize("step", [torch.tensor(4.0, dtype=torch.float64), torch.tensor(4), torch.tensor([4.0]), 4, 4.0], ids=str)
+def test_step_counts_of_any_kind(step: object) -> None:
+    ours, optimizer, theirs, theirs_optimizer = pair("Adam")
+    run(4, optimizer, theirs_optimizer)
+    saved = copy.deepcopy(optimizer.state_dict())
+    for state in saved["state"].values():
+        state["step"] = copy.deepcopy(step)
+    optimizer.load_state_dict(saved)
+    run(2, optimizer, theirs_optimizer)
+    assert_equal(ours, theirs)
+    assert float(optimizer.state[ours[0]]["step"]) == 6
+
+
+def _snapshot(params: list[Tensor], optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    return [x.detach().clone() for x in [*params, *(value for state in optimizer.state.values() for value in state.values())]]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_sparse_and_complex_gradients_are_refused_before_anything_changes(name: str) -> None:
+    params, optimizer, _, _ = pair(name, **({"momentum": 0.9} if name == "SGD" else {}))
+    run(2, optimizer)
+    before = _snapshot(params, optimizer)
+    set_grads(params)
+    params[-1].grad = params[-1].grad.to_sparse()
+    with pytest.raises(RuntimeError) as error:
+        optimizer.step()
+    assert str(error.value) == f"{name}: grad must be dense, got a sparse_coo tensor of shape (130,)"
+    assert all(torch.equal(a, b) for a, b in zip(before, _snapshot(params, optimizer), strict=True))
+
+    params = [torch.ones(2, requires_grad=True), torch.ones(2, dtype=torch.complex64, requires_grad=True)]
+    optimizer = getattr(fl.optim, name)(params)
+    for p in params:
+        p.grad = torch.ones_like(p)
+    with pytest.raises(RuntimeError) as error:
+        optimizer.step()
+    assert str(error.value) == f"{name}: params must be real, got complex64; torch.optim takes complex ones"
+    assert params[0].tolist() == [1, 1]
+    assert not optimizer.state
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_arguments_that_are_refused(name: str) -> None:
+    make = getattr(fl.optim, name)
+    with pytest.raises(ValueError, match=f"^{name}: differentiable must be False, got True: the update is one kernel"):
+        make(make_params(), differentiable=True)
+    with pytest.raises(ValueError, match=f"^{name}: max_grad_norm must be at least 0, got -1.0$"):
+        make(make_params(), max_grad_norm=-1.0)
+    with pytest.raises(ValueError, match=f"^{name}: max_grad_norm must be at least 0, got nan$"):
+        make(make_params(), max_grad_norm=float("nan"))
+    with pytest.raises(TypeError, match=f"^{name}: max_grad_norm must be a number or None, got str$"):
+        make(make_params(), max_grad_norm="1")
+
+
+def test_a_state_of_another_shape_is_refused_before_anything_changes() -> None:
+    params, optimizer, _, _ = pair("Adam")
+    run(2, optimizer)
+    before, saved = _snapshot(params, optimizer), copy.deepcopy(optimizer.state_dict())
+    saved["state"][0]["exp_avg"] = torch.zeros(4, 3)
+    saved["param_groups"][0]["lr"] = 7.0
+    with pytest.raises(ValueError, match=r"^Adam: state 'exp_avg' must have its parameter's shape \(3, 4\), got \(4, 3\)$"):
+        optimizer.load_state_dict(saved)
+    assert optimizer.param_groups[0]["lr"] == 1e-3
+    assert all(torch.equal(a, b) for a, b in zip(before, _snapshot(params, optimizer), strict=True))
+
+
+@pytest.mark.parametrize("kwargs", [{"foreach": True}, {"fused": True}, {"foreach": False, "capturable": True}], ids=str)
+def test_ways_to_step_are_accepted(kwargs: dict) -> None:
+    ours, theirs = make_params(), make_params()
+    run(3, fl.optim.AdamW(ours, **kwargs), torch.optim.AdamW(theirs, foreach=False))
+    assert_equal(ours, theirs)
+
+
+@pytest.mark.parametrize(("name", "kwargs", "whole"), [
+    ("Adam", {"lr": torch.tensor(0.1)}, True), ("AdamW", {"amsgrad": True}, True), ("SGD", {"lr": 0.1}, True),
+    ("SGD", {"lr": 0.1, "momentum": 0.9, "nesterov": True}, True), ("SGD", {"lr": 0.1, "momentum": 0.9, "dampening": 0.5}, False),
+], ids=str)
+def test_compiled_steps(name: str, kwargs: dict, whole: bool) -> None:
+    """One graph, but for a momentum buffer whose first value differs from all later ones."""
+    torch._dynamo.reset()
+    ours, optimizer, theirs, theirs_optimizer = pair(
+        name, ([torch.ones(3, 4, requires_grad=True)], [torch.ones(3, 4, requires_grad=True)]), ours={"max_grad_norm": 0.7}, **kwargs)
+    step = torch.compile(lambda: optimizer.step(), fullgraph=whole, backend="aot_eager")
+    for _ in range(4):
+        set_grads(ours, theirs)
+        step()
+        torch.nn.utils.clip_grad_norm_(theirs, 0.7)
+        theirs_optimizer.step()
+    assert_equal(ours, theirs)
