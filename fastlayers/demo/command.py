@@ -14,7 +14,7 @@ from ..usage import UsageError, console, need, number, one_of, whole_number
 from . import data, plot, report, training
 from .nets import DROPOUT, NETS
 
-_EPOCHS = {"mlp": 10, "cnn": 5}
+_EPOCHS = {"mlp": 8, "cnn": 4}
 _COMPARED = {"float64": torch.float64, "float32": torch.float32}
 
 
