@@ -141,7 +141,8 @@ def _update_block(
 @triton.jit
 def _double(parts, k: tl.constexpr):
     """Number k of those that came as three float32 each: kernels take no other floats."""
-    return parts[3 * k].to(tl.float64) + parts[3 * k + 1].to(tl.float64) + parts[3 * k + 2].to(tl.float64)
+    high, middle, low = parts[3 * k], parts[3 * k + 1], parts[3 * k + 2]
+    return tl.full((), high, tl.float64) + tl.full((), middle, tl.float64) + tl.full((), low, tl.float64)
 
 
 @triton.jit

@@ -1,6 +1,8 @@
 """optimizer_step and gradient_norm on every backend: against float64, at every size, with every option of the interface."""
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 
 import pytest
@@ -152,6 +154,27 @@ def test_triton_launches_once_for_a_list(monkeypatch: pytest.MonkeyPatch) -> Non
         assert len(stats) == 2
         run(kernels, STEPS[5], given, None, None, None, norm, 1.0)
         assert len(stats) == 3
+
+
+def test_triton_interpreter() -> None:
+    """TRITON_INTERPRET=1 has to be set before Triton is imported: in another process."""
+    script = """
+import torch
+import fastlayers as fl
+
+lists = [[torch.linspace(-1, 1, n).requires_grad_() for n in (3, 9000)] for _ in range(2)]
+for name, params in zip(("triton", "reference"), lists):
+    optimizer = fl.optim.AdamW(params, amsgrad=True, max_grad_norm=1.0)
+    for p in params:
+        p.grad = p.detach().cos()
+    with fl.backend(name):
+        optimizer.step()
+for p, q in zip(*lists):
+    torch.testing.assert_close(p, q)
+"""
+    environment = {**os.environ, "TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_written_tensors_are_marked_for_autograd(kernels) -> None:

@@ -21,6 +21,9 @@ FL_HD double maximum(double a, double b) { return a > b ? a : b; }
 FL_HD float minimum(float a, float b) { return a < b ? a : b; }
 FL_HD double minimum(double a, double b) { return a < b ? a : b; }
 
+FL_HD float square_root(float x) { return ::sqrtf(x); }
+FL_HD double square_root(double x) { return ::sqrt(x); }
+
 // a * b + c, rounded once.
 FL_HD float multiply_add(float a, float b, float c) { return ::fmaf(a, b, c); }
 FL_HD double multiply_add(double a, double b, double c) { return ::fma(a, b, c); }
@@ -37,6 +40,18 @@ FL_HD float int_as_float(int32_t bits) {
   float x;
   memcpy(&x, &bits, sizeof x);
   return x;
+}
+
+// |magnitude| with the sign of `sign`.
+FL_HD float with_sign_of(float magnitude, float sign) { return ::copysignf(magnitude, sign); }
+
+// 2^n for whole n, -126 <= n <= 127.
+FL_HD float power_of_two(float n) { return int_as_float((static_cast<int32_t>(n) + 127) << 23); }
+
+// x * 2^n for whole n, |n| <= 252: rounded once, where the result leaves the normal range.
+FL_HD float times_power_of_two(float x, float n) {
+  const int32_t whole = static_cast<int32_t>(n), half = whole >> 1;
+  return x * int_as_float((half + 127) << 23) * int_as_float((whole - half + 127) << 23);
 }
 
 }  // namespace fastlayers::FL_NAMESPACE
