@@ -57,11 +57,11 @@ struct tanh : FromOutput<0, 0> {
 // x s(x). For x < 0 it is x s(-x) exp(x), multiplied out before the exponential may underflow.
 struct silu : FromInput<0, 0> {
   template <class T> FL_HD static T forward(T x, const T*) {
-    const auto parts = math::logistic(x);
+    const math::Logistic<T> parts(x);
     return select(x < T(0), parts.decay.times(maximum(T(-1000), x) * parts.larger), x * parts.larger);
   }
   template <class T> FL_HD static T derivative(T x, const T*, T*) {
-    const auto parts = math::logistic(x);
+    const math::Logistic<T> parts(x);
     const T gate = select(x < T(0), parts.smaller, parts.larger);
     const T bounded = minimum(T(1000), maximum(T(-1000), x));
     return multiply_add(bounded, parts.larger * parts.smaller, gate);
@@ -71,11 +71,12 @@ struct silu : FromInput<0, 0> {
 // x times the normal distribution's lower tail.
 struct gelu : FromInput<0, 0> {
   template <class T> FL_HD static T forward(T x, const T*) {
-    const auto normal = math::normal_tail(x);
-    return select(x < T(0), normal.tail_times(-normal.magnitude), x * (T(1) - normal.tail_times(T(1))));
+    const math::NormalTail<T> normal(x);
+    const T tail = normal.tail_times(select(x < T(0), -normal.magnitude, T(1)));  // times x where it may underflow, else plain
+    return select(x < T(0), tail, x * (T(1) - tail));
   }
   template <class T> FL_HD static T derivative(T x, const T*, T*) {
-    const auto normal = math::normal_tail(x);
+    const math::NormalTail<T> normal(x);
     const T rest = normal.tail_less_moment();
     return select(x < T(0), rest, T(1) - rest);
   }
@@ -86,14 +87,14 @@ struct gelu : FromInput<0, 0> {
 struct gelu_tanh : FromInput<0, 0> {
   template <class T> FL_HD static T forward(T x, const T*) {
     const T bounded = bound(x);
-    const Argument<T> v = argument(bounded);
-    const auto parts = math::logistic(v.value);
+    const Argument<T> v(bounded);
+    const math::Logistic<T> parts(v.value);
     const T negative = bounded * multiply_add(parts.larger * v.error, parts.larger, parts.larger);
     return select(x < T(0), parts.decay.times(negative), x * parts.larger);
   }
   template <class T> FL_HD static T derivative(T x, const T*, T*) {
     const T bounded = bound(x);
-    const auto parts = math::logistic(argument(bounded).value);
+    const math::Logistic<T> parts(Argument<T>(bounded).value);
     const T slope = multiply_add(bounded * bounded, T(3 * Constant<T>(cubic)), T(Constant<T>(linear)));
     return multiply_add(bounded * slope, parts.larger * parts.smaller, select(x < T(0), parts.smaller, parts.larger));
   }
@@ -102,26 +103,26 @@ struct gelu_tanh : FromInput<0, 0> {
   static constexpr double linear = 1.5957691216057307118;  // 2 sqrt(2 / pi)
   static constexpr double cubic = 0.071354816272600248776;  // 0.044715 times that
 
-  template <class T> struct Argument {
-    T value, error;
-  };
   template <class T> static constexpr int outermost = is_double<T> ? 25 : 20;  // from here on the result is 0 or x
   template <class T> FL_HD static T bound(T x) { return minimum(T(outermost<T>), maximum(T(-outermost<T>), x)); }
 
-  template <class T> FL_HD static Argument<T> argument(T x) {
-    const T a(static_cast<Constant<T>>(linear)), b(static_cast<Constant<T>>(cubic));
-    const T square = x * x, term = b * square, factor = a + term, value = x * factor;
-    if constexpr (is_double<T>) {
-      return {value, T(0)};
-    } else {
-      const T a_low(static_cast<float>(linear - static_cast<float>(linear))), b_low(static_cast<float>(cubic - static_cast<float>(cubic)));
-      const T square_error = multiply_subtract_once(x, x, square);
-      const T term_error = multiply_subtract_once(b, square, term) + (b * square_error + b_low * square);
-      const T rounded_term = factor - a;
-      const T factor_error = ((a - (factor - rounded_term)) + (term - rounded_term)) + (term_error + a_low);
-      return {value, multiply_add(x, factor_error, multiply_subtract_once(x, factor, value))};
+  template <class T> struct Argument {
+    T value, error;
+
+    FL_HD explicit Argument(T x) : error(0) {
+      const T a(static_cast<Constant<T>>(linear)), b(static_cast<Constant<T>>(cubic));
+      const T square = x * x, term = b * square, factor = a + term;
+      value = x * factor;
+      if constexpr (!is_double<T>) {
+        const T a_low(static_cast<float>(linear - static_cast<float>(linear)));
+        const T b_low(static_cast<float>(cubic - static_cast<float>(cubic)));
+        const T term_error = multiply_subtract_once(b, square, term) + (b * multiply_subtract_once(x, x, square) + b_low * square);
+        const T rounded_term = factor - a;
+        const T factor_error = ((a - (factor - rounded_term)) + (term - rounded_term)) + (term_error + a_low);
+        error = multiply_add(x, factor_error, multiply_subtract_once(x, factor, value));
+      }
     }
-  }
+  };
 };
 
 // p: weight

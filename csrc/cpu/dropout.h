@@ -91,19 +91,18 @@ class DropoutNumbers {
   alignas(64) uint16_t numbers_[longest + 2 * per_store + 16];
 };
 
-template <class T> struct NumberLanes;
-template <> struct NumberLanes<float> {
-  typedef uint16_t type __attribute__((vector_size(FL_VECTOR_BYTES / 2)));
-};
-template <> struct NumberLanes<double> {
-  typedef uint16_t type __attribute__((vector_size(FL_VECTOR_BYTES / 4)));
-};
+typedef uint16_t QuarterWords __attribute__((vector_size(FL_VECTOR_BYTES / 4)));
 
 // keep where the element's number reaches the threshold, else 0.
-template <class T> FL_HD Vector<T> dropout_multiplier(const uint16_t* numbers, int32_t threshold, Vector<T> keep) {
-  using Truth = typename Native<T>::Truth;
-  const Truth wide = __builtin_convertvector(copy_in<typename NumberLanes<T>::type>(numbers), Truth);
-  return select(Mask<T>{wide >= threshold - Truth{}}, keep, Vector<T>(static_cast<T>(0)));
+FL_HD Vector<float> dropout_multiplier(const uint16_t* numbers, int32_t threshold, Vector<float> keep) {
+  using Truth = Native<float>::Truth;
+  const Truth wide = reinterpret_cast<Truth>(widen(copy_in<HalfWords>(numbers)));
+  return select(Mask<float>{wide >= threshold - Truth{}}, keep, Vector<float>(0.0f));
+}
+FL_HD Vector<double> dropout_multiplier(const uint16_t* numbers, int32_t threshold, Vector<double> keep) {
+  using Truth = Native<double>::Truth;
+  const Truth wide = __builtin_convertvector(copy_in<QuarterWords>(numbers), Truth);
+  return select(Mask<double>{wide >= threshold - Truth{}}, keep, Vector<double>(0.0));
 }
 
 }  // namespace

@@ -20,8 +20,20 @@ namespace {
 typedef uint16_t HalfWords __attribute__((vector_size(FL_VECTOR_BYTES / 2)));
 typedef uint32_t Words __attribute__((vector_size(FL_VECTOR_BYTES)));
 
+// Zero-extension of 16-bit lanes to 32 bits, and back for lanes that fit. GCC makes several instructions of __builtin_convertvector.
+#if defined(FL_AVX512)
+FL_HD Words widen(HalfWords narrow) { return (Words)_mm512_cvtepu16_epi32((__m256i)narrow); }
+FL_HD HalfWords narrow(Words wide) { return (HalfWords)_mm512_cvtepi32_epi16((__m512i)wide); }
+#elif defined(FL_AVX2)
+FL_HD Words widen(HalfWords narrow) { return (Words)_mm256_cvtepu16_epi32((__m128i)narrow); }
+FL_HD HalfWords narrow(Words wide) {
+  const __m256i packed = _mm256_packus_epi32((__m256i)wide, (__m256i)wide);
+  return (HalfWords)_mm256_castsi256_si128(_mm256_permute4x64_epi64(packed, 0x08));
+}
+#else
 FL_HD Words widen(HalfWords narrow) { return __builtin_convertvector(narrow, Words); }
 FL_HD HalfWords narrow(Words wide) { return __builtin_convertvector(wide, HalfWords); }
+#endif
 
 FL_HD Vector<float> to_float(HalfWords words, BFloat16) {
   return {reinterpret_cast<Vector<float>::Lanes>(widen(words) << 16)};

@@ -146,9 +146,10 @@ template <class Activation, class Storage, bool along> struct ForwardLoop {
 
   static void run(const Run<Storage>& r) {
     const ForwardLoop loop(r);
+    const int64_t count = r.count;
     int64_t i = 0;
-    for (; i + V::size <= r.count; i += V::size) loop.step(i, Access<true>{});
-    if (i < r.count) loop.step(i, Access<false>{static_cast<int>(r.count - i)});
+    for (; i + V::size <= count; i += V::size) loop.step(i, Access<true>{});
+    if (i < count) loop.step(i, Access<false>{static_cast<int>(count - i)});
   }
 };
 
@@ -221,14 +222,15 @@ template <class Activation, class Storage, bool along> struct BackwardLoop {
   static void run(const Run<Storage>& r) {
     BackwardLoop loop(r);
     loop.template exchange_sums<true>();
+    const int64_t count = r.count;
     int64_t i = 0;
-    for (; i + sum_lanes <= r.count; i += sum_lanes) {
+    for (; i + sum_lanes <= count; i += sum_lanes) {
 #pragma GCC unroll 8
       for (int j = 0; j < group; ++j) loop.step(j, i + j * V::size, Access<true>{});
     }
     loop.template exchange_sums<false>();
 #pragma GCC unroll 1
-    for (int j = 0; i < r.count; ++j, i += V::size) loop.step(j, i, Access<false>{static_cast<int>(smaller(r.count - i, V::size))});
+    for (int j = 0; i < count; ++j, i += V::size) loop.step(j, i, Access<false>{static_cast<int>(smaller(count - i, V::size))});
   }
 };
 

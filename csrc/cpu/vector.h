@@ -102,6 +102,11 @@ FL_HD Vector<int32_t> select(Mask<float> mask, Vector<int32_t> a, Vector<int32_t
 FL_HD Vector<int32_t> float_as_int(Vector<float> x) { return {reinterpret_cast<Vector<int32_t>::Lanes>(x.lanes)}; }
 FL_HD Vector<float> int_as_float(Vector<int32_t> x) { return {reinterpret_cast<Vector<float>::Lanes>(x.lanes)}; }
 
+// |magnitude| with the sign of `sign`; magnitude >= 0 or NaN.
+FL_HD Vector<float> with_sign_of(Vector<float> magnitude, Vector<float> sign) {
+  return int_as_float(float_as_int(magnitude) | (float_as_int(sign) & Vector<int32_t>(INT32_MIN)));
+}
+
 FL_HD Vector<float> absolute(Vector<float> x) { return int_as_float(float_as_int(x) & Vector<int32_t>(0x7fffffff)); }
 FL_HD Vector<double> absolute(Vector<double> x) {
   using Bits = Native<double>::Truth;
@@ -109,9 +114,24 @@ FL_HD Vector<double> absolute(Vector<double> x) {
   return {reinterpret_cast<Vector<double>::Lanes>(reinterpret_cast<Bits>(x.lanes) & magnitude)};
 }
 
-// The larger and the smaller; b where either is NaN.
+// The larger and the smaller; b where either is NaN, as x86 has it.
 template <class Scalar> FL_HD Vector<Scalar> maximum(Vector<Scalar> a, Vector<Scalar> b) { return select(a > b, a, b); }
 template <class Scalar> FL_HD Vector<Scalar> minimum(Vector<Scalar> a, Vector<Scalar> b) { return select(a < b, a, b); }
+#if defined(FL_AVX512)
+FL_HD Vector<float> maximum(Vector<float> a, Vector<float> b) {
+  return {(Vector<float>::Lanes)_mm512_max_ps((__m512)a.lanes, (__m512)b.lanes)};
+}
+FL_HD Vector<float> minimum(Vector<float> a, Vector<float> b) {
+  return {(Vector<float>::Lanes)_mm512_min_ps((__m512)a.lanes, (__m512)b.lanes)};
+}
+#elif defined(FL_AVX2)
+FL_HD Vector<float> maximum(Vector<float> a, Vector<float> b) {
+  return {(Vector<float>::Lanes)_mm256_max_ps((__m256)a.lanes, (__m256)b.lanes)};
+}
+FL_HD Vector<float> minimum(Vector<float> a, Vector<float> b) {
+  return {(Vector<float>::Lanes)_mm256_min_ps((__m256)a.lanes, (__m256)b.lanes)};
+}
+#endif
 
 #if defined(FL_AVX512)
 FL_HD Vector<float> square_root(Vector<float> x) { return {(Vector<float>::Lanes)_mm512_sqrt_ps((__m512)x.lanes)}; }
@@ -161,6 +181,21 @@ FL_HD Vector<float> multiply_subtract_once(Vector<float> a, Vector<float> b, Vec
     difference.lanes[i] = static_cast<float>(static_cast<double>(a.lanes[i]) * b.lanes[i] - c.lanes[i]);
   }
   return difference;
+}
+
+// x * 2^n for whole n, |n| <= 252: rounded once, where the result leaves the normal range.
+FL_HD Vector<float> times_power_of_two(Vector<float> x, Vector<float> n) {
+#if defined(FL_AVX512)
+  return {(Vector<float>::Lanes)_mm512_scalef_ps((__m512)x.lanes, (__m512)n.lanes)};
+#else
+  const Vector<int32_t> bias(127), whole(__builtin_convertvector(n.lanes, Vector<int32_t>::Lanes)), half = whole >> 1;
+  return x * int_as_float((half + bias) << 23) * int_as_float((whole - half + bias) << 23);
+#endif
+}
+
+// 2^n for whole n, -126 <= n <= 127.
+FL_HD Vector<float> power_of_two(Vector<float> n) {
+  return int_as_float((Vector<int32_t>(__builtin_convertvector(n.lanes, Vector<int32_t>::Lanes)) + Vector<int32_t>(127)) << 23);
 }
 
 // Sum of the lanes in lane order.
