@@ -15,7 +15,8 @@ import triton.language as tl
 from torch import Tensor
 
 _MAX_ELEMENTS = 2**33  # slots of one channel, an eighth of them, must fit an int32: see tiles.divide
-_PROGRAMS = 132 * 8  # a few blocks for each multiprocessor of the largest devices
+_MULTIPROCESSORS = 132  # of the largest devices
+_PROGRAMS = 8 * _MULTIPROCESSORS  # of a reduction over a large tensor
 _MAX_CHUNKS = 1024
 _OPTIONS = {"num_warps": 4, "enable_fp_fusion": False}  # fusion only where a kernel says tl.fma
 
@@ -64,9 +65,12 @@ def _power_of_two(n: int) -> int:
 
 
 def _chunks(tiles: int, blocks: int, tiles_per_program: int) -> tuple[int, int]:
-    """(chunks, tiles in each) for ``blocks`` programs side by side: fill the device, but give each program enough to do."""
-    wanted = max(1, min(-(-_PROGRAMS // blocks), -(-tiles // tiles_per_program), _MAX_CHUNKS))
-    each = -(-tiles // wanted)
+    """(chunks, tiles in each) for ``blocks`` programs side by side.
+
+    A program has tiles_per_program tiles; fewer where that leaves multiprocessors idle, more where the device is full anyway.
+    """
+    each = max(1, min(tiles_per_program, tiles * blocks // _MULTIPROCESSORS))
+    each = max(each, -(-tiles * blocks // _PROGRAMS), -(-tiles // _MAX_CHUNKS))
     return -(-tiles // each), each
 
 

@@ -1,0 +1,233 @@
+"""What the tests of compiled Triton kernels share: kernels compiled without a GPU, launches recorded, and the calls to make."""
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+
+import ptxsim
+import torch
+import triton
+from torch import Tensor
+from triton import knobs
+from triton.backends.compiler import GPUTarget
+from triton.backends.driver import DriverBase
+
+from fastlayers.specs import ACTIVATIONS
+
+TARGETS = {
+    "sm_80": GPUTarget("cuda", 80, 32), "sm_90": GPUTarget("cuda", 90, 32), "sm_100": GPUTarget("cuda", 100, 32),
+    "gfx942": GPUTarget("hip", "gfx942", 64),
+}
+OUTPUTS = {"y", "dx", "dresidual", "partials", "sums", "means", "mean", "m2", "rstd"}
+
+
+@dataclass
+class Launch:
+    """One launch as it would have reached the GPU: the kernel, its compiled files by extension, its tensors by parameter."""
+
+    kernel: str
+    files: dict[str, Path]
+    tensors: dict[str, Tensor]
+
+
+class _Utilities:
+    """What Triton asks of a device when it loads a kernel; nothing is loaded."""
+
+    def __init__(self, driver: CompilingDriver) -> None:
+        self._driver = driver
+
+    def get_device_properties(self, device: int) -> dict[str, int]:
+        return {"max_shared_mem": 65536, "multiprocessor_count": 132, "warpSize": 32, "max_num_regs": 65536}
+
+    def load_binary(self, name: str, binary: bytes, shared: int, device: int) -> tuple:
+        return None, (name, self._driver.loading), 0, 0, 1024
+
+    def unload_module(self, module: object) -> None:
+        pass
+
+
+class CompilingDriver(DriverBase):
+    """A Triton driver that compiles for ``target`` what is launched, exactly as on such a GPU, and runs nothing."""
+
+    def __init__(self, target: GPUTarget) -> None:
+        self.target, self.launches, self.utils, self.loading = target, [], _Utilities(self), {}
+        self.launcher_cls = lambda source, metadata: lambda *call: self._record(dict(source.signature), *call)
+
+    def _record(self, signature: dict, gx: int, gy: int, gz: int, stream: int, function: tuple, *rest: object) -> None:
+        name, files = function
+        arguments = zip(signature, rest[4:], strict=True)
+        self.launches.append(Launch(name, files, {k: v for k, v in arguments if isinstance(v, Tensor)}))
+
+    @classmethod
+    def is_active(cls) -> bool:
+        return True
+
+    def map_python_to_cpp_type(self, ty: str) -> str:
+        return ty
+
+    def get_current_target(self) -> GPUTarget:
+        return self.target
+
+    def get_current_device(self) -> int:
+        return 1000 + list(TARGETS.values()).index(self.target)  # Triton keeps its kernels by device
+
+    def set_current_device(self, device: int) -> None:
+        pass
+
+    def get_current_stream(self, device: int | None = None) -> int:
+        return 0
+
+    def get_active_torch_device(self) -> torch.device:
+        return torch.device("cpu")
+
+    def get_benchmarker(self) -> None:
+        raise NotImplementedError("kernels are not autotuned")
+
+    def before_load(self, module: object, function: object, name: str, metadata_group: dict[str, str], hash: str) -> None:
+        self.loading = {Path(file).suffix[1:]: Path(path) for file, path in metadata_group.items()}
+
+
+@contextlib.contextmanager
+def compiling(target: GPUTarget) -> Iterator[list[Launch]]:
+    """Within the block launches are compiled for the target and recorded, not run."""
+    driver, config = CompilingDriver(target), triton.runtime.driver
+    previous = config._active
+    config.set_active(driver)
+    knobs.runtime.kernel_load_start_hook.add(driver.before_load)
+    try:
+        yield driver.launches
+    finally:
+        knobs.runtime.kernel_load_start_hook.remove(driver.before_load)
+        config.set_active(previous)
+
+
+@dataclass(frozen=True)
+class Accesses:
+    """Static facts of one compiled kernel: bytes spilled, global loads and stores of 128 bits and of less."""
+
+    spilled: int
+    wide_loads: int
+    narrow_loads: int
+    wide_stores: int
+    narrow_stores: int
+
+
+def accesses(files: dict[str, Path]) -> Accesses:
+    """Read them from the cubin's SASS or from AMD assembly."""
+    if "cubin" in files:
+        (resources,) = ptxsim.resources(files["cubin"].read_bytes()).values()
+        counts = resources.global_accesses()
+        spilled = resources.stack_bytes + sum(resources.local_accesses().values())
+        load, store, wide = r"LDG?\.", r"STG?\.", r"\.128"
+    else:
+        text = files["amdgcn"].read_text()
+        counts = {}
+        for opcode in re.findall(r"^\s+((?:global|buffer|flat)_(?:load|store)_\w+)", text, re.MULTILINE):
+            counts[opcode] = counts.get(opcode, 0) + 1
+        spilled = sum(map(int, re.findall(r"(?:_spill_count|private_segment_fixed_size): *(\d+)", text)))
+        load, store, wide = r"\w+_load", r"\w+_store", r"_dwordx4$"
+    found = [(re.match(load, k) is not None, re.match(store, k) is not None, re.search(wide, k) is not None, n) for k, n in counts.items()]
+    return Accesses(
+        spilled, sum(n for is_load, _, big, n in found if is_load and big), sum(n for is_load, _, big, n in found if is_load and not big),
+        sum(n for _, is_store, big, n in found if is_store and big), sum(n for _, is_store, big, n in found if is_store and not big),
+    )
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of the kernel interface: ``run(kernels, x, dy)``, and how many times it must at least read or write a whole tensor."""
+
+    name: str
+    run: Callable[[ModuleType, Tensor, Tensor], object]
+    passes: int
+    layouts: tuple[str, ...] = ("contiguous",)
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def tensors(shape: tuple[int, ...], layout: str, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """(x, dy)."""
+    x, dy = torch.randn(shape).to(dtype), torch.randn(shape).to(dtype)
+    if layout == "channels_last":
+        return x.contiguous(memory_format=torch.channels_last), dy.contiguous(memory_format=torch.channels_last)
+    return x, dy
+
+
+def vectors(x: Tensor, count: int) -> list[Tensor]:
+    """Per-channel vectors."""
+    return [torch.rand(x.size(1)) + 0.5 for _ in range(count)]
+
+
+def _plain(name: str, kind: str) -> Call:
+    """An activation alone: kind is forward, backward or from_output."""
+    row = ACTIVATIONS[name]
+    constants = tuple(constant.default for constant in row.constants)
+    dparameters = kind == "backward" and bool(row.learnables)
+
+    def run(kernels: ModuleType, x: Tensor, dy: Tensor) -> object:
+        parameters = torch.rand(len(row.learnables), 1) if row.learnables else None
+        arguments = (x, None, None, None, None, parameters, None, name, constants, 0.0, 1)
+        if kind == "forward":
+            return kernels.epilogue_forward(*arguments)
+        return kernels.epilogue_backward(dy, *arguments, kind == "from_output", (True, False, False, False, dparameters))
+
+    reads_x = name != "identity" or kind == "forward"
+    return Call(f"{name} {kind}", run, 2 if kind == "forward" else 2 + reads_x)
+
+
+def _forward_backward(kernels: ModuleType, x: Tensor, dy: Tensor, activation: str, p: float, training: bool, residual: bool) -> object:
+    """Batch norm both ways."""
+    weight, bias, running_mean, running_var = vectors(x, 4)
+    seed = torch.tensor(1234) if p else None
+    parameters = torch.rand(1, x.size(1)) if activation == "prelu" else None
+    tail = (dy.clone() if residual else None, parameters, seed, activation, (), p)
+    y, mean, rstd = kernels.batch_norm_forward(x, weight, bias, running_mean, running_var, torch.tensor(0), *tail, training, 0.1, 1e-5, 1)
+    mask = (True, residual, True, True, parameters is not None)
+    return y, kernels.batch_norm_backward(dy, x, mean, rstd, weight, bias, *tail, training, 1, mask)
+
+
+def _bias(kernels: ModuleType, x: Tensor, dy: Tensor) -> object:
+    (bias,) = vectors(x, 1)
+    arguments = (x, None, None, bias, None, None, None, "relu", (), 0.0, 1)
+    return kernels.epilogue_forward(*arguments), kernels.epilogue_backward(dy, *arguments, False, (True, False, False, True, False))
+
+
+def _dropout(kernels: ModuleType, x: Tensor, dy: Tensor) -> object:
+    arguments = (x, None, None, None, None, None, torch.tensor(1234), "identity", (), 0.1, 1)
+    return kernels.epilogue_forward(*arguments), kernels.epilogue_backward(dy, *arguments, False, (True, False, False, False, False))
+
+
+def _statistics_and_input(kernels: ModuleType, x: Tensor, dy: Tensor) -> object:
+    mean, rstd, weight, bias, mean_dz, mean_dz_centred = vectors(x, 6)
+    dx = kernels.batch_norm_backward_input(dy, x, mean, rstd, weight, bias, None, None, None, "relu", (), 0.0, 1, mean_dz, mean_dz_centred)
+    return kernels.batch_norm_statistics(x, 1), dx
+
+
+BOTH = ("contiguous", "channels_last")
+
+
+def _batch_norm(name: str, passes: int, activation: str = "relu", p: float = 0.0, training: bool = True, residual: bool = False) -> Call:
+    run = partial(_forward_backward, activation=activation, p=p, training=training, residual=residual)
+    return Call(name, run, passes, BOTH)
+
+
+ACTIVATION_CALLS = [
+    _plain(name, kind) for name, row in ACTIVATIONS.items() for kind in ("forward", "backward", "from_output")
+    if kind != "from_output" or row.from_output != "never"
+]
+LAYER_CALLS = [
+    Call("bias + relu", _bias, 5, BOTH),
+    Call("dropout", _dropout, 4),
+    _batch_norm("batch norm + relu", 8),
+    _batch_norm("batch norm + silu", 8, "silu"),
+    _batch_norm("batch norm + relu + dropout", 8, p=0.1),
+    _batch_norm("batch norm + residual + prelu + dropout", 12, "prelu", p=0.1, residual=True),
+    _batch_norm("batch norm in eval", 5, training=False),
+    Call("statistics, input gradient", _statistics_and_input, 4, BOTH),
+]

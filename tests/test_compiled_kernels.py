@@ -1,0 +1,221 @@
+"""Every Triton kernel as the GPU would get it: compiled for four architectures, and executed by the emulator under its checks.
+
+Compiled: no spills, and whole tensors moved 128 bits at a time. Executed: no access out of bounds, of memory that nobody wrote, or
+racing with another block; no more traffic than the algorithm needs; few enough instructions to be bound by memory.
+"""
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+
+pytest.importorskip("triton", reason="Triton is not installed")
+ptxsim = pytest.importorskip("ptxsim", reason="the emulator is installed with: pip install -e tools/ptxsim")
+import ptxsim.triton as emulator  # noqa: E402
+from compiled import (  # noqa: E402
+    ACTIVATION_CALLS,
+    BOTH,
+    LAYER_CALLS,
+    OUTPUTS,
+    TARGETS,
+    Call,
+    Launch,
+    accesses,
+    compiling,
+    tensors,
+)
+from optimizer_cases import STEPS, Step, lists  # noqa: E402
+from ptxsim import MemoryFault, RaceError  # noqa: E402
+
+from fastlayers import kernels  # noqa: E402
+
+SHAPE = (16, 64, 28, 28)
+IRREGULAR = (((3, 5, 7, 7), "contiguous"), ((2, 3, 8, 8), "contiguous"), ((5, 3, 2, 2), "contiguous"), ((1, 1, 1, 1), "contiguous"),
+             ((3, 12, 5, 5), "channels_last"), ((2, 40, 3, 3), "channels_last"), ((33, 7, 1, 1), "channels_last"))
+SECTORS = 1.10  # traffic over the algorithm's minimum
+INSTRUCTIONS = 35.0  # per bfloat16 element and sweep
+SECOND_STAGE = ("finish", "running")  # kernels that read no whole tensor
+DTYPES = [torch.float32, torch.bfloat16]
+LAYER_CASES = [pytest.param(call, layout, id=f"{call}-{layout}") for call in LAYER_CALLS for layout in call.layouts]
+CASES = [pytest.param(call, "contiguous", id=str(call)) for call in ACTIVATION_CALLS] + LAYER_CASES
+
+
+def assert_compiled_well(launch: Launch, numel: int) -> None:
+    """No spills; every whole tensor is moved 128 bits at a time, and narrow accesses are no more than there are small operands."""
+    found = accesses(launch.files)
+    assert found.spilled == 0, f"{launch.kernel} spills: {found}"
+    whole = {name for name, tensor in launch.tensors.items() if tensor.numel() == numel}
+    if launch.kernel.startswith(SECOND_STAGE) or not whole:
+        return
+    small = set(launch.tensors) - whole
+    assert found.wide_loads >= len(whole - OUTPUTS), f"{launch.kernel} loads whole tensors in pieces: {found}"
+    assert found.wide_stores >= len(whole & OUTPUTS), f"{launch.kernel} stores whole tensors in pieces: {found}"
+    assert found.narrow_loads <= 2 * len(small), f"{launch.kernel} loads {found.narrow_loads} pieces for {sorted(small)}: {found}"
+    assert found.narrow_stores <= 6 * len(small), f"{launch.kernel} stores {found.narrow_stores} pieces for {sorted(small)}: {found}"
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize(("call", "layout"), CASES)
+def test_layers_compile_without_spills_to_wide_accesses(target: str, call: Call, layout: str, dtype: torch.dtype) -> None:
+    x, dy = tensors(SHAPE, layout, dtype)
+    with compiling(TARGETS[target]) as launches:
+        call.run(kernels, x, dy)
+    assert launches
+    for launch in launches:
+        assert_compiled_well(launch, x.numel())
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("step", STEPS, ids=str)
+def test_optimizers_compile_without_spills_to_wide_accesses(target: str, step: Step, dtype: torch.dtype) -> None:
+    """A program's tensors are found through a table of addresses; all its loads of them are wide, twice with the remainder's code."""
+    given = lists(step, (4096, 8192), dtype)
+    with compiling(TARGETS[target]) as launches:
+        kernels.gradient_norm(given.grads)
+        kernels.optimizer_step(
+            step.rule, given.params, given.grads, given.states, given.steps, list(step.hyperparameters), list(step.flags),
+            None, None, None, None, 0.0)
+    found = {launch.kernel: accesses(launch.files) for launch in launches}
+    assert len(found) == 3
+    assert all(kernel.spilled == 0 for kernel in found.values()), found
+    update = found["optimizer_step_kernel"]
+    states = len(given.states) // len(given.params)
+    assert update.wide_loads >= 2 + states, update
+    assert update.wide_stores >= 1 + states, update
+    assert found["gradient_norm_kernel"].wide_loads >= 1, found
+
+
+@contextlib.contextmanager
+def fresh_memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[ptxsim.Memory]:
+    """Memory of the emulator in which every tensor that is allocated within the block counts as never written."""
+    memory, busy = ptxsim.Memory(), []
+
+    def noting(allocate):
+        def allocated(*arguments, **options):
+            tensor = allocate(*arguments, **options)
+            if not busy:
+                busy.append(True)  # what the emulator itself allocates meanwhile
+                memory.mark_uninitialised(tensor, "output")
+                busy.clear()
+            return tensor
+        return allocated
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "empty", noting(torch.empty))
+        patch.setattr(torch, "empty_like", noting(torch.empty_like))
+        patch.setattr(torch.Tensor, "new_empty", noting(torch.Tensor.new_empty))
+        yield memory
+
+
+def execute(call: Call, package: ModuleType, shape: tuple[int, ...], layout: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch,
+            offset: int = 0) -> list:
+    """The emulator's counts of each launch of a call, made under all of its checks; no output may hold NaN."""
+    x, dy = tensors(shape, layout, dtype)
+    if offset:
+        x, dy = (torch.cat([t.new_zeros(offset), t.flatten()])[offset:].view(shape) for t in (x, dy))
+    with fresh_memory(monkeypatch) as memory, emulator.device(arch=90, check_races="strict", memory=memory) as device:
+        results = call.run(package, x, dy)
+    pending = [results]
+    while pending:
+        result = pending.pop()
+        if isinstance(result, tuple):
+            pending += result
+        elif result is not None and x.numel() > x.size(1):  # one value per channel has no variance
+            assert not result.isnan().any()
+    return device.stats
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(("call", "layout"), CASES)
+def test_traffic_and_instructions(call: Call, layout: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    stats = execute(call, kernels, SHAPE, layout, dtype, monkeypatch)
+    numel = torch.Size(SHAPE).numel()
+    sectors = sum(launch.global_read_sectors + launch.global_write_sectors for launch in stats)
+    assert sectors * 32 <= SECTORS * call.passes * numel * dtype.itemsize, sectors * 32 / (call.passes * numel * dtype.itemsize)
+    assert all(not launch.local_bytes for launch in stats)
+    if dtype == torch.bfloat16:
+        for launch in stats:
+            assert launch.thread_instructions <= INSTRUCTIONS * numel, f"{launch.kernel}: {launch.thread_instructions / numel}"
+
+
+@pytest.mark.parametrize(("shape", "layout"), IRREGULAR, ids=str)
+@pytest.mark.parametrize("call", LAYER_CALLS, ids=str)
+def test_irregular_shapes_stay_inside(call: Call, shape: tuple[int, ...], layout: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if layout in call.layouts:
+        execute(call, kernels, shape, layout, torch.bfloat16, monkeypatch)
+
+
+@pytest.mark.parametrize("call", LAYER_CALLS, ids=str)
+def test_unaligned_storage_stays_inside(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
+    execute(call, kernels, (2, 3, 5, 9), "contiguous", torch.bfloat16, monkeypatch, offset=3)
+
+
+@pytest.mark.parametrize("layout", BOTH)
+def test_blocks_for_every_multiprocessor(layout: str) -> None:
+    """32 channels are cut into enough pieces for 132 multiprocessors."""
+    x, dy = tensors((32, 32, 28, 28), layout, torch.bfloat16)
+    with emulator.device(arch=90) as device:
+        LAYER_CALLS[2].run(kernels, x, dy)
+    assert len(device.stats) == 6
+    for launch in device.stats:
+        assert launch.grid[0] >= 132 or launch.kernel.startswith(SECOND_STAGE), launch.kernel
+
+
+def broken(tmp_path: Path, file: str, right: str, wrong: str) -> ModuleType:
+    """A copy of the kernels in which one line of one file is changed."""
+    folder = Path(shutil.copytree(Path(kernels.__file__).parent, tmp_path / "kernels", ignore=shutil.ignore_patterns("__pycache__")))
+    source = (folder / file).read_text()
+    assert right in source
+    (folder / file).write_text(source.replace(right, wrong))
+    name = f"fastlayers.broken_kernels_{tmp_path.name}"
+    spec = importlib.util.spec_from_file_location(name, folder / "__init__.py", submodule_search_locations=[str(folder)])
+    sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(sys.modules[name])
+    return sys.modules[name]
+
+
+BIAS, DROPOUT, BATCH_NORM = LAYER_CALLS[:3]
+MASK = ("tiles.py", "    within = slot < end\n", "    within = slot < end + 1\n")
+FAULTS = {
+    "past the end": (DROPOUT, (1, 1, 1, 1032), MASK, MemoryFault),
+    "into the neighbour": (DROPOUT, (1, 1, 64, 1032), ("epilogue.py", "for start in range(chunk * chunk_slots, end,",
+                                                       "for start in range(chunk * chunk_slots, end + GROUPS,"), MemoryFault),
+    "never written": (BATCH_NORM, (4, 8, 8, 8), ("batch_norm.py", "    tl.store(destination, total)\n", ""), MemoryFault),
+    "written by two blocks": (BIAS, (4, 8, 8, 8), ("reductions.py", "tl.store(row + channel, tl.sum", "tl.store(row, tl.sum"), RaceError),
+    "read while written": (BATCH_NORM, (4, 8, 8, 8), ("batch_norm.py", "        if tl.program_id(0) == 0:", "        if True:"), RaceError),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_broken_kernels_are_caught(fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    call, shape, change, error = FAULTS[fault]
+    with pytest.raises(error):
+        execute(call, broken(tmp_path, *change), shape, "contiguous", torch.bfloat16, monkeypatch)
+
+
+def test_narrow_accesses_are_caught(tmp_path: Path) -> None:
+    package = broken(tmp_path, "tiles.py", "    offsets = (group.to(tl.int64) * 8)[:, None] + column\n",
+                     "    offsets = (group.to(tl.int64) * (row_groups * 8 // row_groups))[:, None] + column\n")
+    x, dy = tensors(SHAPE, "contiguous", torch.bfloat16)
+    with compiling(TARGETS["sm_90"]) as launches:
+        BATCH_NORM.run(package, x, dy)
+    with pytest.raises(AssertionError, match="pieces"):
+        assert_compiled_well(launches[0], x.numel())
+
+
+def test_spills_are_caught(tmp_path: Path) -> None:
+    package = broken(tmp_path, "launch.py", '"enable_fp_fusion": False}', '"enable_fp_fusion": False, "maxnreg": 24}')
+    x, dy = tensors(SHAPE, "contiguous", torch.float32)
+    with compiling(TARGETS["sm_90"]) as launches:
+        BATCH_NORM.run(package, x, dy)
+    with pytest.raises(AssertionError, match="spills"):
+        assert_compiled_well(next(launch for launch in launches if "backward" in launch.kernel), x.numel())
