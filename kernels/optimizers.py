@@ -25,8 +25,9 @@ from torch import Tensor
 
 from .launch import device_guard
 
-BLOCK = 1024  # elements of one pass of a program: 128 bits a thread for half types, twice that for float32
-CHUNK = 8 * BLOCK  # elements of one program
+CHUNK = 8192  # elements of one program
+_BLOCK_BYTES = 4096  # of one tensor in one pass of a program: at least 128 bits for each of 256 threads, four warps on AMD GPUs
+_FINISH_BLOCK = 1024
 _TYPES = {torch.float32: tl.float32, torch.float64: tl.float64, torch.float16: tl.float16, torch.bfloat16: tl.bfloat16}
 
 
@@ -341,8 +342,8 @@ def optimizer_step(
             norm, tuple(part for value in (*hyperparameters, max_grad_norm) for part in _split(value)),
             RULE=globals()[rule], NUMBERS=globals()[f"{rule}_numbers"], FLAGS=tuple(flags), STATES=len(states) // len(params),
             STEPS=bool(steps), PARAM=_TYPES[kind], STATE=_TYPES[states[0].dtype if states else kind],
-            COMPUTE=tl.float64 if kind == torch.float64 else tl.float32, ALIGNED=lists.aligned, BLOCK=BLOCK, CHUNK=CHUNK,
-            num_warps=4, enable_fp_fusion=True,
+            COMPUTE=tl.float64 if kind == torch.float64 else tl.float32, ALIGNED=lists.aligned,
+            BLOCK=_BLOCK_BYTES // kind.itemsize, CHUNK=CHUNK, num_warps=4, enable_fp_fusion=True,
         )
     torch.autograd.graph.increment_version(params)  # no graph holds states and steps
 
@@ -356,7 +357,8 @@ def gradient_norm(grads: Sequence[Tensor]) -> Tensor:
     with device_guard(grads[0]):
         gradient_norm_kernel[(chunks,)](
             lists.table, lists.sizes, lists.chunk_tensors, lists.chunk_numbers, partials, len(grads), chunks,
-            GRAD=_TYPES[grads[0].dtype], ALIGNED=lists.aligned, BLOCK=BLOCK, CHUNK=CHUNK, num_warps=4, enable_fp_fusion=True,
+            GRAD=_TYPES[grads[0].dtype], ALIGNED=lists.aligned, BLOCK=_BLOCK_BYTES // grads[0].dtype.itemsize, CHUNK=CHUNK,
+            num_warps=4, enable_fp_fusion=True,
         )
-        gradient_norm_finish[(1,)](partials, result, chunks, BLOCK=BLOCK, num_warps=4, enable_fp_fusion=True)
+        gradient_norm_finish[(1,)](partials, result, chunks, BLOCK=_FINISH_BLOCK, num_warps=4, enable_fp_fusion=True)
     return result

@@ -156,6 +156,25 @@ def test_triton_launches_once_for_a_list(monkeypatch: pytest.MonkeyPatch) -> Non
         assert len(stats) == 3
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("step", STEPS, ids=str)
+def test_triton_traffic_instructions_and_races(step: Step, dtype: torch.dtype) -> None:
+    """Nobody reads or writes what another program writes; traffic at most 1.1 of the least, 35 instructions an element."""
+    emulator = pytest.importorskip("ptxsim.triton", reason="the emulator is installed with: pip install -e tools/ptxsim")
+    import fastlayers.kernels as kernels
+
+    given = lists(step, (65536, 3 * 8192), dtype)
+    with emulator.device(arch=90, check_races="strict", by_address=given.every()) as device:
+        kernels.gradient_norm(given.grads)
+        run(kernels, step, given, None, None, None, None, 0.0)
+    numel = sum(p.numel() for p in given.params)
+    for stats, arrays in zip((device.stats[0], device.stats[2]), (1, 3 + 2 * step.states), strict=True):
+        sectors = stats.global_read_sectors + stats.global_write_sectors
+        assert 32 * sectors <= 1.1 * arrays * numel * dtype.itemsize
+        assert not stats.local_bytes
+        assert stats.thread_instructions <= 35 * numel
+
+
 def test_triton_interpreter() -> None:
     """TRITON_INTERPRET=1 has to be set before Triton is imported: in another process."""
     script = """
