@@ -54,30 +54,24 @@ struct tanh : FromOutput<0, 0> {
   template <class T> FL_HD static T derivative_from_output(T y, const T*) { return T(1) - y * y; }
 };
 
-// x s(x). For x < 0 it is x s(-x) exp(x), multiplied out before the exponential may underflow.
+// x s(x) = max(x, 0) - |x| s(-|x|): the second term is small where x > 0 and all there is where x < 0.
 struct silu : FromInput<0, 0> {
   template <class T> FL_HD static T forward(T x, const T*) {
     const math::Logistic<T> parts(x);
-    return select(x < T(0), parts.decay.times(maximum(T(-1000), x) * parts.larger), x * parts.larger);
+    return maximum(T(0), x) - parts.decay.times(parts.magnitude * parts.larger);
   }
   template <class T> FL_HD static T derivative(T x, const T*, T*) {
     const math::Logistic<T> parts(x);
-    const T gate = select(x < T(0), parts.smaller, parts.larger);
-    const T bounded = minimum(T(1000), maximum(T(-1000), x));
-    return multiply_add(bounded, parts.larger * parts.smaller, gate);
+    const T rest = multiply_add(-parts.magnitude * parts.larger, parts.smaller, parts.smaller);  // of the second term
+    return select(x < T(0), rest, T(1) - rest);
   }
 };
 
-// x times the normal distribution's lower tail.
+// x Phi(x) = max(x, 0) - |x| (1 - Phi(|x|)), Phi the normal distribution.
 struct gelu : FromInput<0, 0> {
-  template <class T> FL_HD static T forward(T x, const T*) {
-    const math::NormalTail<T> normal(x);
-    const T tail = normal.tail_times(select(x < T(0), -normal.magnitude, T(1)));  // times x where it may underflow, else plain
-    return select(x < T(0), tail, x * (T(1) - tail));
-  }
+  template <class T> FL_HD static T forward(T x, const T*) { return maximum(T(0), x) - math::NormalTail<T>(x).moment(); }
   template <class T> FL_HD static T derivative(T x, const T*, T*) {
-    const math::NormalTail<T> normal(x);
-    const T rest = normal.tail_less_moment();
+    const T rest = math::NormalTail<T>(x).moment_derivative();
     return select(x < T(0), rest, T(1) - rest);
   }
 };

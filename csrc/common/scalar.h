@@ -45,13 +45,7 @@ FL_HD float int_as_float(int32_t bits) {
 // |magnitude| with the sign of `sign`.
 FL_HD float with_sign_of(float magnitude, float sign) { return ::copysignf(magnitude, sign); }
 
-// 2^n for whole n, -126 <= n <= 127.
-FL_HD float power_of_two(float n) { return int_as_float((static_cast<int32_t>(n) + 127) << 23); }
-
-// x * 2^n for whole n, |n| <= 252: rounded once, where the result leaves the normal range.
-FL_HD float times_power_of_two(float x, float n) {
-  const int32_t whole = static_cast<int32_t>(n), half = whole >> 1;
-  return x * int_as_float((half + 127) << 23) * int_as_float((whole - half + 127) << 23);
-}
+// 2^k from the float 1.5 * 2^23 + 127 + k, whose low bits are the exponent field of the result. -126 <= k <= 127.
+FL_HD float power_from_shifted(float shifted) { return int_as_float(static_cast<int32_t>(static_cast<uint32_t>(float_as_int(shifted)) << 23)); }
 
 }  // namespace fastlayers::FL_NAMESPACE

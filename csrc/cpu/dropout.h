@@ -41,23 +41,33 @@ FL_HD void store_interleaved(uint16_t* address, Counters a, Counters b) {
 #endif
 }
 
+// The key of each round, from the seed.
+struct PhiloxKeys {
+  uint64_t key0[philox_rounds], key1[philox_rounds];
+
+  explicit PhiloxKeys(uint64_t seed) {
+    uint32_t k0 = static_cast<uint32_t>(seed), k1 = static_cast<uint32_t>(seed >> 32);
+    for (int round = 0; round < philox_rounds; ++round, k0 += philox_weyl0, k1 += philox_weyl1) {
+      key0[round] = k0;
+      key1[round] = k1;
+    }
+  }
+};
+
 // The numbers of counters group .. group + Counters::size - 1.
-FL_HD void store_numbers(uint16_t* numbers, uint64_t group, uint64_t seed) {
+FL_HD void store_numbers(uint16_t* numbers, uint64_t group, const PhiloxKeys& keys) {
   Counters::Lanes groups;
-  for (int i = 0; i < Counters::size; ++i) groups[i] = group + i;
+  for (int i = 0; i < Counters::size; ++i) groups[i] = i;
   const Counters low_word(static_cast<uint64_t>(0xffffffff));
-  Counters c0{groups}, c1 = c0 >> 32, c2(static_cast<uint64_t>(dropout_stream)), c3(static_cast<uint64_t>(0));
-  uint32_t k0 = static_cast<uint32_t>(seed), k1 = static_cast<uint32_t>(seed >> 32);
+  Counters c0 = Counters{groups} + Counters(group), c1 = c0 >> 32, c2(static_cast<uint64_t>(dropout_stream)), c3(static_cast<uint64_t>(0));
 #pragma GCC unroll 10
   for (int round = 0; round < philox_rounds; ++round) {
     const Counters product0 = multiply_words(c0, Counters(static_cast<uint64_t>(philox_multiplier0)));
     const Counters product1 = multiply_words(c2, Counters(static_cast<uint64_t>(philox_multiplier1)));
-    c0 = (product1 >> 32) ^ c1 ^ Counters(static_cast<uint64_t>(k0));
-    c2 = (product0 >> 32) ^ c3 ^ Counters(static_cast<uint64_t>(k1));
+    c0 = (product1 >> 32) ^ c1 ^ Counters(keys.key0[round]);
+    c2 = (product0 >> 32) ^ c3 ^ Counters(keys.key1[round]);
     c1 = product1;
     c3 = product0;
-    k0 += philox_weyl0;
-    k1 += philox_weyl1;
   }
   store_interleaved(numbers, (c0 & low_word) | (c1 << 32), (c2 & low_word) | (c3 << 32));
 }
@@ -67,7 +77,7 @@ class DropoutNumbers {
  public:
   static constexpr int64_t longest = 2048;  // elements that one call may ask for
 
-  explicit DropoutNumbers(uint64_t seed) : seed_(seed) {}
+  explicit DropoutNumbers(uint64_t seed) : keys_(seed) {}
 
   // Numbers of elements first .. first + count - 1, in memory order, followed by at least 16 readable ones. Elements up to
   // last - 1 will be asked for next.
@@ -83,10 +93,10 @@ class DropoutNumbers {
     begin_ = first / numbers_per_counter * numbers_per_counter;
     const int64_t end = first + (wanted < longest ? wanted : longest);
     uint16_t* next = numbers_;
-    for (end_ = begin_; end_ < end; end_ += per_store, next += per_store) store_numbers(next, end_ / numbers_per_counter, seed_);
+    for (end_ = begin_; end_ < end; end_ += per_store, next += per_store) store_numbers(next, end_ / numbers_per_counter, keys_);
   }
 
-  uint64_t seed_;
+  const PhiloxKeys keys_;
   int64_t begin_ = 0, end_ = 0;
   alignas(64) uint16_t numbers_[longest + 2 * per_store + 16];
 };

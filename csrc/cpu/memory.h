@@ -41,8 +41,8 @@ FL_HD Vector<float> to_float(HalfWords words, BFloat16) {
 
 FL_HD HalfWords from_float(Vector<float> value, BFloat16) {
   const Words bits = reinterpret_cast<Words>(value.lanes);
-  const Words rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
-  return narrow((bits & 0x7fffffff) > 0x7f800000 ? (bits >> 16) | 0x40 : rounded);
+  const Words not_a_number = reinterpret_cast<Words>(value.lanes != value.lanes);  // all ones: a NaN when cut to 16 bits
+  return narrow(((bits + 0x7fff + ((bits >> 16) & 1)) | not_a_number) >> 16);
 }
 
 #if defined(FL_AVX512)

@@ -183,20 +183,8 @@ FL_HD Vector<float> multiply_subtract_once(Vector<float> a, Vector<float> b, Vec
   return difference;
 }
 
-// x * 2^n for whole n, |n| <= 252: rounded once, where the result leaves the normal range.
-FL_HD Vector<float> times_power_of_two(Vector<float> x, Vector<float> n) {
-#if defined(FL_AVX512)
-  return {(Vector<float>::Lanes)_mm512_scalef_ps((__m512)x.lanes, (__m512)n.lanes)};
-#else
-  const Vector<int32_t> bias(127), whole(__builtin_convertvector(n.lanes, Vector<int32_t>::Lanes)), half = whole >> 1;
-  return x * int_as_float((half + bias) << 23) * int_as_float((whole - half + bias) << 23);
-#endif
-}
-
-// 2^n for whole n, -126 <= n <= 127.
-FL_HD Vector<float> power_of_two(Vector<float> n) {
-  return int_as_float((Vector<int32_t>(__builtin_convertvector(n.lanes, Vector<int32_t>::Lanes)) + Vector<int32_t>(127)) << 23);
-}
+// 2^k from the float 1.5 * 2^23 + 127 + k, whose low bits are the exponent field of the result. -126 <= k <= 127.
+FL_HD Vector<float> power_from_shifted(Vector<float> shifted) { return int_as_float(float_as_int(shifted) << 23); }
 
 // Sum of the lanes in lane order.
 template <class Scalar> FL_HD double sum_of_lanes(Vector<Scalar> x) {
