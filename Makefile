@@ -41,20 +41,26 @@ clean:
 	find fastlayers -name '_C*.so' -delete
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# Each stamp says that a set of packages is in the virtual environment; the extension is built again when its sources changed.
+# Each stamp says that something is in the virtual environment. The extension is built again when its sources changed; once the
+# package is there, installing it with an extra only adds what the extra needs.
 $(VENV)/.build:
 	@echo "making $(VENV) with $(TORCH) (a minute or two, once)"
 	@$(PYTHON) -m venv $(VENV)
 	@$(PIP) install "$(TORCH)" numpy "setuptools>=77" wheel pybind11 ninja
 	@touch $@
 
-$(VENV)/.demo: $(VENV)/.build $(SOURCES)
-	@echo "building and installing fastlayers (a minute or two, when sources changed)"
-	@$(PIP) install --no-build-isolation -e ".[demo]"
+$(VENV)/.package: $(VENV)/.build $(SOURCES)
+	@echo "building and installing fastlayers (some minutes, when sources changed)"
+	@$(PIP) install --no-build-isolation --editable .
 	@$(BIN)/python -m fastlayers info
 	@touch $@
 
-$(VENV)/.test: $(VENV)/.demo tools/ptxsim/pyproject.toml
+$(VENV)/.demo: $(VENV)/.package
+	@echo "installing what the demo needs"
+	@$(PIP) install "fastlayers[demo]"
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.package tools/ptxsim/pyproject.toml
 	@echo "installing what the tests need"
-	@$(PIP) install --no-build-isolation -e ".[test]" -e tools/ptxsim
+	@$(PIP) install --no-build-isolation "fastlayers[test]" --editable tools/ptxsim
 	@touch $@

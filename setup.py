@@ -6,6 +6,7 @@ import os
 import platform
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from importlib.metadata import version
 from pathlib import Path
 
 from setuptools import Extension, setup
@@ -57,7 +58,8 @@ class BuildExtension(build_ext):
         extension.sources = sources
 
     def _compile(self, folder, source, flags, include_dirs, newest_header):
-        output = Path(self.build_temp, folder)
+        # Not build_temp, which pip makes anew for every build.
+        output = Path("build", f"{sys.implementation.cache_tag}-torch-{version('torch')}", folder)
         target = output / Path(source).with_suffix(".o")
         if not target.exists() or target.stat().st_mtime < max(newest_header, Path(source).stat().st_mtime):
             self.compiler.compile([source], output_dir=str(output), include_dirs=["csrc", *include_dirs], extra_postargs=flags)
