@@ -287,9 +287,9 @@ def gelu_tanh(x, p):
 def gelu_tanh_derivative(x, p):
     bounded = _bounded(x, 10.0 if x.dtype == tl.float32 else 20.0)
     square = bounded * bounded
-    linear = _constant(x, _GELU_LINEAR)
-    s, n, _ = _gate(bounded * tl.fma(square, _constant(x, _GELU_CUBIC) + tl.zeros_like(x), linear + tl.zeros_like(x)))
-    slope = bounded * tl.fma(square, _constant(x, 3 * _GELU_CUBIC) + tl.zeros_like(x), linear + tl.zeros_like(x))
+    linear = tl.full(x.shape, _GELU_LINEAR, x.dtype)
+    s, n, _ = _gate(bounded * tl.fma(square, tl.full(x.shape, _GELU_CUBIC, x.dtype), linear))
+    slope = bounded * tl.fma(square, tl.full(x.shape, 3 * _GELU_CUBIC, x.dtype), linear)
     return (tl.fma(slope * n, s, s),)
 
 

@@ -91,8 +91,7 @@ def batch_norm_statistics_channels_last(
     begin = chunk * chunk_rows
     end = tl.minimum(begin + chunk_rows, rows)
     tile = tiles.channels_last_tile(begin, end, column, channel, present, channels, UNIT, LANES, COLUMNS, GROUPS)
-    group, offsets, inside, full = tile
-    shift = tl.load(x + offsets, mask=inside, other=0.0)
+    shift = tl.load(x + tile[1], mask=tile[2], other=0.0)
     pivot = shift.to(COMPUTE)
     sums = tl.zeros([GROUPS, 8], COMPUTE)
     squares = tl.zeros([GROUPS, 8], COMPUTE)

@@ -54,7 +54,7 @@ def _pre_activation(
     z = centred
     if scale is not None:
         if shift is not None:
-            z = tl.fma(z, slope + tl.zeros_like(z), offset + tl.zeros_like(z))
+            z = tl.fma(z, tl.broadcast_to(slope, z.shape), tl.broadcast_to(offset, z.shape))
         else:
             z = z * slope
     elif shift is not None:
@@ -121,8 +121,8 @@ def _input_gradient(dz, centred, scale, mean_dz, vectors, batch_means):
     _, slope, _ = vectors
     if mean_dz is not None:
         constant, linear = batch_means
-        nothing = tl.zeros_like(dz)
-        return tl.fma(dz, slope + nothing, tl.fma(centred, linear + nothing, constant + nothing))
+        inner = tl.fma(centred, tl.broadcast_to(linear, dz.shape), tl.broadcast_to(constant, dz.shape))
+        return tl.fma(dz, tl.broadcast_to(slope, dz.shape), inner)
     elif scale is not None:
         return dz * slope
     else:

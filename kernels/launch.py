@@ -10,7 +10,6 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import torch
-import triton
 import triton.language as tl
 from torch import Tensor
 
@@ -82,19 +81,23 @@ def plan(layout: Layout, dtype: torch.dtype, sums: bool) -> Plan:
         raise ValueError(f"triton: a tensor must have fewer than 2^33 elements, got {images * channels * length}")
     compute = tl.float64 if dtype == torch.float64 else tl.float32
     if length == 1 and channels > 1:
-        return _plan_channels_last(images, channels, compute, sums)
+        return _plan_channels_last(images, channels, compute)
     return _plan_contiguous(images, channels, length, compute, sums)
 
 
 def _plan_contiguous(images: int, channels: int, length: int, compute: tl.dtype, sums: bool) -> Plan:
-    """sizes: slots of a channel, slots of a chunk, chunks, channels, row length, groups of a row and their reciprocal."""
+    """sizes: slots of a channel, slots of a chunk, chunks, channels, row length, groups of a row and their reciprocal.
+
+    Small tensors get small blocks, each with more to do: what a program does once weighs as much as several tiles.
+    """
     aligned = length % 8 == 0 and (length > 8 or images == channels == 1)  # tiles.divide cannot divide by 1
     row_groups = length // 8 if aligned else ((length + 7) // 8 if images == channels == 1 else (length + 14) // 8)
     slots = images * row_groups
-    groups = min(128, max(32, _power_of_two(slots)))
+    large = channels == 1 or slots * channels >= _PROGRAMS * 128 * 4
+    groups = min(128 if large else 64, max(32, _power_of_two(slots)))
     tiles = -(-slots // groups)
-    if sums:
-        chunks, each = _chunks(tiles, channels, 4)
+    if sums or channels > 1:
+        chunks, each = _chunks(tiles, channels, 8)
     else:
         each = min(4, tiles)
         chunks = -(-tiles // each)
@@ -106,20 +109,20 @@ def _plan_contiguous(images: int, channels: int, length: int, compute: tl.dtype,
     return Plan((chunks * channels,), False, chunks, sizes, constants)
 
 
-def _plan_channels_last(rows: int, channels: int, compute: tl.dtype, sums: bool) -> Plan:
-    """sizes: rows, rows of a chunk, chunks, channels, blocks of columns."""
+def _plan_channels_last(rows: int, channels: int, compute: tl.dtype) -> Plan:
+    """sizes: rows, rows of a chunk, chunks, channels, blocks of columns.
+
+    A large tensor is read in pieces of 64 bytes of a row, a small one in sectors of 32, so that per-channel values weigh little.
+    """
     unit = 8 if channels % 8 == 0 else channels & -channels
-    columns = min(4, max(2, _power_of_two(-(-channels // 8))))
-    groups = 128
-    blocks = -(-channels // (8 * columns))
-    tiles = -(-rows // (groups // columns))
-    if sums:
-        chunks, each = _chunks(tiles, blocks, 6)
-    else:
-        each = min(6, tiles)
-        chunks = -(-tiles // each)
-    lanes = 4 if columns == 4 and each >= 16 else 2
+    column_groups = -(-channels // 8)
+    large = column_groups > 2 and rows * column_groups >= _PROGRAMS * 128 * 16
+    groups, lanes = (128, 4) if large else (64, 2)
+    columns = 4 if column_groups > 2 else 2
+    blocks = -(-column_groups // columns)
+    chunks, each = _chunks(-(-rows * columns // groups), blocks, 8)
     constants = {"UNIT": unit, "LANES": lanes, "COLUMNS": columns, "GROUPS": groups, "COMPUTE": compute, **_OPTIONS}
+    constants["num_warps"] = groups // 32
     return Plan((chunks * blocks,), True, chunks, (rows, each * (groups // columns), chunks, channels, blocks), constants)
 
 

@@ -86,7 +86,7 @@ def channels_last_tile(
 @triton.jit
 def load(pointer, tile, other, EDGES: tl.constexpr, COMPUTE: tl.constexpr):
     """The tile's elements in the compute dtype, ``other`` outside. EDGES: whole groups at once, the others element by element."""
-    group, offsets, inside, full = tile
+    _group, offsets, inside, full = tile
     if EDGES:
         whole = tl.load(pointer + offsets, mask=full[:, None], other=other)
         edge = tl.load(pointer + offsets, mask=inside & ~full[:, None], other=other)
@@ -98,7 +98,7 @@ def load(pointer, tile, other, EDGES: tl.constexpr, COMPUTE: tl.constexpr):
 @triton.jit
 def store(pointer, value, tile, EDGES: tl.constexpr):
     """Write the tile, rounded to the pointer's dtype."""
-    group, offsets, inside, full = tile
+    _group, offsets, inside, full = tile
     rounded = value.to(pointer.dtype.element_ty)
     if EDGES:
         tl.store(pointer + offsets, rounded, mask=full[:, None])
@@ -109,10 +109,13 @@ def store(pointer, value, tile, EDGES: tl.constexpr):
 
 @triton.jit
 def channel_value(pointer, channel, present, default: tl.constexpr, CHANNELS_LAST: tl.constexpr):
-    """A per-channel vector's value: a scalar for one channel, [GROUPS, 8] for channels_last, ``default`` where there is no vector."""
+    """A per-channel vector's value: a scalar for one channel, [GROUPS, 8] for channels_last, ``default`` where there is no vector.
+
+    Channels that do not exist have any value: nothing of theirs is stored.
+    """
     if pointer is None:
         return default
     elif CHANNELS_LAST:
-        return tl.load(pointer + channel, mask=present, other=0.0)
+        return tl.load(pointer + channel, mask=present)
     else:
         return tl.load(pointer + channel)

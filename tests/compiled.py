@@ -146,6 +146,8 @@ class Call:
     run: Callable[[ModuleType, Tensor, Tensor], object]
     passes: int
     layouts: tuple[str, ...] = ("contiguous",)
+    instructions: float = 35.0
+    """How many a sweep may take per bfloat16 element; an H100 affords 8.8 for each byte of memory traffic."""
 
     def __str__(self) -> str:
         return self.name
@@ -212,9 +214,12 @@ def _statistics_and_input(kernels: ModuleType, x: Tensor, dy: Tensor) -> object:
 BOTH = ("contiguous", "channels_last")
 
 
-def _batch_norm(name: str, passes: int, activation: str = "relu", p: float = 0.0, training: bool = True, residual: bool = False) -> Call:
+def _batch_norm(
+    name: str, passes: int, activation: str = "relu", p: float = 0.0, training: bool = True, residual: bool = False,
+    instructions: float = 35.0,
+) -> Call:
     run = partial(_forward_backward, activation=activation, p=p, training=training, residual=residual)
-    return Call(name, run, passes, BOTH)
+    return Call(name, run, passes, BOTH, instructions)
 
 
 ACTIVATION_CALLS = [
@@ -227,7 +232,7 @@ LAYER_CALLS = [
     _batch_norm("batch norm + relu", 8),
     _batch_norm("batch norm + silu", 8, "silu"),
     _batch_norm("batch norm + relu + dropout", 8, p=0.1),
-    _batch_norm("batch norm + residual + prelu + dropout", 12, "prelu", p=0.1, residual=True),
+    _batch_norm("batch norm + residual + prelu + dropout", 12, "prelu", p=0.1, residual=True, instructions=40.0),  # 8 bytes a sweep
     _batch_norm("batch norm in eval", 5, training=False),
     Call("statistics, input gradient", _statistics_and_input, 4, BOTH),
 ]
