@@ -180,6 +180,10 @@ void norm(NumberType type, const NormPart* parts, int64_t count, double* sums, b
   }
 }
 
+#define FL_FITS(name, Rule) static_assert(Rule<double>::states <= max_states && Rule<double>::flags < max_flags, #name);
+FL_UPDATE_RULES(FL_FITS)
+#undef FL_FITS
+
 #define FL_FACTS(name, Rule)                                                                                  \
   {#name, Rule<double>::states, Rule<double>::hyperparameters, Rule<double>::flags, Rule<double>::counts_steps, \
    [](int k, const double* numbers, const bool* switches) { return Rule<double>::has_state(k, numbers, switches); }},
