@@ -285,13 +285,13 @@ _captured: list[_Lists] = []  # graphs may be replayed until the end
 
 
 def _build_lists(addresses: tuple[int, ...], sizes: tuple[int, ...], device: torch.device) -> _Lists:
-    chunks = [max(1, -(-size // CHUNK)) for size in sizes]  # an empty tensor has a step to count, too
-    sources = tuple(
-        torch.tensor(values, dtype=dtype, pin_memory=device.type == "cuda") for values, dtype in (
-            (addresses, torch.int64), (sizes, torch.int64),
-            ([tensor for tensor, number in enumerate(chunks) for _ in range(number)], torch.int32),
-            ([k for number in chunks for k in range(number)], torch.int32), ([0] * len(sizes), torch.int32),
-        ))
+    chunks = torch.tensor([max(1, -(-size // CHUNK)) for size in sizes])  # an empty tensor has a step to count, too
+    tensors = torch.arange(len(sizes), dtype=torch.int32).repeat_interleave(chunks)
+    numbers = torch.arange(len(tensors)) - (chunks.cumsum(0) - chunks).repeat_interleave(chunks)
+    tickets = torch.zeros(len(sizes), dtype=torch.int32)
+    sources = torch.tensor(addresses), torch.tensor(sizes), tensors, numbers.to(torch.int32), tickets
+    if device.type == "cuda":
+        sources = tuple(source.pin_memory() for source in sources)
     aligned = all(address % 16 == 0 for address in addresses)
     return _Lists(*(source.to(device, non_blocking=True) for source in sources), aligned, sources)
 
