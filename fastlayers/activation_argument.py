@@ -42,7 +42,9 @@ def resolve_module(operation: str, module: torch.nn.Module) -> Resolved:
     row = row_of_module(operation, module)
     if row.learnables:
         return _with_parameters(row, module)
-    return Resolved(row, tuple([getattr(module, constant.name) for constant in row.constants]), None) if row.constants else _DEFAULTS[row.name]
+    if not row.constants:
+        return _DEFAULTS[row.name]
+    return Resolved(row, tuple([getattr(module, constant.name) for constant in row.constants]), None)
 
 
 def _with_parameters(row: Activation, module: torch.nn.Module) -> Resolved:
