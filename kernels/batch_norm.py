@@ -21,8 +21,8 @@ from .epilogue import launch_backward, launch_forward
 def _count_batch(num_batches_tracked):
     """Add one to the counter, once per launch; the next launch reads it."""
     if num_batches_tracked is not None:
-        if tl.program_id(0) == 0:
-            tl.store(num_batches_tracked, tl.load(num_batches_tracked) + 1)
+        first = tl.program_id(0) == 0
+        tl.store(num_batches_tracked, tl.load(num_batches_tracked, mask=first, other=0) + 1, mask=first)
 
 
 @triton.jit
@@ -124,7 +124,7 @@ def _store_columns(
 @triton.jit
 def _rstd(variance, eps, COMPUTE: tl.constexpr):
     """1 / sqrt(variance + eps), correctly rounded twice."""
-    if COMPUTE == tl.float64:
+    if tl.float64 == COMPUTE:
         return 1.0 / tl.sqrt(variance + eps)
     else:
         return tl.div_rn(1.0, tl.sqrt_rn(variance + eps))
@@ -139,7 +139,7 @@ def _move(pointer, channel, present, value, rate):
 
 @triton.jit(do_not_specialize=["chunks", "channels"])
 def finish_statistics(
-    partials, mean, m2, rstd, running_mean, running_var, num_batches_tracked, chunks, channels, momentum: "fp64", eps: "fp64",
+    partials, mean, m2, rstd, running_mean, running_var, num_batches_tracked, chunks, channels, momentum: tl.float64, eps: tl.float64,
     CUMULATIVE: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr, COMPUTE: tl.constexpr,
 ):
     """Second stage: merge the chunks of each channel into mean and m2 or rstd, and move the running statistics."""
@@ -168,12 +168,13 @@ def finish_statistics(
 
 
 @triton.jit(do_not_specialize=["channels"])
-def running_statistics(running_mean, running_var, mean, rstd, channels, eps: "fp64", COLUMNS: tl.constexpr, COMPUTE: tl.constexpr):
+def running_statistics(running_mean, running_var, mean, rstd, channels, eps: tl.float64, COLUMNS: tl.constexpr, COMPUTE: tl.constexpr):
     """What eval normalises with: a copy of the running mean, and rstd of the running variance."""
     channel = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
     present = channel < channels
     tl.store(mean + channel, tl.load(running_mean + channel, mask=present), mask=present)
-    tl.store(rstd + channel, _rstd(tl.load(running_var + channel, mask=present, other=1.0), tl.full((), eps, COMPUTE), COMPUTE), mask=present)
+    variance = tl.load(running_var + channel, mask=present, other=1.0)
+    tl.store(rstd + channel, _rstd(variance, tl.full((), eps, COMPUTE), COMPUTE), mask=present)
 
 
 def _launch_statistics(x: Tensor, channel_dim: int, num_batches_tracked: Tensor | None) -> Tensor:

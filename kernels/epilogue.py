@@ -24,11 +24,11 @@ def _arguments(parameters, channel, present, channels, LEARNABLE: tl.constexpr, 
     values = ()
     for k in tl.static_range(LEARNABLE):
         if PER_CHANNEL:
-            values = values + (tiles.channel_value(parameters + k * channels, channel, present, 0.0, CHANNELS_LAST),)
+            values += (tiles.channel_value(parameters + k * channels, channel, present, 0.0, CHANNELS_LAST),)
         else:
-            values = values + (tl.load(parameters + k),)
+            values += (tl.load(parameters + k),)
     for k in tl.static_range(len(CONSTANTS)):
-        values = values + (tl.full((), CONSTANTS[k], COMPUTE),)
+        values += (tl.full((), CONSTANTS[k], COMPUTE),)
     return values
 
 
@@ -52,11 +52,10 @@ def _pre_activation(
     if mean is not None:
         centred = centred - centre
     z = centred
-    if scale is not None:
-        if shift is not None:
-            z = tl.fma(z, tl.broadcast_to(slope, z.shape), tl.broadcast_to(offset, z.shape))
-        else:
-            z = z * slope
+    if scale is not None and shift is not None:
+        z = tl.fma(z, tl.broadcast_to(slope, z.shape), tl.broadcast_to(offset, z.shape))
+    elif scale is not None:
+        z = z * slope
     elif shift is not None:
         z = z + offset
     if residual is not None:
@@ -143,11 +142,11 @@ def _add_sums(totals, dz, centred, gradient, slopes, DSHIFT: tl.constexpr, DSCAL
     """The accumulators after one more tile: dshift, dscale, dparameters, those that are wanted."""
     sums = ()
     if DSHIFT:
-        sums = sums + (totals[0] + dz,)
+        sums += (totals[0] + dz,)
     if DSCALE:
-        sums = sums + (tl.fma(dz, centred, totals[DSHIFT]),)
+        sums += (tl.fma(dz, centred, totals[DSHIFT]),)
     for k in tl.static_range(DPARAMETERS):
-        sums = sums + (tl.fma(gradient, slopes[k + 1], totals[DSHIFT + DSCALE + k]),)
+        sums += (tl.fma(gradient, slopes[k + 1], totals[DSHIFT + DSCALE + k]),)
     return sums
 
 

@@ -1,6 +1,6 @@
 """How the layer kernels are launched: pure functions from sizes to grids and block sizes, and the current-device guard.
 
-No autotuning: a table by access pattern. A block of ``num_warps`` warps holds tiles of GROUPS groups of eight elements; reductions
+No autotuning: a table by access pattern. A tile has GROUPS groups of eight elements, one for each lane of the block; reductions
 are cut into as many chunks as fill the device a few times over, whatever the number of channels.
 """
 from __future__ import annotations
@@ -10,6 +10,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import torch
+import triton
 import triton.language as tl
 from torch import Tensor
 
@@ -73,16 +74,30 @@ def _chunks(tiles: int, blocks: int, tiles_per_program: int) -> tuple[int, int]:
     return -(-tiles // each), each
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=16)
+def _warp_size(driver: object) -> int:
+    """Lanes of a warp, 64 on AMD GPUs."""
+    return driver.get_current_target().warp_size
+
+
 def plan(layout: Layout, dtype: torch.dtype, sums: bool) -> Plan:
     """How to walk a tensor: once over every element, ``sums`` when each program also sums over what it has seen."""
+    return _plan(layout, dtype, sums, 32 if triton.knobs.runtime.interpret else _warp_size(triton.runtime.driver.active))
+
+
+@lru_cache(maxsize=4096)
+def _plan(layout: Layout, dtype: torch.dtype, sums: bool, warp_size: int) -> Plan:
+    """One lane for each group of eight elements: that is what makes accesses of half types 128 bits wide."""
     images, channels, length = layout
     if images * channels * length >= _MAX_ELEMENTS:
         raise ValueError(f"triton: a tensor must have fewer than 2^33 elements, got {images * channels * length}")
     compute = tl.float64 if dtype == torch.float64 else tl.float32
     if length == 1 and channels > 1:
-        return _plan_channels_last(images, channels, compute)
-    return _plan_contiguous(images, channels, length, compute, sums)
+        plan = _plan_channels_last(images, channels, compute)
+    else:
+        plan = _plan_contiguous(images, channels, length, compute, sums)
+    plan.constants["num_warps"] = max(1, plan.constants["GROUPS"] // warp_size)
+    return plan
 
 
 def _plan_contiguous(images: int, channels: int, length: int, compute: tl.dtype, sums: bool) -> Plan:
@@ -101,10 +116,7 @@ def _plan_contiguous(images: int, channels: int, length: int, compute: tl.dtype,
     else:
         each = min(4, tiles)
         chunks = -(-tiles // each)
-    constants = {
-        "ONE_ROW": images == channels == 1, "ALIGNED": aligned, "GROUPS": groups, "COMPUTE": compute, **_OPTIONS,
-        "num_warps": groups // 32,
-    }
+    constants = {"ONE_ROW": images == channels == 1, "ALIGNED": aligned, "GROUPS": groups, "COMPUTE": compute, **_OPTIONS}
     sizes = (slots, each * groups, chunks, channels, length, row_groups, *reciprocal(row_groups))
     return Plan((chunks * channels,), False, chunks, sizes, constants)
 
@@ -122,7 +134,6 @@ def _plan_channels_last(rows: int, channels: int, compute: tl.dtype) -> Plan:
     blocks = -(-column_groups // columns)
     chunks, each = _chunks(-(-rows * columns // groups), blocks, 8)
     constants = {"UNIT": unit, "LANES": lanes, "COLUMNS": columns, "GROUPS": groups, "COMPUTE": compute, **_OPTIONS}
-    constants["num_warps"] = groups // 32
     return Plan((chunks * blocks,), True, chunks, (rows, each * (groups // columns), chunks, channels, blocks), constants)
 
 

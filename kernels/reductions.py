@@ -18,7 +18,7 @@ def zeros(COUNT: tl.constexpr, COMPUTE: tl.constexpr, GROUPS: tl.constexpr):
     """COUNT accumulators."""
     totals = ()
     for _ in tl.static_range(COUNT):
-        totals = totals + (tl.zeros([GROUPS, 8], COMPUTE),)
+        totals += (tl.zeros([GROUPS, 8], COMPUTE),)
     return totals
 
 

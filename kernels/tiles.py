@@ -13,6 +13,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+
 @triton.jit
 def divide(n, multiplier, bits):
     """n // d for 0 <= n < 2^31 and d > 1, with (multiplier, bits) from launch.reciprocal(d)."""
@@ -32,10 +33,7 @@ def contiguous_tile(
     slot = start + tl.arange(0, GROUPS)
     within = slot < end
     column = tl.arange(0, 8)[None, :]
-    if ONE_ROW:
-        image = slot * 0
-    else:
-        image = divide(slot, multiplier, bits)
+    image = slot * 0 if ONE_ROW else divide(slot, multiplier, bits)
     if ALIGNED:
         group = image * ((channels - 1) * row_groups) + (channel * row_groups + slot)
         full = within
@@ -61,10 +59,9 @@ def channels_last_columns(block, channels, UNIT: tl.constexpr, LANES: tl.constex
     column = block * COLUMNS + slot // (LANES * (GROUPS // COLUMNS)) * LANES + slot % LANES
     channel = (column * 8)[:, None] + tl.arange(0, 8)[None, :]
     if UNIT == 8:
-        present = (column < channels // 8)[:, None] & (tl.arange(0, 8)[None, :] >= 0)
+        return column, channel, (column < channels // 8)[:, None] & (tl.arange(0, 8)[None, :] >= 0)
     else:
-        present = channel // UNIT < channels // UNIT
-    return column, channel, present
+        return column, channel, channel // UNIT < channels // UNIT
 
 
 @triton.jit

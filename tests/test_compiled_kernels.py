@@ -190,8 +190,10 @@ FAULTS = {
     "past the end": (DROPOUT, (1, 1, 1, 1032), MASK, MemoryFault),
     "twice": (DROPOUT, (1, 1, 64, 1032), ("epilogue.py", "range(chunk * chunk_slots, end, GROUPS)", "range(0, end, GROUPS)"), RaceError),
     "never written": (BATCH_NORM, (4, 8, 8, 8), ("batch_norm.py", "    tl.store(destination, total)\n", ""), MemoryFault),
-    "written by two blocks": (BIAS, (4, 8, 8, 8), ("reductions.py", "tl.store(row + channel, tl.sum", "tl.store(row, tl.sum"), RaceError),
-    "read while written": (BATCH_NORM, (4, 8, 8, 8), ("batch_norm.py", "        if tl.program_id(0) == 0:", "        if True:"), RaceError),
+    "written by two blocks": (BIAS, (4, 8, 8, 8),
+                              ("reductions.py", "tl.store(row + channel, tl.sum", "tl.store(row, tl.sum"), RaceError),
+    "read while written": (BATCH_NORM, (4, 8, 8, 8),
+                           ("batch_norm.py", "first = tl.program_id(0) == 0", "first = tl.program_id(0) >= 0"), RaceError),
 }
 
 
