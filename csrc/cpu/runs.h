@@ -12,6 +12,7 @@
 namespace fastlayers::FL_CPU_CAPABILITY {
 
 constexpr int sum_lanes = 16;
+constexpr int64_t prefetch_bytes = 2048;  // tensors are fetched this far ahead: the loops keep the processor too busy to see as far itself
 
 FL_HD int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 FL_HD int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
@@ -78,6 +79,11 @@ template <bool whole> struct Access {
     if constexpr (whole) return load<V>(address);
     else return load<V>(address, count);
   }
+  // read from a tensor that the loop walks through.
+  template <class V, class Storage> FL_HD V stream(const Storage* address) const {
+    if constexpr (whole) __builtin_prefetch(reinterpret_cast<const char*>(address) + prefetch_bytes);
+    return read<V>(address);
+  }
   template <class V, class Storage> FL_HD void write(Storage* address, V value) const {
     if constexpr (whole) store(address, value);
     else store(address, value, count);
@@ -110,14 +116,14 @@ template <class Activation, class Storage, bool along> struct Inputs {
         scale(r.columns[column_scale]), shift(r.columns[column_shift]) {}
 
   template <bool whole> FL_HD V pre_activation(int64_t i, Access<whole> access, V& centred) const {
-    centred = access.template read<V>(x + i);
+    centred = access.template stream<V>(x + i);
     V z = centred;
     if constexpr (Activation::reads_output) return z;
     if (affine) {
       centred -= access.read(mean, i);
       z = multiply_add(centred, access.read(scale, i), access.read(shift, i));
     }
-    if (residual) z += access.template read<V>(residual + i);
+    if (residual) z += access.template stream<V>(residual + i);
     return z;
   }
   template <bool whole> FL_HD void read_arguments(int64_t i, Access<whole> access, V* arguments) const {
@@ -192,7 +198,7 @@ template <class Activation, class Storage, bool along> struct BackwardLoop {
     V arguments[max_arguments], slopes[max_learnables], centred;
     inputs.read_arguments(i, access, arguments);
     const V z = inputs.pre_activation(i, access, centred);
-    V gradient = access.template read<V>(dy + i);
+    V gradient = access.template stream<V>(dy + i);
     if (numbers) gradient *= dropout_multiplier(numbers + i, threshold, keep);
     const V dz = gradient * Activation::derivative(z, arguments, slopes);
     if (dresidual) access.write(dresidual + i, dz);
@@ -241,7 +247,7 @@ template <class Storage, bool along> struct StatisticsLoop {
   static constexpr int group = sum_lanes / V::size;
 
   template <bool whole> FL_HD static V deviation(const Run<Storage>& r, const ColumnReader<V, along>& pilot, int64_t i, Access<whole> access) {
-    return access.counted(access.template read<V>(r.x + i) - access.read(pilot, i));
+    return access.counted(access.template stream<V>(r.x + i) - access.read(pilot, i));
   }
 
   template <bool whole> FL_HD static void step_along(const Run<Storage>& r, const ColumnReader<V, along>& pilot, int64_t i, Access<whole> access) {
