@@ -1,14 +1,33 @@
 // The Python module fastlayers._C: the kernel interface of fastlayers/reference/ on CPU tensors.
+#include <c10/util/Exception.h>
 #include <pybind11/pybind11.h>
 
 #include "capability.h"
 
 namespace fastlayers {
+namespace {
+
+// TORCH_CHECK's exceptions as Python's own of the same kind, with the message alone: pybind11 would add a C++ backtrace.
+void translate(std::exception_ptr thrown) {
+  try {
+    if (thrown) std::rethrow_exception(thrown);
+  } catch (const c10::ValueError& error) {
+    pybind11::set_error(PyExc_ValueError, error.what_without_backtrace());
+  } catch (const c10::TypeError& error) {
+    pybind11::set_error(PyExc_TypeError, error.what_without_backtrace());
+  } catch (const c10::Error& error) {
+    pybind11::set_error(PyExc_RuntimeError, error.what_without_backtrace());
+  }
+}
+
+}  // namespace
+
 void bind_layers(pybind11::module_& module);
 void bind_optimizers(pybind11::module_& module);
 }  // namespace fastlayers
 
 PYBIND11_MODULE(_C, module) {
+  pybind11::register_local_exception_translator(fastlayers::translate);
   fastlayers::cpu_capability();  // an unknown FASTLAYERS_CPU_CAPABILITY fails here, at import
   fastlayers::bind_layers(module);
   fastlayers::bind_optimizers(module);

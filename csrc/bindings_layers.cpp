@@ -61,9 +61,21 @@ DataType data_type_of(const char* op, const Tensor& x) {
 
 at::ScalarType accumulate_type(const Tensor& x) { return x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat; }
 
-Tensor new_tensor_like(const Tensor& x) { return at::detail::empty_strided_cpu(x.sizes(), x.strides(), x.scalar_type()); }
+// torch.utils.deterministic.fill_uninitialized_memory: outputs start as NaN, so that an element nobody writes is seen.
+bool fills_new_memory() {
+  const at::Context& context = at::globalContext();
+  return context.deterministicAlgorithms() && context.deterministicFillUninitializedMemory();
+}
 
-Tensor empty_channels(const Tensor& x, int64_t c) { return at::detail::empty_cpu({c}, accumulate_type(x)); }
+// New memory without the dispatcher, which would cost more than a small kernel.
+Tensor new_tensor(at::IntArrayRef sizes, at::IntArrayRef strides, at::ScalarType type) {
+  if (fills_new_memory()) return at::empty_strided(sizes, strides, type);
+  return at::detail::empty_strided_cpu(sizes, strides, type);
+}
+
+Tensor new_tensor_like(const Tensor& x) { return new_tensor(x.sizes(), x.strides(), x.scalar_type()); }
+
+Tensor empty_channels(const Tensor& x, int64_t c) { return new_tensor({c}, {1}, accumulate_type(x)); }
 
 const void* data_of(const Optional& tensor) { return tensor ? tensor->const_data_ptr() : nullptr; }
 
@@ -194,7 +206,7 @@ struct Outputs {
     if (mask[1]) dresidual = new_tensor_like(x);
     if (mask[2]) dscale = empty_channels(x, c);
     if (mask[3]) dshift = empty_channels(x, c);
-    if (mask[4] && parameters) dparameters = at::detail::empty_cpu(parameters->sizes(), parameters->scalar_type());
+    if (mask[4] && parameters) dparameters = new_tensor(parameters->sizes(), parameters->strides(), parameters->scalar_type());
   }
 
   EpilogueGradients pointers(const Tensor& dy, bool from_output = false) {
