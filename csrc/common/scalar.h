@@ -46,6 +46,8 @@ FL_HD float int_as_float(int32_t bits) {
 FL_HD float with_sign_of(float magnitude, float sign) { return ::copysignf(magnitude, sign); }
 
 // 2^k from the float 1.5 * 2^23 + 127 + k, whose low bits are the exponent field of the result. -126 <= k <= 127.
-FL_HD float power_from_shifted(float shifted) { return int_as_float(static_cast<int32_t>(static_cast<uint32_t>(float_as_int(shifted)) << 23)); }
+FL_HD float power_from_shifted(float shifted) {
+  return int_as_float(static_cast<int32_t>(static_cast<uint32_t>(float_as_int(shifted)) << 23));
+}
 
 }  // namespace fastlayers::FL_NAMESPACE

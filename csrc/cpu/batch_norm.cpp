@@ -117,7 +117,8 @@ template <class Storage> void set_up_sums(Pass<Storage>& pass, const Epilogue& e
 
 // The second sweep: dx from dz where the first left it, which is the backward of the identity, or from dy anew where dz is null.
 template <class Storage, class T>
-void set_up_input(Pass<Storage>& pass, Epilogue e, const EpilogueGradients& g, const void* dz, const Geometry& geometry, Correction<T>& correction) {
+void set_up_input(Pass<Storage>& pass, Epilogue e, const EpilogueGradients& g, const void* dz, const Geometry& geometry,
+                  Correction<T>& correction) {
   if (dz) {
     e.residual = nullptr;
     e.dropout = false;
@@ -134,7 +135,8 @@ void set_up_input(Pass<Storage>& pass, Epilogue e, const EpilogueGradients& g, c
 
 // Both sweeps group by group, dx second.
 template <class Storage, class T>
-void backward_cached(const BatchNorm& b, const Pass<Storage>& first, const Pass<Storage>& second, Correction<T>& correction, double* totals) {
+void backward_cached(const BatchNorm& b, const Pass<Storage>& first, const Pass<Storage>& second, Correction<T>& correction,
+                     double* totals) {
   const Geometry& geometry = first.geometry;
   parallel_for(geometry.groups(), group_grain(geometry), [&](int64_t begin, int64_t end) {
     Worker<Storage> summing(first), finishing(second);

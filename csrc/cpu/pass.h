@@ -240,7 +240,8 @@ template <class Storage> void sum_everywhere(const Pass<Storage>& pass, double* 
 
 // Writes the sums [c, sum_count] to where they are wanted; those of a parameter that all channels share are added up.
 template <class T> void write_sums(const double* totals, int sum_count, int64_t c, int64_t parameter_count, const EpilogueGradients& g) {
-  T *const dscale = static_cast<T*>(g.dscale), *const dshift = static_cast<T*>(g.dshift), *const dparameters = static_cast<T*>(g.dparameters);
+  T *const dscale = static_cast<T*>(g.dscale), *const dshift = static_cast<T*>(g.dshift);
+  T* const dparameters = static_cast<T*>(g.dparameters);
   for (int64_t i = 0; i < c; ++i) {
     if (dshift) dshift[i] = static_cast<T>(totals[i * sum_count + sum_dz]);
     if (dscale) dscale[i] = static_cast<T>(totals[i * sum_count + sum_dz_centred]);

@@ -179,7 +179,8 @@ template <class Activation, class Storage, bool along> struct BackwardLoop {
 
   FL_HD explicit BackwardLoop(const Run<Storage>& r)
       : inputs(r), dy(r.dy), dx(r.dx), dresidual(r.dresidual), numbers(r.numbers), threshold(r.threshold), keep(r.keep_scale),
-        corrected(r.corrected), mean_dz(r.columns[column_mean_dz]), slope(r.columns[column_slope]), sums_memory(r.sums), sums_step(r.sums_step) {}
+        corrected(r.corrected), mean_dz(r.columns[column_mean_dz]), slope(r.columns[column_slope]), sums_memory(r.sums),
+        sums_step(r.sums_step) {}
 
   // Adds to sum k: along channels in memory beside the elements; in a uniform run in registers, at its ragged end in memory.
   template <bool whole> FL_HD void add(int k, int j, int64_t i, Access<whole> access, V value) {
@@ -246,11 +247,13 @@ template <class Storage, bool along> struct StatisticsLoop {
   using V = Vector<T>;
   static constexpr int group = sum_lanes / V::size;
 
-  template <bool whole> FL_HD static V deviation(const Run<Storage>& r, const ColumnReader<V, along>& pilot, int64_t i, Access<whole> access) {
+  using Pilot = ColumnReader<V, along>;
+
+  template <bool whole> FL_HD static V deviation(const Run<Storage>& r, const Pilot& pilot, int64_t i, Access<whole> access) {
     return access.counted(access.template stream<V>(r.x + i) - access.read(pilot, i));
   }
 
-  template <bool whole> FL_HD static void step_along(const Run<Storage>& r, const ColumnReader<V, along>& pilot, int64_t i, Access<whole> access) {
+  template <bool whole> FL_HD static void step_along(const Run<Storage>& r, const Pilot& pilot, int64_t i, Access<whole> access) {
     const V d = deviation(r, pilot, i, access);
     T *const first = r.sums + i, *const second = first + r.sums_step;
     access.write(first, access.template read<V>(first) + d);
@@ -258,7 +261,7 @@ template <class Storage, bool along> struct StatisticsLoop {
   }
 
   static void run(const Run<Storage>& r) {
-    const ColumnReader<V, along> pilot(r.columns[column_mean]);
+    const Pilot pilot(r.columns[column_mean]);
     int64_t i = 0;
     if constexpr (along) {
       for (; i + V::size <= r.count; i += V::size) step_along(r, pilot, i, Access<true>{});
