@@ -58,13 +58,13 @@ inline DataType data_type_of(const char* op, const Tensor& x) {
 inline at::ScalarType accumulate_type(const Tensor& x) { return x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat; }
 
 // torch.utils.deterministic.fill_uninitialized_memory: outputs start as NaN, so that an element nobody writes is seen.
-bool fills_new_memory() {
+inline bool fills_new_memory() {
   const at::Context& context = at::globalContext();
   return context.deterministicAlgorithms() && context.deterministicFillUninitializedMemory();
 }
 
 // New memory without the dispatcher, which would cost more than a small kernel.
-Tensor new_tensor(at::IntArrayRef sizes, at::IntArrayRef strides, at::ScalarType type) {
+inline Tensor new_tensor(at::IntArrayRef sizes, at::IntArrayRef strides, at::ScalarType type) {
   if (fills_new_memory()) return at::empty_strided(sizes, strides, type);
   return at::detail::empty_strided_cpu(sizes, strides, type);
 }
