@@ -222,9 +222,8 @@ def _statistics_to_use(
         _launch_finish(partials, mean, None, rstd, running_mean, running_var, num_batches_tracked, momentum, eps)
         return mean, rstd
     mean, rstd = torch.empty_like(running_mean), torch.empty_like(running_mean)
-    grid, constants = launch.finish_plan(1, mean.numel(), mean.dtype)
-    running_statistics[(grid,)](
-        running_mean, running_var, mean, rstd, mean.numel(), eps, COLUMNS=constants["COLUMNS"], COMPUTE=constants["COMPUTE"])
+    grid, constants = launch.channel_plan(mean.numel(), mean.dtype)
+    running_statistics[(grid,)](running_mean, running_var, mean, rstd, mean.numel(), eps, **constants)
     return mean, rstd
 
 

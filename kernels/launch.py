@@ -146,6 +146,14 @@ def finish_plan(chunks: int, channels: int, dtype: torch.dtype) -> tuple[int, di
     return -(-channels // columns), constants
 
 
+@lru_cache(maxsize=1024)
+def channel_plan(channels: int, dtype: torch.dtype) -> tuple[int, dict[str, object]]:
+    """(blocks of channels, constexprs) of a launch over nothing but per-channel values."""
+    columns = min(_power_of_two(channels), 256)
+    constants = {"COLUMNS": columns, "COMPUTE": tl.float64 if dtype == torch.float64 else tl.float32, **_OPTIONS}
+    return -(-channels // columns), constants
+
+
 _no_guard = contextlib.nullcontext()
 
 

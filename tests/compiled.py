@@ -3,15 +3,16 @@ from __future__ import annotations
 
 import contextlib
 import re
+import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import ModuleType
 
-import ptxsim
 import torch
 import triton
+from ptxsim.resources import tools
 from torch import Tensor
 from triton import knobs
 from triton.backends.compiler import GPUTarget
@@ -108,7 +109,7 @@ def compiling(target: GPUTarget) -> Iterator[list[Launch]]:
 
 @dataclass(frozen=True)
 class Accesses:
-    """Static facts of one compiled kernel: bytes spilled, global loads and stores of 128 bits and of less."""
+    """Static facts of one compiled kernel: bytes of stack, which only spills need, global loads and stores of 128 bits and of less."""
 
     spilled: int
     wide_loads: int
@@ -118,24 +119,18 @@ class Accesses:
 
 
 def accesses(files: dict[str, Path]) -> Accesses:
-    """Read them from the cubin's SASS or from AMD assembly."""
+    """Read them from PTX, whose accesses ptxas keeps as wide as they are, and the cubin's stack frame; or from AMD assembly."""
     if "cubin" in files:
-        (resources,) = ptxsim.resources(files["cubin"].read_bytes()).values()
-        counts = resources.global_accesses()
-        spilled = resources.stack_bytes + sum(resources.local_accesses().values())
-        load, store, wide = r"LDG?\.", r"STG?\.", r"\.128"
+        usage = subprocess.run([tools("cuobjdump")[0], "-res-usage", files["cubin"]], capture_output=True, text=True, check=True).stdout
+        spilled = sum(map(int, re.findall(r"STACK:(\d+)", usage)))
+        found = re.findall(r"\b(ld|st)\.(?:volatile\.)?global\.(?:[\w:]+\.)*?(?:v(\d)\.)?b(\d+)", files["ptx"].read_text())
+        found = [(kind == "ld", int(count or 1) * int(bits) >= 128) for kind, count, bits in found]
     else:
         text = files["amdgcn"].read_text()
-        counts = {}
-        for opcode in re.findall(r"^\s+((?:global|buffer|flat)_(?:load|store)_\w+)", text, re.MULTILINE):
-            counts[opcode] = counts.get(opcode, 0) + 1
         spilled = sum(map(int, re.findall(r"(?:_spill_count|private_segment_fixed_size): *(\d+)", text)))
-        load, store, wide = r"\w+_load", r"\w+_store", r"_dwordx4$"
-    found = [(re.match(load, k) is not None, re.match(store, k) is not None, re.search(wide, k) is not None, n) for k, n in counts.items()]
-    return Accesses(
-        spilled, sum(n for is_load, _, big, n in found if is_load and big), sum(n for is_load, _, big, n in found if is_load and not big),
-        sum(n for _, is_store, big, n in found if is_store and big), sum(n for _, is_store, big, n in found if is_store and not big),
-    )
+        found = re.findall(r"^\s+(?:global|buffer|flat)_(load|store)_(\w+)", text, re.MULTILINE)
+        found = [(kind == "load", width == "dwordx4") for kind, width in found]
+    return Accesses(spilled, *(found.count(kind) for kind in ((True, True), (True, False), (False, True), (False, False))))
 
 
 @dataclass(frozen=True)
@@ -148,6 +143,8 @@ class Call:
     layouts: tuple[str, ...] = ("contiguous",)
     instructions: float = 35.0
     """How many a sweep may take per bfloat16 element; an H100 affords 8.8 for each byte of memory traffic."""
+    unread: frozenset[str] = frozenset()
+    """Whole tensors that are given but not needed, so that the compiler drops their loads."""
 
     def __str__(self) -> str:
         return self.name
@@ -180,7 +177,7 @@ def _plain(name: str, kind: str) -> Call:
         return kernels.epilogue_backward(dy, *arguments, kind == "from_output", (True, False, False, False, dparameters))
 
     reads_x = name != "identity" or kind == "forward"
-    return Call(f"{name} {kind}", run, 2 if kind == "forward" else 2 + reads_x)
+    return Call(f"{name} {kind}", run, 2 if kind == "forward" else 2 + reads_x, unread=frozenset("" if reads_x else "x"))
 
 
 def _forward_backward(kernels: ModuleType, x: Tensor, dy: Tensor, activation: str, p: float, training: bool, residual: bool) -> object:

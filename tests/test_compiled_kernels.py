@@ -41,13 +41,22 @@ SHAPE = (16, 64, 28, 28)
 IRREGULAR = (((3, 5, 7, 7), "contiguous"), ((2, 3, 8, 8), "contiguous"), ((5, 3, 2, 2), "contiguous"), ((1, 1, 1, 1), "contiguous"),
              ((3, 12, 5, 5), "channels_last"), ((2, 40, 3, 3), "channels_last"), ((33, 7, 1, 1), "channels_last"))
 SECTORS = 1.10  # traffic over the algorithm's minimum
+# between them these calls launch every kernel of the layers, with every optional operand
+EVERY_KERNEL = [(LAYER_CALLS[5], "contiguous"), (LAYER_CALLS[5], "channels_last"), (LAYER_CALLS[6], "contiguous")]
 SECOND_STAGE = ("finish", "running")  # kernels that read no whole tensor
 DTYPES = [torch.float32, torch.bfloat16]
 LAYER_CASES = [pytest.param(call, layout, id=f"{call}-{layout}") for call in LAYER_CALLS for layout in call.layouts]
 CASES = [pytest.param(call, "contiguous", id=str(call)) for call in ACTIVATION_CALLS] + LAYER_CASES
+COMPILED = [  # every kernel for every target and dtype; every activation for every target, and in float32 for one
+    pytest.param(call, layout, target, dtype, id=f"{call}-{layout}-{target}-{dtype}")
+    for call, layout in [(call, "contiguous") for call in ACTIVATION_CALLS] + EVERY_KERNEL
+    for target in TARGETS for dtype in DTYPES
+    if (call, layout) in EVERY_KERNEL or dtype == torch.bfloat16 or target == "sm_90"
+]
+RICH_STEPS = (STEPS[4], STEPS[6], STEPS[9])  # all flags and states of each rule
 
 
-def assert_compiled_well(launch: Launch, numel: int) -> None:
+def assert_compiled_well(launch: Launch, numel: int, unread: frozenset[str] = frozenset()) -> None:
     """No spills; every whole tensor is moved 128 bits at a time, and narrow accesses are no more than there are small operands."""
     found = accesses(launch.files)
     assert found.spilled == 0, f"{launch.kernel} spills: {found}"
@@ -55,28 +64,27 @@ def assert_compiled_well(launch: Launch, numel: int) -> None:
     if launch.kernel.startswith(SECOND_STAGE) or not whole:
         return
     small = set(launch.tensors) - whole
-    assert found.wide_loads >= len(whole - OUTPUTS), f"{launch.kernel} loads whole tensors in pieces: {found}"
+    assert found.wide_loads >= len(whole - OUTPUTS - unread), f"{launch.kernel} loads whole tensors in pieces: {found}"
     assert found.wide_stores >= len(whole & OUTPUTS), f"{launch.kernel} stores whole tensors in pieces: {found}"
     assert found.narrow_loads <= 2 * len(small), f"{launch.kernel} loads {found.narrow_loads} pieces for {sorted(small)}: {found}"
     assert found.narrow_stores <= 6 * len(small), f"{launch.kernel} stores {found.narrow_stores} pieces for {sorted(small)}: {found}"
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize(("call", "layout"), CASES)
-def test_layers_compile_without_spills_to_wide_accesses(target: str, call: Call, layout: str, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize(("call", "layout", "target", "dtype"), COMPILED)
+def test_layers_compile_without_spills_to_wide_accesses(call: Call, layout: str, target: str, dtype: torch.dtype) -> None:
     x, dy = tensors(SHAPE, layout, dtype)
     with compiling(TARGETS[target]) as launches:
         call.run(kernels, x, dy)
     assert launches
     for launch in launches:
-        assert_compiled_well(launch, x.numel())
+        assert_compiled_well(launch, x.numel(), call.unread)
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("target", TARGETS)
-@pytest.mark.parametrize("step", STEPS, ids=str)
-def test_optimizers_compile_without_spills_to_wide_accesses(target: str, step: Step, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize(("step", "target", "dtype"), [
+    pytest.param(step, target, dtype, id=f"{step}-{target}-{dtype}") for step in STEPS for target in TARGETS for dtype in DTYPES
+    if step in RICH_STEPS or (target == "sm_90" and dtype == torch.bfloat16)
+])
+def test_optimizers_compile_without_spills_to_wide_accesses(step: Step, target: str, dtype: torch.dtype) -> None:
     """A program's tensors are found through a table of addresses; all its loads of them are wide, twice with the remainder's code."""
     given, row = lists(step, (4096, 8192), dtype), UPDATE_RULES[step.rule]
     with compiling(TARGETS[target]) as launches:
