@@ -3,7 +3,8 @@
 Training takes three launches each way: sums of every chunk, their combination, the sweep that writes y or dx.
 Statistics are shifted: every row of a tile sums deviations from the mean of the first elements it sees (a single element for
 channels_last), which of T visits are one, so that the pivot is within sqrt(T) standard deviations of the mean of what it is used for
-and cancellation costs at most a factor T; rows, warps and chunks are then merged by Chan's rule.
+and cancellation costs at most a factor T; rows, warps and chunks are then merged by Chan's rule, on deviations from values near the
+mean: a mean far from zero costs no digits of the variance.
 """
 from collections.abc import Sequence
 
@@ -33,10 +34,11 @@ def _shifted(value, sums, squares, pivot):
 
 
 @triton.jit
-def _merge(count, sums, squares, pivot):
-    """(mean, sum of squared deviations from it) from sums of deviations from a pivot."""
+def _recentre(count, sums, squares, pivot, centre):
+    """(sum of deviations from centre, sum of their squares) from those of deviations from a pivot."""
     mean = sums / tl.maximum(count, 1.0)
-    return pivot + mean, tl.maximum(squares - sums * mean, 0.0)
+    about = (pivot - centre) + mean
+    return count * about, tl.maximum(squares - sums * mean, 0.0) + count * about * about
 
 
 @triton.jit(do_not_specialize=["slots", "chunk_slots", "chunks", "channels", "length", "row_groups", "multiplier", "bits"])
@@ -44,7 +46,7 @@ def batch_norm_statistics_contiguous(
     x, partials, num_batches_tracked, slots, chunk_slots, chunks, channels, length, row_groups, multiplier, bits,
     ONE_ROW: tl.constexpr, ALIGNED: tl.constexpr, GROUPS: tl.constexpr, COMPUTE: tl.constexpr,
 ):
-    """partials [3, chunks, channels]: count, mean and sum of squared deviations of each chunk."""
+    """partials [4, chunks, channels] of each chunk: count, a value near the mean, sum of deviations from it, M2."""
     _count_batch(num_batches_tracked)
     program = tl.program_id(0)
     channel = 0 if ONE_ROW else program % channels
@@ -69,13 +71,15 @@ def batch_norm_statistics_contiguous(
         total = ((end - begin) * 8).to(COMPUTE)
     else:
         total = tl.sum(counts)
-    means, m2 = _merge(counts, tl.sum(sums, 1), tl.sum(squares, 1), tl.max(pivot, 1))
-    centre = tl.sum(means * counts) / total
-    deviation = means - centre
+    pivots = tl.max(pivot, 1)
+    centre = tl.sum(pivots * counts) / total
+    sums, squares = _recentre(counts, tl.sum(sums, 1), tl.sum(squares, 1), pivots, centre)
+    deviation = tl.sum(sums)
     destination = partials + chunk * channels + channel
     tl.store(destination, total)
     tl.store(destination + chunks * channels, centre)
-    tl.store(destination + 2 * chunks * channels, tl.sum(m2 + counts * deviation * deviation))
+    tl.store(destination + 2 * chunks * channels, deviation)
+    tl.store(destination + 3 * chunks * channels, tl.maximum(tl.sum(squares) - deviation * deviation / total, 0.0))
 
 
 @triton.jit(do_not_specialize=["rows", "chunk_rows", "chunks", "channels", "blocks"])
@@ -101,24 +105,17 @@ def batch_norm_statistics_channels_last(
     row = tl.arange(0, GROUPS) // LANES % (GROUPS // COLUMNS)
     visits = tl.maximum((end - begin - row + GROUPS // COLUMNS - 1) // (GROUPS // COLUMNS), 0)
     counts = visits.to(COMPUTE)[:, None] + tl.zeros_like(sums)
-    means, m2 = _merge(counts, sums, squares, pivot)
-    _store_columns(partials, counts, means, m2, chunk, chunks, block, channels, LANES, COLUMNS, GROUPS)
-
-
-@triton.jit
-def _store_columns(
-    partials, counts, means, m2, chunk, chunks, block, channels, LANES: tl.constexpr, COLUMNS: tl.constexpr, GROUPS: tl.constexpr
-):
-    """Merge the rows of a channels_last tile and write one partial per channel."""
-    total = reductions.sum_rows(counts, LANES, COLUMNS, GROUPS)
-    centre = reductions.sum_rows(means * counts, LANES, COLUMNS, GROUPS) / total
-    deviation = means - reductions.spread_rows(centre, LANES, COLUMNS, GROUPS)
+    total = (end - begin).to(COMPUTE)
+    centre = reductions.sum_rows(pivot * counts, LANES, COLUMNS, GROUPS) / total
+    sums, squares = _recentre(counts, sums, squares, pivot, reductions.spread_rows(centre, LANES, COLUMNS, GROUPS))
+    deviation = reductions.sum_rows(sums, LANES, COLUMNS, GROUPS)
+    m2 = tl.maximum(reductions.sum_rows(squares, LANES, COLUMNS, GROUPS) - deviation * deviation / total, 0.0)
     index = block * COLUMNS * 8 + tl.arange(0, COLUMNS * 8)
     destination = partials + chunk * channels + index
-    tl.store(destination, total, mask=index < channels)
+    tl.store(destination, tl.broadcast_to(total, centre.shape), mask=index < channels)
     tl.store(destination + chunks * channels, centre, mask=index < channels)
-    squares = reductions.sum_rows(m2 + counts * deviation * deviation, LANES, COLUMNS, GROUPS)
-    tl.store(destination + 2 * chunks * channels, squares, mask=index < channels)
+    tl.store(destination + 2 * chunks * channels, deviation, mask=index < channels)
+    tl.store(destination + 3 * chunks * channels, m2, mask=index < channels)
 
 
 @triton.jit
@@ -148,12 +145,16 @@ def finish_statistics(
     source = partials + row * channels + column
     inside = (row < chunks) & (column < channels)
     counts = tl.load(source, mask=inside, other=0.0)
-    means = tl.load(source + chunks * channels, mask=inside, other=0.0)
-    squares = tl.load(source + 2 * chunks * channels, mask=inside, other=0.0)
+    pivots = tl.load(source + chunks * channels, mask=inside, other=0.0)
+    sums = tl.load(source + 2 * chunks * channels, mask=inside, other=0.0)
+    squares = tl.load(source + 3 * chunks * channels, mask=inside, other=0.0)
+    nearby = tl.load(partials + chunks * channels + column, mask=column < channels, other=0.0)
     count = tl.maximum(tl.sum(counts, 0), 1.0)
-    centre = tl.sum(means * counts, 0) / count
-    deviation = means - centre[None, :]
+    about = (pivots - nearby) + sums / tl.maximum(counts, 1.0)
+    centre = tl.sum(about * counts, 0) / count
+    deviation = about - centre[None, :]
     total = tl.sum(squares + counts * deviation * deviation, 0)
+    centre += tl.sum(nearby, 0)
     channel = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
     present = channel < channels
     tl.store(mean + channel, centre, mask=present)
@@ -178,10 +179,10 @@ def running_statistics(running_mean, running_var, mean, rstd, channels, eps: tl.
 
 
 def _launch_statistics(x: Tensor, channel_dim: int, num_batches_tracked: Tensor | None) -> Tensor:
-    """First stage: partials [3, chunks, C]."""
+    """First stage: partials [4, chunks, C]."""
     layout = launch.layout(x, channel_dim, True)
     plan = launch.plan(layout, x.dtype, True)
-    partials = reductions.empty_partials(x, 3, plan.chunks, layout.channels)
+    partials = reductions.empty_partials(x, 4, plan.chunks, layout.channels)
     kernel = batch_norm_statistics_channels_last if plan.channels_last else batch_norm_statistics_contiguous
     kernel[plan.grid](x, partials, num_batches_tracked, *plan.sizes, **plan.constants)
     return partials

@@ -35,6 +35,7 @@ from optimizer_cases import STEPS, Step, lists  # noqa: E402
 from ptxsim import MemoryFault, RaceError  # noqa: E402
 
 from fastlayers import kernels  # noqa: E402
+from fastlayers.kernels.launch import reciprocal  # noqa: E402
 from fastlayers.specs import UPDATE_RULES  # noqa: E402
 
 SHAPE = (16, 64, 28, 28)
@@ -177,6 +178,16 @@ def test_blocks_for_every_multiprocessor(layout: str) -> None:
     assert len(device.stats) == 6
     for launch in device.stats:
         assert launch.grid[0] >= 132 or launch.kernel.startswith(SECOND_STAGE), launch.kernel
+
+
+def test_division_by_multiplication() -> None:
+    """launch.reciprocal at the borders of the range that it promises."""
+    for divisor in [*range(2, 3000), 2**20 - 1, 2**20, 2**20 + 1, 2**31 - 1]:
+        multiplier, bits = reciprocal(divisor)
+        assert -2**31 <= multiplier < 0
+        for n in (0, 1, divisor - 1, divisor, 7 * divisor - 1, (2**31 - 1) // divisor * divisor - 1, 2**31 - 1):
+            if 0 <= n < 2**31:
+                assert (n * (multiplier + 2**32) >> 32) >> bits == n // divisor
 
 
 def broken(tmp_path: Path, file: str, right: str, wrong: str) -> ModuleType:
