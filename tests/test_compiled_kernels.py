@@ -31,11 +31,11 @@ from compiled import (  # noqa: E402
     compiling,
     tensors,
 )
+from fastlayers.kernels.launch import reciprocal  # noqa: E402
 from optimizer_cases import STEPS, Step, lists  # noqa: E402
 from ptxsim import MemoryFault, RaceError  # noqa: E402
 
 from fastlayers import kernels  # noqa: E402
-from fastlayers.kernels.launch import reciprocal  # noqa: E402
 from fastlayers.specs import UPDATE_RULES  # noqa: E402
 
 SHAPE = (16, 64, 28, 28)
