@@ -17,8 +17,8 @@ if platform.machine().lower() in ("x86_64", "amd64"):
     CAPABILITIES["avx2"] = ["-mavx2", "-mfma", "-mf16c"]
     CAPABILITIES["avx512"] = ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mfma", "-mf16c", "-mprefer-vector-width=512"]
 FLAGS = {
-    "kernels": ["-std=c++17", "-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off", "-fvisibility=hidden", "-Wall"],
-    "bindings": ["-std=c++20", "-O2", "-fopenmp", "-fvisibility=hidden", "-DTORCH_EXTENSION_NAME=_C"],
+    "kernels": ["-std=c++17", "-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off", "-fvisibility=hidden", "-g0"],
+    "bindings": ["-std=c++20", "-O2", "-fopenmp", "-fvisibility=hidden", "-DTORCH_EXTENSION_NAME=_C", "-Wno-maybe-uninitialized", "-g0"],
     "link": ["-fopenmp", "-Wl,-z,noexecstack"] if sys.platform == "linux" else ["-fopenmp"],
 }
 

@@ -2,6 +2,8 @@
 // double (Chan, Golub & LeVeque 1979): never E[x^2] - E[x]^2.
 #pragma once
 
+#include <limits>
+
 #include "pass.h"
 
 namespace fastlayers::FL_CPU_CAPABILITY {
@@ -34,7 +36,8 @@ template <class Storage> class MomentsWorker {
     const Geometry& geometry = pass_.geometry;
     const int64_t c0 = geometry.first_channel(group), c1 = geometry.last_channel(group);
     const int64_t first = chunk * geometry.chunk, last = geometry.last_step(chunk);
-    for (int64_t c = c0; c < c1; ++c) pilot_[c] = first_pilot(c, first);
+    if (geometry.along && geometry.s == 1) first_pilots_of_rows(c0, c1, first * geometry.repeat);
+    else for (int64_t c = c0; c < c1; ++c) set_pilot(c, first_pilot(c, first));
     for (int64_t q = first; q < last; q += geometry.fold) {
       const int64_t next = smaller(last, q + geometry.fold);
       worker_.enter_group(c0, c1);
@@ -64,17 +67,31 @@ template <class Storage> class MomentsWorker {
   void set_pilot(int64_t c, double value) { pilot_[c] = __builtin_isfinite(value) ? static_cast<T>(value) : 0; }
 
   // The mean of the channel's first few elements at step q.
-  T first_pilot(int64_t c, int64_t q) {
+  double first_pilot(int64_t c, int64_t q) const {
     const Geometry& g = pass_.geometry;
     const int64_t sample = g.along ? q * g.repeat : q / g.blocks, start = g.along ? 0 : q % g.blocks * longest_run;
     const int64_t count = smaller(sum_lanes, g.along ? (g.n - sample) * g.s : g.s - start);
     double sum = 0;
-    for (int64_t i = 0; i < count; ++i) {
-      const int64_t n = sample + i / g.s, s = start + i % g.s;
-      sum += load<Vector<T>>(pass_.run.x + (n * g.c + c) * g.s + s, 1)[0];
+    int64_t left = count;
+    for (int64_t n = sample; left > 0; ++n) {
+      const Storage* const row = pass_.run.x + (n * g.c + c) * g.s;
+      for (int64_t s = start; s < g.s && left > 0; ++s, --left) sum += load<Vector<T>>(row + s, 1)[0];
     }
-    set_pilot(c, sum / count);
-    return pilot_[c];
+    return sum / count;
+  }
+
+  // The same for all channels of a group at once, where channels lie side by side.
+  void first_pilots_of_rows(int64_t c0, int64_t c1, int64_t sample) {
+    using V = Vector<T>;
+    const Geometry& g = pass_.geometry;
+    const int64_t count = smaller(sum_lanes, g.n - sample);
+    const V share(static_cast<T>(1) / static_cast<T>(count)), largest(std::numeric_limits<T>::max()), zero(static_cast<T>(0));
+    for (int64_t c = c0; c < c1; c += V::size) {
+      const int width = static_cast<int>(smaller(V::size, c1 - c));
+      V mean = zero;
+      for (int64_t i = 0; i < count; ++i) mean += load<V>(pass_.run.x + (sample + i) * g.c + c, width) * share;
+      store(pilot_.data() + c, select(absolute(mean) <= largest, mean, zero), width);
+    }
   }
 
   Buffer<T> pilot_;
