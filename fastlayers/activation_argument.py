@@ -17,7 +17,7 @@ class Resolved(NamedTuple):
     row: Activation
     constants: tuple[float, ...]
     parameters: Tensor | None
-    """Learnable parameters [K, P], or None."""
+    """Learnable parameters [K, P]; [P] of a single one; or None."""
 
 
 _ROWS_OF_MODULE: dict[str, list[Activation]] = {}
@@ -50,7 +50,7 @@ def resolve_module(operation: str, module: torch.nn.Module) -> Resolved:
 def _with_parameters(row: Activation, module: torch.nn.Module) -> Resolved:
     constants = tuple([getattr(module, constant.name) for constant in row.constants])
     values = [getattr(module, learnable.name) for learnable in row.learnables]
-    return Resolved(row, constants, values[0].unsqueeze(0) if len(values) == 1 else torch.stack(values))
+    return Resolved(row, constants, values[0] if len(values) == 1 else torch.stack(values))
 
 
 def row_of_module(operation: str, module: torch.nn.Module) -> Activation:

@@ -1,6 +1,6 @@
 """The autograd functions: what to save, what to recompute, which gradients to ask for.
 
-Both call the kernel interface directly in eager mode and through the custom ops of ops.py under torch.compile. A backward pass that
+All call the kernel interface directly in eager mode and through the custom ops of ops.py under torch.compile. A backward pass that
 is itself differentiated (create_graph=True) goes through the reference formulas, which autograd can follow.
 """
 from __future__ import annotations
@@ -11,15 +11,40 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from . import ops, reference
+from . import ops, reference, specs
 from .backends import select
 from .reference.batch_norm import batch_norm_statistics
 from .reference.epilogue import accumulate_dtype
-from .specs import Activation
+
+_ONLY_DX = (True, False, False, False, False)
+
+
+class Activation(Function):
+    """y = activation(x): Epilogue without what a plain activation has not, since on a small tensor Python costs more than the kernel.
+
+    Saved for backward: y where the derivative follows from it, else x.
+    """
+
+    @staticmethod
+    def forward(ctx, x, row, constants):
+        kernels = _kernels(x)
+        y = kernels.epilogue_forward(x, None, None, None, None, None, None, row.name, constants, 0.0, 0)
+        from_output = row.derives_from_output(constants)
+        ctx.save_for_backward(y if from_output else x)
+        ctx.kernels, ctx.arguments, ctx.from_output = kernels, (row.name, constants), from_output
+        return y
+
+    @staticmethod
+    def backward(ctx, dy):
+        saved, = ctx.saved_tensors
+        name, constants = ctx.arguments
+        gradients = _differentiable(ctx.kernels).epilogue_backward(
+            _with_stride(dy, saved.stride()), saved, None, None, None, None, None, None, name, constants, 0.0, 0, ctx.from_output, _ONLY_DX)
+        return gradients[0], None, None
 
 
 class Epilogue(Function):
-    """y = dropout(activation(x * scale + shift + residual)); plain activations, bias + activation and dropout are this.
+    """y = dropout(activation(x * scale + shift + residual)); bias + activation and dropout are this.
 
     Saved for backward: nothing but the seed for the identity; y alone where the derivative follows from y and nothing else needs x;
     else x and residual. No mask is ever saved.
@@ -29,7 +54,7 @@ class Epilogue(Function):
     def forward(ctx, x, scale, shift, residual, parameters, seed, arguments):
         row, constants, p, channel_dim = arguments
         kernels = _kernels(x)
-        y = kernels.epilogue_forward(x, None, scale, shift, residual, parameters, seed, row.name, constants, p, channel_dim)
+        y = kernels.epilogue_forward(x, None, scale, shift, residual, _matrix(parameters), seed, row.name, constants, p, channel_dim)
         wants_scale = ctx.needs_input_grad[1]
         ctx.from_output = False
         if row.name == "identity" and not wants_scale:
@@ -52,11 +77,11 @@ class Epilogue(Function):
             x = dy
         separate = scale is not None and wants_residual  # else dresidual is dx
         dx, dresidual, dscale, dshift, dparameters = _differentiable(ctx.kernels).epilogue_backward(
-            dy, x, None, scale, shift, residual, parameters, seed, row.name, constants, p, channel_dim, ctx.from_output,
+            dy, x, None, scale, shift, residual, _matrix(parameters), seed, row.name, constants, p, channel_dim, ctx.from_output,
             (wants_x or (wants_residual and not separate), separate, wants_scale, wants_shift, wants_parameters))
         if wants_residual and not separate:
             dresidual = dx
-        return dx, dscale, dshift, dresidual, dparameters, None, None
+        return dx, dscale, dshift, dresidual, _shaped_like(dparameters, parameters), None, None
 
 
 class BatchNorm(Function):
@@ -72,12 +97,12 @@ class BatchNorm(Function):
         kernels = _kernels(x)
         if training or kernels is not ops:
             y, mean, rstd = kernels.batch_norm_forward(
-                x, weight, bias, running_mean, running_var, num_batches_tracked, residual, parameters, seed, row.name, constants, p,
-                training, momentum, eps, channel_dim)
+                x, weight, bias, running_mean, running_var, num_batches_tracked, residual, _matrix(parameters), seed, row.name,
+                constants, p, training, momentum, eps, channel_dim)
         else:  # the op above counts as one that changes the running statistics; evaluation must not
             mean, rstd = running_mean.clone(), torch.rsqrt(running_var + eps)
             scale = rstd if weight is None else weight * rstd
-            y = kernels.epilogue_forward(x, mean, scale, bias, residual, parameters, seed, row.name, constants, p, channel_dim)
+            y = kernels.epilogue_forward(x, mean, scale, bias, residual, _matrix(parameters), seed, row.name, constants, p, channel_dim)
         saved = x
         if row.name == "identity":
             residual = None  # the gradient does not depend on it, nor, in eval mode, on x unless weight asks
@@ -99,14 +124,21 @@ class BatchNorm(Function):
             rstd = torch.rsqrt(m2 / (x.numel() // x.size(channel_dim)) + eps)
         wants_x, wants_weight, wants_bias, wants_residual, wants_parameters = ctx.needs_input_grad[:5]
         dx, dresidual, dweight, dbias, dparameters = kernels.batch_norm_backward(
-            dy, x, mean, rstd, weight, bias, residual, parameters, seed, row.name, constants, p, training, channel_dim,
+            dy, x, mean, rstd, weight, bias, residual, _matrix(parameters), seed, row.name, constants, p, training, channel_dim,
             (wants_x, wants_residual, wants_weight, wants_bias, wants_parameters))
-        return dx, dweight, dbias, dresidual, dparameters, None, None, None, None, None
+        return dx, dweight, dbias, dresidual, _shaped_like(dparameters, parameters), None, None, None, None, None
+
+
+def activation(x: Tensor, row: specs.Activation, constants: tuple[float, ...]) -> Tensor:
+    """Activation on a checked tensor of any strides."""
+    if x.dim() == 0:  # kernels count channels along a dimension
+        return activation(x.unsqueeze(0), row, constants).squeeze(0)
+    return Activation.apply(_dense(x), row, constants)
 
 
 def epilogue(
     x: Tensor, scale: Tensor | None, shift: Tensor | None, residual: Tensor | None, parameters: Tensor | None, seed: Tensor | None,
-    arguments: tuple[Activation, tuple[float, ...], float, int],
+    arguments: tuple[specs.Activation, tuple[float, ...], float, int],
 ) -> Tensor:
     """Epilogue on checked tensors of any strides; arguments are (row, constants, p, channel_dim)."""
     x = _dense(x)
@@ -120,7 +152,7 @@ def epilogue(
 def batch_norm(
     x: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None, parameters: Tensor | None, seed: Tensor | None,
     running_mean: Tensor | None, running_var: Tensor | None, num_batches_tracked: Tensor | None,
-    arguments: tuple[Activation, tuple[float, ...], float, bool, float | None, float, int],
+    arguments: tuple[specs.Activation, tuple[float, ...], float, bool, float | None, float, int],
 ) -> Tensor:
     """BatchNorm on checked tensors of any strides; arguments are (row, constants, p, training, momentum, eps, channel_dim)."""
     x = _dense(x)
@@ -154,6 +186,16 @@ def _vector(vector: Tensor | None, compute: torch.dtype) -> Tensor | None:
     if vector.dtype is not compute:
         vector = vector.to(compute)
     return vector if vector.is_contiguous() else vector.contiguous()
+
+
+def _matrix(parameters: Tensor | None) -> Tensor | None:
+    """Learnable parameters as kernels take them, [K, P]; a single one may come as [P]."""
+    return parameters if parameters is None or parameters.dim() == 2 else parameters.unsqueeze(0)
+
+
+def _shaped_like(gradient: Tensor | None, parameters: Tensor | None) -> Tensor | None:
+    """The gradient of what _matrix has reshaped."""
+    return gradient if gradient is None or gradient.dim() == parameters.dim() else gradient.squeeze(0)
 
 
 def _with_stride(value: Tensor, stride: tuple[int, ...]) -> Tensor:

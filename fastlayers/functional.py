@@ -137,7 +137,10 @@ def apply(
 ) -> Tensor:
     """A resolved activation, then dropout: what the modules and the functions named after activations call."""
     checks.floating(operation, x)
-    return _epilogue(operation, x, None, None, None, activation, dropout, training, seed, 1 if x.dim() > 1 else 0)
+    dropping = dropout and training
+    if dropping or activation.parameters is not None:
+        return _epilogue(operation, x, None, None, None, activation, dropout, training, seed, 1 if x.dim() > 1 else 0)
+    return x if activation.row is _IDENTITY.row else autograd.activation(x, activation.row, activation.constants)
 
 
 def _epilogue(
@@ -203,7 +206,8 @@ def _function(rows: tuple[Activation, ...]) -> Callable[..., Tensor]:
             value = keywords.get(keyword, first.keyword[1])
             checks.one_of(name, keyword, value, tuple(by_value))
             row = by_value[value]
-        parameters = torch.stack([keywords[learnable].flatten() for learnable in learnables]) if learnables else None
+        given = [keywords[learnable].flatten() for learnable in learnables]
+        parameters = None if not given else given[0] if len(given) == 1 else torch.stack(given)
         values = tuple(float(keywords.get(constant, default)) for constant, default in constants)
         return apply(name, x, Resolved(row, values, parameters), dropout=dropout, training=training, seed=seed)
 

@@ -171,7 +171,7 @@ template <class Storage> void backward(const BatchNorm& b, const EpilogueGradien
     const void* const dz = dz_fits ? first.run.dresidual : nullptr;
     set_up_input(second, e, g, dz, cached ? geometry : plain_geometry(e.n, e.c, e.s), correction);
   } else {
-    second.run.dx = nullptr;
+    set_up(second, e, first.geometry);  // nothing to write: workers are made of it, but it does not run
   }
   Buffer<double> totals(e.c * first.sum_count);
   if (cached) {

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._compile import _disable_dynamo
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 from .. import checks
@@ -84,8 +85,9 @@ class FusedStep(torch.optim.Optimizer):
                 self._untraced_step()
         return loss
 
-    @torch.compiler.disable(reason="fastlayers.optim: this step has to copy or to make tensors first")
+    @_disable_dynamo  # torch.compiler.disable, which would import the compiler together with this package
     def _untraced_step(self) -> None:
+        """A step that has to copy or to make tensors first, outside the graph."""
         self._step()
 
     def _init_group(
