@@ -269,3 +269,17 @@ def test_non_finite_values_propagate(backend: str) -> None:
     arguments = (None, None, None, None, None, torch.tensor(1234), "identity", (), 0.5, 0)
     got, want = select(x).epilogue_forward(x, *arguments), reference.epilogue_forward(x, *arguments)
     assert torch.equal(got.nan_to_num(nan=5.0), want.nan_to_num(nan=5.0))
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+def test_backward_without_dx(backend: str, layout: str) -> None:
+    """Frozen layers before this one: the gradients of its own parameters are those they are with dx."""
+    inputs = cases.make_inputs(cases.Case("prelu", (4, 6, 5, 3), layout))
+    mean, m2 = reference.batch_norm_statistics(inputs.x, 1)
+    arguments = (inputs.dy, inputs.x, mean, torch.rsqrt(m2 / 60 + EPS), inputs.scale, inputs.shift, inputs.residual, inputs.parameters,
+                 inputs.seed, "prelu", (), 0.25, True, 1)
+    kernels = select(inputs.x)
+    alone = kernels.batch_norm_backward(*arguments, (False, False, True, True, True))
+    assert alone[0] is None
+    for got, want in zip(alone[2:], kernels.batch_norm_backward(*arguments, (True, False, True, True, True))[2:], strict=True):
+        assert torch.equal(got, want)
