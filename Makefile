@@ -9,7 +9,7 @@ TORCH ?= torch==2.13.0
 VENV ?= .venv
 DEMO ?=
 BENCH ?=
-TESTS ?= tests tools/ptxsim/tests
+TESTS ?= tests
 JOBS ?= 2
 
 BIN := $(VENV)/bin
@@ -24,6 +24,9 @@ demo: $(VENV)/.demo
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest -n $(JOBS) $(TESTS)
+ifeq ($(TESTS),tests)
+	$(BIN)/python -m pytest -n $(JOBS) tools/ptxsim/tests
+endif
 
 bench: $(VENV)/.demo
 	$(BIN)/python -m fastlayers bench $(BENCH)
