@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -20,9 +21,15 @@ class Resolved(NamedTuple):
     """Learnable parameters [K, P]; [P] of a single one; or None."""
 
 
-_ROWS_OF_MODULE: dict[str, list[Activation]] = {}
-for _row in ACTIVATIONS.values():
-    _ROWS_OF_MODULE.setdefault(_row.module, []).append(_row)
+_ROWS_OF_CLASS: dict[type[torch.nn.Module], Sequence[Activation]] = {}
+
+
+def register(kind: type[torch.nn.Module] | None, rows: Sequence[Activation]) -> None:
+    """kind computes these rows; not whatever class shares its name, which may be another package's and mean something else."""
+    if kind is not None:
+        _ROWS_OF_CLASS[kind] = rows
+
+
 _DEFAULTS = {
     row.name: Resolved(row, tuple(c.default for c in row.constants), None) for row in ACTIVATIONS.values() if not row.learnables
 }
@@ -33,6 +40,8 @@ def resolve(operation: str, activation: str | torch.nn.Module) -> Resolved:
     if isinstance(activation, str):
         return _DEFAULTS[activation] if activation in _DEFAULTS else _resolve_text(operation, activation)
     if isinstance(activation, torch.nn.Module):
+        if activation.__dict__.get("dropout"):  # which nobody would apply
+            raise ValueError(f"{operation}: activation must have no dropout of its own beside the block's, got {activation!r}")
         return resolve_module(operation, activation)
     raise TypeError(f"{operation}: activation must be a name or an activation module, got {type(activation).__name__}")
 
@@ -56,10 +65,11 @@ def _with_parameters(row: Activation, module: torch.nn.Module) -> Resolved:
 def row_of_module(operation: str, module: torch.nn.Module) -> Activation:
     """The row that a module computes."""
     for kind in type(module).__mro__:  # the first, for all but subclasses
-        for row in _ROWS_OF_MODULE.get(kind.__name__, ()):
+        for row in _ROWS_OF_CLASS.get(kind, ()):
             if row.keyword is None or getattr(module, row.keyword[0]) == row.keyword[1]:
                 return row
-    raise ValueError(f"{operation}: activation must be a module of {', '.join(_ROWS_OF_MODULE)}, got {type(module).__name__}")
+    names = dict.fromkeys(row.module for row in ACTIVATIONS.values())
+    raise ValueError(f"{operation}: activation must be a module of {', '.join(names)}, got {type(module).__name__}")
 
 
 def parse(operation: str, text: str) -> tuple[Activation, dict[str, float]]:
@@ -69,12 +79,15 @@ def parse(operation: str, text: str) -> tuple[Activation, dict[str, float]]:
     row = ACTIVATIONS[name.strip()]
     try:
         call = ast.parse(text.strip(), mode="eval").body
-        keywords = {} if isinstance(call, ast.Name) else {
-            **{constant.name: ast.literal_eval(value) for constant, value in zip(row.constants, call.args, strict=False)},
-            **{keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords},
-        }
+        given = [] if isinstance(call, ast.Name) else [
+            *((constant.name, float(ast.literal_eval(value))) for constant, value in zip(row.constants, call.args, strict=False)),
+            *((keyword.arg, float(ast.literal_eval(keyword.value))) for keyword in call.keywords),
+        ]
+        keywords = dict(given)
+        if not isinstance(getattr(call, "func", call), ast.Name) or len(keywords) < len(given):
+            raise ValueError
         surplus = not isinstance(call, ast.Name) and len(call.args) > len(row.constants)
-    except (SyntaxError, ValueError, AttributeError):
+    except (SyntaxError, ValueError, AttributeError, TypeError):
         raise ValueError(f"{operation}: activation must read like name or name(constant=number), got {text!r}") from None
     names = [constant.name for constant in row.constants]
     if surplus or not set(keywords) <= set(names):

@@ -6,6 +6,7 @@ Everything is checked before any state (running statistics, parameters, steps) i
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Integral, Real
 
 import torch
 from torch import Tensor
@@ -35,14 +36,20 @@ def floating(operation: str, x: Tensor) -> None:
 
 def probability(operation: str, argument: str, p: object) -> None:
     """p is a number in [0, 1]; NaN is not."""
-    if not isinstance(p, (int, float)):
+    if not isinstance(p, (int, float)) and not isinstance(p, Real):  # in this order: Real, for numpy's numbers, is ten times slower
         raise TypeError(f"{operation}: {argument} must be a number, got {type(p).__name__}")
     if not 0 <= p <= 1:
         raise ValueError(f"{operation}: {argument} must be between 0 and 1, got {p}")
 
 
-def seed(operation: str, value: Tensor, x: Tensor) -> None:
-    """A seed is a 0-d int64 tensor where x is."""
+def seed(operation: str, value: object, x: Tensor) -> None:
+    """A seed is an int that 64 bits hold, or a 0-d int64 tensor where x is."""
+    if not isinstance(value, Tensor):
+        if not isinstance(value, Integral):
+            raise TypeError(f"{operation}: seed must be a 0-d int64 tensor or an int, got {type(value).__name__}")
+        if not -(2**63) <= value < 2**63:
+            raise ValueError(f"{operation}: seed must be between -2^63 and 2^63 - 1, got {value}")
+        return
     if value.dtype != torch.int64 or value.dim() != 0:
         raise RuntimeError(
             f"{operation}: seed must be a 0-d int64 tensor or an int, got {_name(value.dtype)} of shape {tuple(value.shape)}")
@@ -59,14 +66,18 @@ def channel_dimension(operation: str, x: Tensor, channel_dim: int) -> int:
 def channel_vectors(operation: str, x: Tensor, channel_dim: int, **vectors: Tensor | None) -> None:
     """Each vector is None or holds one number per channel of x, where x is, in x's dtype or the dtype it is computed in."""
     shape, dtype, device = (x.size(channel_dim),), x.dtype, x.device
-    for vector in vectors.values():  # this runs at every step: the reasons are looked for only when something is wrong
-        if vector is not None and (vector.shape != shape or vector.dtype is not dtype or vector.device != device):
-            break
-    else:
-        return
+    try:
+        for vector in vectors.values():  # this runs at every step: the reasons are looked for only when something is wrong
+            if vector is not None and (vector.shape != shape or vector.dtype is not dtype or vector.device != device):
+                break
+        else:
+            return
+    except AttributeError:  # not a tensor
+        pass
     for argument, vector in vectors.items():
         if vector is None:
             continue
+        tensor(operation, argument, vector)
         if vector.shape != shape:
             raise RuntimeError(f"{operation}: {argument} must have shape {shape} for x of shape {tuple(x.shape)} with channels in "
                                f"dimension {channel_dim}, got {tuple(vector.shape)}")
@@ -86,6 +97,7 @@ def residual(operation: str, value: Tensor | None, x: Tensor) -> None:
     """residual is None or just like x."""
     if value is None:
         return
+    tensor(operation, "residual", value)
     if value.shape != x.shape:
         raise RuntimeError(f"{operation}: residual must have the shape of x, {tuple(x.shape)}, got {tuple(value.shape)}")
     if value.dtype != x.dtype:
@@ -140,7 +152,7 @@ def _name(dtype: torch.dtype | torch.layout) -> str:
 def batch_norm(
     x: Tensor, running_mean: Tensor | None, running_var: Tensor | None, weight: Tensor | None, bias: Tensor | None,
     residual_: Tensor | None, parameters_: Tensor | None, num_batches_tracked: Tensor | None, training: bool, momentum: float | None,
-    channel_dim: int,
+    eps: float, channel_dim: int,
 ) -> None:
     """Everything batch norm asks of the arguments beside x, before it changes anything."""
     operation = "batch_norm"
@@ -151,7 +163,12 @@ def batch_norm(
         parameters(operation, "activation", parameters_, x, x.size(channel_dim))
     if momentum is None and training and running_mean is not None and num_batches_tracked is None:
         raise RuntimeError(f"{operation}: num_batches_tracked must be given when momentum is None, got None")
+    if num_batches_tracked is not None and (num_batches_tracked.dtype is not torch.int64 or num_batches_tracked.numel() != 1):
+        raise RuntimeError(f"{operation}: num_batches_tracked must be a 0-d int64 tensor, got {_name(num_batches_tracked.dtype)} of shape "
+                           f"{tuple(num_batches_tracked.shape)}")
     if training:
+        if not eps > 0:
+            raise ValueError(f"{operation}: eps must be above 0 when training, got {eps}")
         more_than_one_value(operation, x, channel_dim)
 
 

@@ -58,9 +58,9 @@ def batch_norm(
     channel_dim = checks.channel_dimension("batch_norm", x, channel_dim)
     resolved = resolve("batch_norm", activation)
     checks.batch_norm(x, running_mean, running_var, weight, bias, residual, resolved.parameters, num_batches_tracked, training, momentum,
-                      channel_dim)
+                      eps, channel_dim)
     if x.numel() == 0:
-        return _empty_batch_norm(x, weight, bias, residual, num_batches_tracked)
+        return _empty_batch_norm(x, weight, bias, residual, resolved.parameters, num_batches_tracked if training else None)
     return autograd.batch_norm(
         x, weight, bias, residual, resolved.parameters, _seed("batch_norm", x, dropout, training, seed), running_mean, running_var,
         num_batches_tracked, (resolved.row, resolved.constants, dropout, training, momentum, eps, channel_dim))
@@ -114,9 +114,9 @@ def dropout(
     >>> y = dropout(torch.ones(8), 0.5, seed=1234)
     """
     checks.probability("dropout", "p", p)
-    checks.floating("dropout", x)
     if not training or p == 0:
         return x
+    checks.floating("dropout", x)
     y = _epilogue("dropout", x, None, None, None, _IDENTITY, p, True, seed, 0)
     return x.copy_(y) if inplace else y
 
@@ -136,11 +136,15 @@ def apply(
     operation: str, x: Tensor, activation: Resolved, *, dropout: float = 0.0, training: bool = True, seed: Tensor | int | None = None
 ) -> Tensor:
     """A resolved activation, then dropout: what the modules and the functions named after activations call."""
-    checks.floating(operation, x)
+    if dropout:
+        checks.probability(operation, "dropout", dropout)
     dropping = dropout and training
+    if activation.row is _IDENTITY.row and not dropping:
+        return x  # whatever it is, as torch.nn.Identity does
+    checks.floating(operation, x)
     if dropping or activation.parameters is not None:
         return _epilogue(operation, x, None, None, None, activation, dropout, training, seed, 1 if x.dim() > 1 else 0)
-    return x if activation.row is _IDENTITY.row else autograd.activation(x, activation.row, activation.constants)
+    return autograd.activation(x, activation.row, activation.constants)
 
 
 def _epilogue(
@@ -159,13 +163,14 @@ def _epilogue(
 
 
 def _empty_batch_norm(
-    x: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None, num_batches_tracked: Tensor | None
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None, parameters: Tensor | None,
+    num_batches_tracked: Tensor | None,
 ) -> Tensor:
     """A batch of nothing counts as a batch, leaves the running statistics alone and gives zero gradients, as in torch."""
     if num_batches_tracked is not None:
         num_batches_tracked.add_(1)
     y = x.clone() if residual is None else x + residual
-    for vector in (weight, bias):
+    for vector in (weight, bias, parameters):
         y = y if vector is None else y + 0 * vector.sum().to(x.dtype)
     return y
 
@@ -179,10 +184,8 @@ def _seed(operation: str, x: Tensor, p: float, training: bool, seed: Tensor | in
         return None
     if seed is None:
         return torch.randint(-(2**63), 2**63 - 1, (), device=x.device)
-    if not isinstance(seed, Tensor):
-        return torch.tensor(seed, dtype=torch.int64, device=x.device)
     checks.seed(operation, seed, x)
-    return seed
+    return seed if isinstance(seed, Tensor) else torch.tensor(int(seed), device=x.device)
 
 
 def _function(rows: tuple[Activation, ...]) -> Callable[..., Tensor]:

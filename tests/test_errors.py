@@ -19,6 +19,10 @@ def batch_norm(x=X, mean=None, var=None, **keywords):
     return F.batch_norm(x, torch.zeros(3) if mean is None else mean, torch.ones(3) if var is None else var, training=True, **keywords)
 
 
+class Tanh(torch.nn.Module):
+    """Shares a name with a class of torch.nn, not what it computes."""
+
+
 REFUSED = [
     # dtype, shape and device of tensors
     (lambda: batch_norm(weight=torch.ones(3, dtype=torch.int64)), RuntimeError,
@@ -46,7 +50,25 @@ REFUSED = [
      "bias_activation: bias must have shape (3,) for x of shape (4, 3) with channels in dimension 1, got (2,)"),
     (lambda: F.bias_activation(torch.ones(3), torch.ones(3)), ValueError,
      "bias_activation: x must have a channel dimension 1, got shape (3,)"),
+    (lambda: batch_norm(weight=[1.0, 1.0, 1.0]), TypeError, "batch_norm: weight must be a Tensor, got list"),
+    (lambda: batch_norm(residual=1.0), TypeError, "batch_norm: residual must be a Tensor, got float"),
+    (lambda: batch_norm(num_batches_tracked=torch.zeros(2)), RuntimeError,
+     "batch_norm: num_batches_tracked must be a 0-d int64 tensor, got float32 of shape (2,)"),
+    (lambda: batch_norm(seed=1.5, dropout=0.5), TypeError, "batch_norm: seed must be a 0-d int64 tensor or an int, got float"),
     # values
+    (lambda: batch_norm(seed=2**64, dropout=0.5), ValueError,
+     "batch_norm: seed must be between -2^63 and 2^63 - 1, got 18446744073709551616"),
+    (lambda: batch_norm(eps=0.0), ValueError, "batch_norm: eps must be above 0 when training, got 0.0"),
+    (lambda: F.relu(X, dropout=1.5, training=False), ValueError, "relu: dropout must be between 0 and 1, got 1.5"),
+    (lambda: batch_norm(activation=Tanh()), ValueError, "batch_norm: activation must be a module of "),
+    (lambda: nn.BatchNorm1d(3, activation=nn.SiLU(dropout=0.5)), ValueError,
+     "BatchNorm1d: activation must have no dropout of its own beside the block's, got SiLU(dropout=0.5)"),
+    (lambda: batch_norm(activation="leaky_relu('steep')"), ValueError,
+     "batch_norm: activation must read like name or name(constant=number), got \"leaky_relu('steep')\""),
+    (lambda: batch_norm(activation="leaky_relu(0.2)(3)"), ValueError,
+     "batch_norm: activation must read like name or name(constant=number), got 'leaky_relu(0.2)(3)'"),
+    (lambda: batch_norm(activation="leaky_relu(0.2, negative_slope=0.3)"), ValueError,
+     "batch_norm: activation must read like name or name(constant=number), got 'leaky_relu(0.2, negative_slope=0.3)'"),
     (lambda: batch_norm(torch.ones(1, 3)), ValueError,
      "batch_norm: x must have more than 1 value per channel when training, got shape (1, 3)"),
     (lambda: nn.BatchNorm2d(3)(X), ValueError, "BatchNorm2d: x must be 4-D, got 2-D of shape (4, 3)"),
@@ -88,8 +110,8 @@ def test_refusal(call, kind: type[Exception], message: str) -> None:
 
 
 @pytest.mark.parametrize("spoil", [
-    lambda: {"x": torch.randn(1, 3)}, lambda: {"x": torch.randn(4, 5)}, lambda: {"residual": torch.randn(4, 2)},
-    lambda: {"x": torch.randn(4, 3).double()}, lambda: {"x": torch.ones(4, 3, dtype=torch.int32)},
+    lambda: {"input": torch.randn(1, 3)}, lambda: {"input": torch.randn(4, 5)}, lambda: {"residual": torch.randn(4, 2)},
+    lambda: {"input": torch.randn(4, 3).double()}, lambda: {"input": torch.ones(4, 3, dtype=torch.int32)},
 ], ids=["one value", "channels", "residual", "dtype", "integer"])
 @pytest.mark.parametrize("name", ["reference", "cpp"])
 def test_a_refused_batch_changes_nothing(name: str, spoil) -> None:
@@ -100,7 +122,7 @@ def test_a_refused_batch_changes_nothing(name: str, spoil) -> None:
     layer(torch.randn(8, 3))
     before = copy.deepcopy(layer.state_dict())
     with fl.backend(name), pytest.raises((ValueError, RuntimeError)):
-        layer(**{"x": torch.randn(4, 3), **spoil()})
+        layer(**{"input": torch.randn(4, 3), **spoil()})
     for key, value in layer.state_dict().items():
         assert torch.equal(value, before[key]), key
 

@@ -294,3 +294,30 @@ def test_scalars_and_empty_tensors(cpu_backend: str) -> None:
     assert torch.equal(layer.num_batches_tracked, theirs.num_batches_tracked)
     close(layer.running_mean, theirs.running_mean)
     close(layer.running_var, theirs.running_var)
+
+
+@pytest.mark.parametrize("make", [nn.ReLU, nn.PReLU, nn.Identity, nn.Dropout, lambda: nn.BatchNorm1d(3)])
+def test_forward_takes_torchs_name(cpu_backend: str, make) -> None:
+    assert make()(input=torch.randn(4, 3)).shape == (4, 3)
+
+
+@pytest.mark.parametrize("layer", [nn.Identity(), nn.Identity(dropout=0.5).eval(), nn.Dropout(0.5).eval(), nn.Dropout(0.0)])
+def test_what_changes_nothing_hands_back_anything(layer) -> None:
+    for x in (torch.randn(3), torch.arange(3), torch.ones(2, dtype=torch.complex64)):
+        assert layer(x) is x
+
+
+def test_an_empty_batch_counts_only_in_training_and_gives_every_gradient(cpu_backend: str) -> None:
+    layer = nn.BatchNorm1d(3, activation=nn.PReLU(3))
+    layer(torch.randn(0, 3)).sum().backward()
+    assert layer.num_batches_tracked == 1
+    assert all(torch.equal(p.grad, torch.zeros(3)) for p in layer.parameters())
+    batches = torch.tensor(0)
+    fl.functional.batch_norm(torch.randn(0, 3), torch.zeros(3), torch.ones(3), num_batches_tracked=batches)
+    assert batches == 0
+
+
+def test_numpy_numbers_are_numbers() -> None:
+    numpy = pytest.importorskip("numpy")
+    assert torch.equal(fl.functional.dropout(torch.ones(64), numpy.float32(0.5), seed=numpy.int64(7)),
+                       fl.functional.dropout(torch.ones(64), 0.5, seed=7))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .. import checks, functional
-from ..activation_argument import parse, resolve_module
+from ..activation_argument import parse, register, resolve_module
 from ..specs import ACTIVATIONS, Activation
 
 
@@ -18,12 +18,12 @@ class FusedActivation(torch.nn.Module):
 
     dropout: float = 0.0
 
-    def forward(self, x: Tensor) -> Tensor:
-        """y = dropout(activation(x)), shape, dtype and memory format of x."""
+    def forward(self, input: Tensor) -> Tensor:
+        """y = dropout(activation(input)), shape, dtype and memory format of input."""
         if getattr(self, "inplace", False) and not self.dropout:
-            return super().forward(x)  # torch's kernel: in place there is no traffic left to save
+            return super().forward(input)  # torch's kernel: in place there is no traffic left to save
         name = type(self).__name__
-        return functional.apply(name, x, resolve_module(name, self), dropout=self.dropout, training=self.training)
+        return functional.apply(name, input, resolve_module(name, self), dropout=self.dropout, training=self.training)
 
     def extra_repr(self) -> str:
         return ", ".join(part for part in (super().extra_repr(), f"dropout={self.dropout}" if self.dropout else "") if part)
@@ -97,7 +97,10 @@ Source: {rows[0].source}.
         "__module__": __name__,
         "__init__": _constructor(base) if base else _own_constructor(rows[0]),
     }
-    return type(name, (FusedActivation, base) if base else (FusedActivation,), namespace)
+    kind = type(name, (FusedActivation, base) if base else (FusedActivation,), namespace)
+    register(base, rows)
+    register(kind, rows)
+    return kind
 
 
 def _classes() -> dict[str, type[torch.nn.Module]]:

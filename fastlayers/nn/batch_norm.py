@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from .. import checks, functional
-from ..activation_argument import row_of_module
+from ..activation_argument import resolve
 from .activations import from_name
 
 
@@ -26,22 +26,22 @@ class _BatchNorm(torch.nn.modules.batchnorm._BatchNorm):
         if isinstance(activation, str):
             activation = from_name(operation, activation)
         elif activation is not None:
-            row_of_module(operation, activation)
+            resolve(operation, activation)
         super().__init__(num_features, eps, momentum, affine, track_running_stats, device=device, dtype=dtype,
                          **({} if bias else {"bias": False}))  # torch before 2.13 does not know the argument
         self.activation = activation
         self.dropout = dropout
         self._keep_statistics_wide({})
 
-    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        """y = dropout(activation(batch_norm(x) + residual)), shape, dtype and memory format of x.
+    def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
+        """y = dropout(activation(batch_norm(input) + residual)), shape, dtype and memory format of input.
 
         Args:
-            x: (N, C) or (N, C, ...), as the class says.
-            residual: like x, or None.
+            input: (N, C) or (N, C, ...), as the class says.
+            residual: like input, or None.
         """
-        if x.dim() not in self._dimensions:
-            checks.dimensions(type(self).__name__, x, self._dimensions)
+        if input.dim() not in self._dimensions:
+            checks.dimensions(type(self).__name__, input, self._dimensions)
         training, momentum = self.training, self.momentum
         buffers = self._buffers  # each is looked up twice as fast as self.running_mean, which asks two other dictionaries first
         mean, var, batches = buffers["running_mean"], buffers["running_var"], buffers["num_batches_tracked"]
@@ -51,7 +51,7 @@ class _BatchNorm(torch.nn.modules.batchnorm._BatchNorm):
         if momentum is None and batches is None:  # torch's rule: no average over batches that are not counted
             momentum = 0.0
         return functional.batch_norm(
-            x, mean, var, self.weight, self.bias, batch_statistics, momentum, self.eps,
+            input, mean, var, self.weight, self.bias, batch_statistics, momentum, self.eps,
             activation=self._modules.get("activation") or "identity", residual=residual, dropout=self.dropout if training else 0.0,
             num_batches_tracked=batches if training else None)
 

@@ -27,6 +27,6 @@ class Dropout(torch.nn.Dropout):
     >>> y = Dropout(0.1)(torch.randn(4, 8))
     """
 
-    def forward(self, x: Tensor) -> Tensor:
-        """y = x m while training, else x."""
-        return functional.dropout(x, self.p, self.training, self.inplace)
+    def forward(self, input: Tensor) -> Tensor:
+        """y = x m while training, else x; x is input."""
+        return functional.dropout(input, self.p, self.training, self.inplace)
