@@ -94,7 +94,7 @@ class backend:
 
     The choice is one for the whole process, threads included. A backward pass runs on the backend of its forward pass.
 
-    >>> import fastlayers as fl
+    >>> import torch, fastlayers as fl
     >>> with fl.backend("reference"):
     ...     fl.functional.relu(torch.tensor([-1.0, 2.0]))
     tensor([0., 2.])

@@ -53,6 +53,7 @@ class Adam(_AdamRule, torch.optim.Adam):
 
     Source: Kingma & Ba, Adam: A Method for Stochastic Optimization, arXiv:1412.6980; Reddi et al., ICLR 2018 (amsgrad).
 
+    >>> import fastlayers
     >>> p = torch.ones(3, requires_grad=True)
     >>> p.grad = torch.full((3,), 0.5)
     >>> fastlayers.optim.Adam([p], lr=0.1).step()
@@ -107,6 +108,7 @@ class AdamW(_AdamRule, torch.optim.AdamW):
 
     Source: Loshchilov & Hutter, Decoupled Weight Decay Regularization, arXiv:1711.05101.
 
+    >>> import fastlayers
     >>> p = torch.ones(3, requires_grad=True)
     >>> p.grad = torch.full((3,), 0.5)
     >>> fastlayers.optim.AdamW([p], lr=0.1).step()

@@ -43,6 +43,7 @@ class SGD(FusedStep, torch.optim.SGD):
 
     Source: Sutskever et al., On the importance of initialization and momentum in deep learning, ICML 2013.
 
+    >>> import fastlayers
     >>> p = torch.ones(3, requires_grad=True)
     >>> p.grad = torch.full((3,), 0.5)
     >>> fastlayers.optim.SGD([p], lr=0.1).step()
