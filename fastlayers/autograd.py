@@ -209,9 +209,12 @@ def _dense(x: Tensor) -> Tensor:
     """x itself where its elements fill one block of memory in any order of dimensions, else a copy that does."""
     if x.is_contiguous():
         return x
-    expected = 1
-    for stride, size in sorted((stride, size) for stride, size in zip(x.stride(), x.size(), strict=True) if size != 1):
-        if stride != expected:
-            return x.clone()
-        expected *= size
-    return x
+    strides, sizes, expected = x.stride(), x.size(), 1
+    for _ in sizes:  # not sorted: Dynamo cannot sort sizes that it keeps symbolic
+        for stride, size in zip(strides, sizes, strict=True):
+            if stride == expected and size != 1:
+                expected *= size
+                break
+        else:
+            break
+    return x if expected == x.numel() else x.clone()

@@ -87,7 +87,7 @@ def channel_vectors(operation: str, x: Tensor, channel_dim: int, **vectors: Tens
 
 def parameters(operation: str, argument: str, value: Tensor, x: Tensor, channels: int) -> None:
     """The learnable parameters of an activation, [K, P] or [P]: one value each, or one per channel."""
-    if value.size(-1) not in (1, channels):
+    if value.size(-1) != 1 and value.size(-1) != channels:  # not "in": Dynamo finds no symbolic size in a tuple
         raise RuntimeError(f"{operation}: {argument} must hold 1 or {channels} values, one per channel, got {value.size(-1)}")
     _dtype_for(operation, argument, value, x)
     _on_device(operation, argument, value, x)
