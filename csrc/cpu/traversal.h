@@ -82,7 +82,7 @@ FL_HD Geometry reduction_geometry(int64_t n, int64_t c, int64_t s, int64_t eleme
     g.repeat = c * s <= longest_run / 2 && !small ? samples_per_run(n, c * s) : 1;
     g.group = c * s <= longest_run ? c : larger(1, longest_run / 2 / (sum_lanes * s) * sum_lanes);
     g.steps = divide_up(n, g.repeat);
-    g.fold = 128;
+    g.fold = small ? 16 : 128;  // values that one float sums; longer runs spread a channel over several
     g.chunk = 256;
   } else {
     g.blocks = larger(1, divide_up(s, longest_run));
