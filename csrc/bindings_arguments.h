@@ -75,9 +75,16 @@ inline Tensor empty_channels(const Tensor& x, int64_t c) { return new_tensor({c}
 
 inline const void* data_of(const Optional& tensor) { return tensor ? tensor->const_data_ptr() : nullptr; }
 
+// Kernels read memory, and a lazily negated or zero tensor does not hold there what it stands for.
+inline void check_materialised(const char* op, const char* name, const Tensor& tensor) {
+  TORCH_CHECK_VALUE(!tensor.is_neg() && !tensor._is_zerotensor(), op, ": ", name,
+                    " must be held in memory as it is (resolve_neg()), got a lazily negated or zero tensor");
+}
+
 // x as (n, c, s) in memory order. A tensor of too few dimensions to have channels is one channel.
 inline void check_x(const char* op, const Tensor& x, int64_t channel_dim, Epilogue& e) {
   TORCH_CHECK_VALUE(x.is_cpu(), op, ": x must be a CPU tensor, got one on ", x.device());
+  check_materialised(op, "x", x);
   e.dtype = data_type_of(op, x);
   TORCH_CHECK_VALUE(x.is_non_overlapping_and_dense(), op, ": x must be dense, got sizes ", x.sizes(), " and strides ", x.strides());
   e.x = x.const_data_ptr();
@@ -97,6 +104,7 @@ inline void check_like(const char* op, const char* name, const Tensor& tensor, c
   TORCH_CHECK_TYPE(tensor.scalar_type() == x.scalar_type(), op, ": ", name, " must have x's dtype ", x.scalar_type(), ", got ",
                    tensor.scalar_type());
   TORCH_CHECK_VALUE(tensor.is_cpu(), op, ": ", name, " must be on x's device cpu, got one on ", tensor.device());
+  check_materialised(op, name, tensor);
   TORCH_CHECK_VALUE(tensor.sizes() == x.sizes(), op, ": ", name, " must have x's shape ", x.sizes(), ", got ", tensor.sizes());
   if (tensor.strides() == x.strides()) return;
   for (int64_t d = 0; d < x.dim(); ++d) {
@@ -111,6 +119,7 @@ inline void check_vector(const char* op, const char* name, const Optional& vecto
   TORCH_CHECK_TYPE(vector->scalar_type() == accumulate_type(x), op, ": ", name, " must be ", accumulate_type(x), ", got ",
                    vector->scalar_type());
   TORCH_CHECK_VALUE(vector->is_cpu(), op, ": ", name, " must be on x's device cpu, got one on ", vector->device());
+  check_materialised(op, name, *vector);
   TORCH_CHECK_VALUE(vector->dim() == 1 && vector->size(0) == c && vector->is_contiguous(), op, ": ", name,
                     " must be contiguous with shape [", c, "], got shape ", vector->sizes(), " and strides ", vector->strides());
 }

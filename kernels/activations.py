@@ -82,7 +82,7 @@ def relu(x, p):
 
 @triton.jit
 def relu_derivative(x, p):
-    return (tl.where(x > 0, 1.0, 0.0).to(x.dtype),)
+    return (tl.where(x <= 0, 0.0, 1.0).to(x.dtype),)  # 1 at NaN, as torch has it
 
 
 @triton.jit

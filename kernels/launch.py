@@ -6,6 +6,7 @@ are cut into as many chunks as fill the device a few times over, whatever the nu
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -162,3 +163,10 @@ def device_guard(x: Tensor) -> contextlib.AbstractContextManager:
     if not x.is_cuda or x.device.index == torch.cuda.current_device():
         return _no_guard
     return torch.cuda.device(x.device)
+
+
+def announce(tensors: Sequence[Tensor]) -> None:
+    """Tells the active driver which tensors the next kernel reaches through a table of addresses, if it wants to know: emulators do."""
+    tell = None if triton.knobs.runtime.interpret else getattr(triton.runtime.driver.active, "reaches_by_address", None)
+    if tell is not None:
+        tell(tensors)

@@ -23,7 +23,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .launch import device_guard
+from .launch import announce, device_guard
 
 CHUNK = 8192  # elements of one program
 _BLOCK_BYTES = 4096  # of one tensor in one pass of a program: at least 128 bits for each of 256 threads, four warps on AMD GPUs
@@ -41,7 +41,7 @@ def sgd(p, g, states, numbers, FLAGS: tl.constexpr):
     lr, weight_decay, momentum, undamped = numbers
     NESTEROV: tl.constexpr = FLAGS[1]
     FIRST: tl.constexpr = FLAGS[2]
-    g = g + weight_decay * p
+    g = tl.where(weight_decay != 0, g + weight_decay * p, g)  # 0 times an infinite p would be NaN
     if len(states) == 0:
         return p - lr * g, ()
     else:
@@ -336,6 +336,7 @@ def optimizer_step(
     arrays = [*params, *grads, *states, *steps]
     lists = _lists(arrays, params)
     kind = params[0].dtype
+    announce(arrays)
     with device_guard(params[0]):
         optimizer_step_kernel[(lists.chunk_tensors.numel(),)](
             lists.table, lists.sizes, lists.chunk_tensors, lists.chunk_numbers, lists.tickets, len(params), lr, grad_scale, found_inf,
@@ -354,6 +355,7 @@ def gradient_norm(grads: Sequence[Tensor]) -> Tensor:
     lists, device = _lists(grads, grads), grads[0].device
     chunks = lists.chunk_tensors.numel()
     partials, result = (torch.empty(n, dtype=torch.float64, device=device) for n in (2 * chunks, 2))
+    announce(grads)
     with device_guard(grads[0]):
         gradient_norm_kernel[(chunks,)](
             lists.table, lists.sizes, lists.chunk_tensors, lists.chunk_numbers, partials, len(grads), chunks,

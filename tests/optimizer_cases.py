@@ -1,13 +1,10 @@
 """What the optimizer tests share: every rule with every option at a value that is not its default, and where it runs."""
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-import pytest
 import torch
-from conftest import running_on
 from torch import Tensor
 
 from fastlayers.reference import optimizers as reference
@@ -78,30 +75,3 @@ def oracle(step: Step, before: Lists, *options: object) -> Lists:
     options = [option.cpu() if isinstance(option, Tensor) else option for option in options]
     reference.optimizer_step(step.rule, after.params, after.grads, after.states, after.steps, step.hyperparameters, step.flags, *options)
     return after
-
-
-@contextlib.contextmanager
-def optimizers_on(name: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[torch.device]:
-    """Like running_on. The emulator is told which tensors are reached through tables of addresses."""
-    with running_on(name) as device:
-        if name == "triton" and device.type == "cpu":
-            _tell_emulator(monkeypatch)
-        yield device
-
-
-def _tell_emulator(monkeypatch: pytest.MonkeyPatch) -> None:
-    import fastlayers.kernels as kernels
-    import triton
-
-    step, norm, options = kernels.optimizer_step, kernels.gradient_norm, triton.runtime.driver.active.options
-
-    def told_step(rule, params, grads, states, steps, *rest):
-        options["by_address"] = [*params, *grads, *states, *steps]
-        step(rule, params, grads, states, steps, *rest)
-
-    def told_norm(grads):
-        options["by_address"] = list(grads)
-        return norm(grads)
-
-    monkeypatch.setattr(kernels, "optimizer_step", told_step)
-    monkeypatch.setattr(kernels, "gradient_norm", told_norm)

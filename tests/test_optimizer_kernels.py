@@ -7,8 +7,8 @@ import sys
 
 import pytest
 import torch
-from conftest import BACKENDS
-from optimizer_cases import STEPS, Lists, Step, lists, optimizers_on, oracle
+from conftest import BACKENDS, running_on
+from optimizer_cases import STEPS, Lists, Step, lists, oracle
 from tolerances import assert_within, rounding, unit
 from torch import Tensor
 
@@ -20,9 +20,9 @@ ROUNDINGS = 8  # no element of any rule goes through more operations than this t
 
 
 @pytest.fixture(params=BACKENDS)
-def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch):
+def kernels(request: pytest.FixtureRequest):
     """The functions of a backend; .device is where its tensors are."""
-    with optimizers_on(request.param, monkeypatch) as device:
+    with running_on(request.param) as device:
         module = sys.modules["fastlayers.backends"].select(torch.empty(0, device=device))
         module.device = device
         yield module
@@ -125,8 +125,8 @@ def test_gradient_norm_of_nothing(kernels) -> None:
 
 
 @pytest.mark.parametrize("step", STEPS, ids=str)
-def test_cpp_gives_the_same_bits_for_any_number_of_threads(step: Step, monkeypatch: pytest.MonkeyPatch) -> None:
-    with optimizers_on("cpp", monkeypatch):
+def test_cpp_gives_the_same_bits_for_any_number_of_threads(step: Step) -> None:
+    with running_on("cpp"):
         module, threads = sys.modules["fastlayers.backends"].select(torch.empty(0)), torch.get_num_threads()
         given, results = lists(step, (100003, 5, 70001, 64, 33333), torch.float32), []
         try:
@@ -141,8 +141,8 @@ def test_cpp_gives_the_same_bits_for_any_number_of_threads(step: Step, monkeypat
     assert all(torch.equal(a, b) for other in results[1:] for a, b in zip(results[0], other, strict=True))
 
 
-def test_triton_launches_once_for_a_list(monkeypatch: pytest.MonkeyPatch) -> None:
-    with optimizers_on("triton", monkeypatch) as device:
+def test_triton_launches_once_for_a_list() -> None:
+    with running_on("triton") as device:
         if device.type != "cpu":
             pytest.skip("launches are counted in the emulator, and this machine has a GPU")
         import fastlayers.kernels as kernels
@@ -235,8 +235,8 @@ def _arguments(**changed: object) -> list[object]:
      {"states": [torch.ones(2, 3).half(), torch.ones(2, 3).half()]}),
     (RuntimeError, "optimizer_step: grads must be on cpu, got meta at position 0", {"grads": [torch.ones(2, 3, device="meta")]}),
 ], ids=lambda value: value if isinstance(value, str) else "")
-def test_cpp_refuses_before_anything_changes(kind, message: str, changed: dict, monkeypatch: pytest.MonkeyPatch) -> None:
-    with optimizers_on("cpp", monkeypatch):
+def test_cpp_refuses_before_anything_changes(kind, message: str, changed: dict) -> None:
+    with running_on("cpp"):
         module = sys.modules["fastlayers.backends"].select(torch.empty(0))
         arguments = _arguments(**changed)
         before = [[x.clone() for x in value] for value in arguments[1:5] if isinstance(value, list) and None not in value]

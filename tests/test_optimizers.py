@@ -7,8 +7,7 @@ from functools import partial
 
 import pytest
 import torch
-from conftest import BACKENDS
-from optimizer_cases import optimizers_on
+from conftest import BACKENDS, running_on
 from torch import Tensor
 from torch.testing._internal.common_optimizers import OptimizerErrorEnum, optim_db
 
@@ -33,9 +32,9 @@ SAMPLES = [(name, sample.kwargs) for name in NAMES for sample in INFO[name].opti
 
 
 @pytest.fixture(params=BACKENDS)
-def device(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch):
+def device(request: pytest.FixtureRequest):
     """Where tensors are; optimizers run on each backend in turn."""
-    with optimizers_on(request.param, monkeypatch) as device:
+    with running_on(request.param) as device:
         yield device
 
 

@@ -30,8 +30,8 @@ struct identity : FromOutput<0, 0> {
 
 struct relu : FromOutput<0, 0> {
   template <class T> FL_HD static T forward(T x, const T*) { return select(x <= T(0), T(0), x); }
-  template <class T> FL_HD static T derivative(T x, const T*, T*) { return select(x > T(0), T(1), T(0)); }
-  template <class T> FL_HD static T derivative_from_output(T y, const T*) { return select(y > T(0), T(1), T(0)); }
+  template <class T> FL_HD static T derivative(T x, const T*, T*) { return select(x <= T(0), T(0), T(1)); }  // 1 at NaN, as torch
+  template <class T> FL_HD static T derivative_from_output(T y, const T*) { return select(y <= T(0), T(0), T(1)); }
 };
 
 // p: negative_slope

@@ -27,7 +27,7 @@ template <class Scalar> struct Sgd {
   static FL_HD bool has_state(int, const double* numbers, const bool*) { return numbers[2] != 0; }
 
   template <class T> FL_HD void update(T& p, T g, T* state) const {
-    g = multiply_add(T(weight_decay), p, g);
+    if (weight_decay != 0) g = multiply_add(T(weight_decay), p, g);  // 0 times an infinite p would be NaN
     if (has_buffer) {
       state[0] = first ? g : multiply_add(T(momentum), state[0], T(undamped) * g);
       g = nesterov ? multiply_add(T(momentum), state[0], g) : state[0];
@@ -54,7 +54,7 @@ template <class Scalar, bool decoupled> struct AdamFamily {
   template <class T> FL_HD void update(T& p, T g, T* state) const {
     if (decoupled) {
       p = p * T(decay);
-    } else {
+    } else if (decay != 0) {
       g = multiply_add(T(decay), p, g);
     }
     state[0] = multiply_add(T(first_weight), g - state[0], state[0]);

@@ -33,7 +33,7 @@ def relu(x: Tensor) -> Tensor:
 
 
 def relu_derivative(x: Tensor) -> tuple[Tensor]:
-    return ((x > 0).to(x.dtype),)
+    return ((~(x <= 0)).to(x.dtype),)  # 1 at NaN, as torch has it
 
 
 relu_derivative_from_output = relu_derivative
