@@ -22,25 +22,25 @@ _ONLY_DX = (True, False, False, False, False)
 class Activation(Function):
     """y = activation(x): Epilogue without what a plain activation has not, since on a small tensor Python costs more than the kernel.
 
-    Saved for backward: y where the derivative follows from it, else x.
+    Saved for backward: y where the derivative follows from it, else x; and the learnable parameters.
     """
 
     @staticmethod
-    def forward(ctx, x, row, constants):
-        kernels = _kernels(x)
-        y = kernels.epilogue_forward(x, None, None, None, None, None, None, row.name, constants, 0.0, 0)
+    def forward(ctx, x, parameters, row, constants):
+        kernels, channel_dim = _kernels(x), 0 if parameters is None or x.dim() == 1 else 1
+        y = kernels.epilogue_forward(x, None, None, None, None, _matrix(parameters), None, row.name, constants, 0.0, channel_dim)
         from_output = row.derives_from_output(constants)
-        ctx.save_for_backward(y if from_output else x)
-        ctx.kernels, ctx.arguments, ctx.from_output = kernels, (row.name, constants), from_output
+        ctx.save_for_backward(y if from_output else x, parameters)
+        ctx.kernels, ctx.arguments = kernels, (row.name, constants, 0.0, channel_dim, from_output)
         return y
 
     @staticmethod
     def backward(ctx, dy):
-        saved, = ctx.saved_tensors
-        name, constants = ctx.arguments
+        saved, parameters = ctx.saved_tensors
+        mask = _ONLY_DX if parameters is None else (ctx.needs_input_grad[0], False, False, False, ctx.needs_input_grad[1])
         gradients = _differentiable(ctx.kernels).epilogue_backward(
-            _with_stride(dy, saved.stride()), saved, None, None, None, None, None, None, name, constants, 0.0, 0, ctx.from_output, _ONLY_DX)
-        return gradients[0], None, None
+            _with_stride(dy, saved.stride()), saved, None, None, None, None, _matrix(parameters), None, *ctx.arguments, mask)
+        return gradients[0], _shaped_like(gradients[4], parameters), None, None
 
 
 class Epilogue(Function):
@@ -129,11 +129,11 @@ class BatchNorm(Function):
         return dx, dweight, dbias, dresidual, _shaped_like(dparameters, parameters), None, None, None, None, None
 
 
-def activation(x: Tensor, row: specs.Activation, constants: tuple[float, ...]) -> Tensor:
-    """Activation on a checked tensor of any strides."""
+def activation(x: Tensor, parameters: Tensor | None, row: specs.Activation, constants: tuple[float, ...]) -> Tensor:
+    """Activation on checked tensors of any strides."""
     if x.dim() == 0:  # kernels count channels along a dimension
-        return activation(x.unsqueeze(0), row, constants).squeeze(0)
-    return Activation.apply(_dense(x), row, constants)
+        return activation(x.unsqueeze(0), parameters, row, constants).squeeze(0)
+    return Activation.apply(_dense(x), _vector(parameters, accumulate_dtype(x)), row, constants)
 
 
 def epilogue(

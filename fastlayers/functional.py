@@ -142,9 +142,12 @@ def apply(
     if activation.row is _IDENTITY.row and not dropping:
         return x  # whatever it is, as torch.nn.Identity does
     checks.floating(operation, x)
-    if dropping or activation.parameters is not None:
+    if dropping:
         return _epilogue(operation, x, None, None, None, activation, dropout, training, seed, 1 if x.dim() > 1 else 0)
-    return autograd.activation(x, activation.row, activation.constants)
+    row, constants, parameters = activation
+    if parameters is not None:
+        checks.parameters(operation, row.learnables[0].name, parameters, x, x.size(1) if x.dim() > 1 else 1)
+    return autograd.activation(x, parameters, row, constants)
 
 
 def _epilogue(

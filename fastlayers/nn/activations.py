@@ -17,10 +17,11 @@ class FusedActivation(torch.nn.Module):
     """What all activation classes share: y = dropout(activation(x)) in one kernel, dropout only while training."""
 
     dropout: float = 0.0
+    inplace: bool = False
 
     def forward(self, input: Tensor) -> Tensor:
         """y = dropout(activation(input)), shape, dtype and memory format of input."""
-        if getattr(self, "inplace", False) and not self.dropout:
+        if self.inplace and not self.dropout:
             return super().forward(input)  # torch's kernel: in place there is no traffic left to save
         name = type(self).__name__
         return functional.apply(name, input, resolve_module(name, self), dropout=self.dropout, training=self.training)
