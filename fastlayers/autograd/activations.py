@@ -1,0 +1,42 @@
+"""Plain activations under autograd: the leanest path, since on a small tensor Python costs more than the kernel."""
+from __future__ import annotations
+
+from torch import Tensor
+from torch.autograd import Function
+
+from .. import specs
+from ..reference.epilogue import accumulate_dtype
+from .common import dense, differentiable, kernels_for, matrix, shaped_like, vector, with_stride
+
+_ONLY_DX = (True, False, False, False, False)
+
+
+class Activation(Function):
+    """y = activation(x): Epilogue without what a plain activation has not, since on a small tensor Python costs more than the kernel.
+
+    Saved for backward: y where the derivative follows from it, else x; and the learnable parameters.
+    """
+
+    @staticmethod
+    def forward(ctx, x, parameters, row, constants):
+        kernels, channel_dim = kernels_for(x), 0 if parameters is None or x.dim() == 1 else 1
+        y = kernels.epilogue_forward(x, None, None, None, None, matrix(parameters), None, row.name, constants, 0.0, channel_dim)
+        from_output = row.derives_from_output(constants)
+        ctx.save_for_backward(y if from_output else x, parameters)
+        ctx.kernels, ctx.arguments = kernels, (row.name, constants, 0.0, channel_dim, from_output)
+        return y
+
+    @staticmethod
+    def backward(ctx, dy):
+        saved, parameters = ctx.saved_tensors
+        mask = _ONLY_DX if parameters is None else (ctx.needs_input_grad[0], False, False, False, ctx.needs_input_grad[1])
+        gradients = differentiable(ctx.kernels).epilogue_backward(
+            with_stride(dy, saved.stride()), saved, None, None, None, None, matrix(parameters), None, *ctx.arguments, mask)
+        return gradients[0], shaped_like(gradients[4], parameters), None, None
+
+
+def activation(x: Tensor, parameters: Tensor | None, row: specs.Activation, constants: tuple[float, ...]) -> Tensor:
+    """Activation on checked tensors of any strides."""
+    if x.dim() == 0:  # kernels count channels along a dimension
+        return activation(x.unsqueeze(0), parameters, row, constants).squeeze(0)
+    return Activation.apply(dense(x), vector(parameters, accumulate_dtype(x)), row, constants)

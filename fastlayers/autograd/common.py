@@ -1,0 +1,61 @@
+"""What the autograd functions share: who computes, and tensors as kernels take them."""
+from __future__ import annotations
+
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+from .. import ops, reference
+from ..backends import select
+
+
+def kernels_for(x: Tensor) -> ModuleType:
+    """Who computes: the custom ops while compiling, else the chosen backend."""
+    return ops if torch.compiler.is_compiling() else select(x)
+
+
+def differentiable(kernels: ModuleType) -> ModuleType:
+    """The forward's backend, or the reference where this backward pass is itself being differentiated."""
+    return reference if torch.is_grad_enabled() and not torch.compiler.is_compiling() else kernels
+
+
+def vector(values: Tensor | None, compute: torch.dtype) -> Tensor | None:
+    """Per-channel numbers as kernels take them: in the dtype of the arithmetic, contiguous."""
+    if values is None:
+        return None
+    if values.dtype is not compute:
+        values = values.to(compute)
+    return values if values.is_contiguous() else values.contiguous()
+
+
+def matrix(parameters: Tensor | None) -> Tensor | None:
+    """Learnable parameters as kernels take them, [K, P]; a single one may come as [P]."""
+    return parameters if parameters is None or parameters.dim() == 2 else parameters.unsqueeze(0)
+
+
+def shaped_like(gradient: Tensor | None, parameters: Tensor | None) -> Tensor | None:
+    """The gradient of what matrix has reshaped."""
+    return gradient if gradient is None or gradient.dim() == parameters.dim() else gradient.squeeze(0)
+
+
+def with_stride(value: Tensor, stride: tuple[int, ...]) -> Tensor:
+    """value itself where it has these strides, else a copy that has: element i of memory is then the same one in both."""
+    if value.stride() == stride:
+        return value
+    return torch.empty_strided(value.size(), stride, dtype=value.dtype, device=value.device).copy_(value)
+
+
+def dense(x: Tensor) -> Tensor:
+    """x itself where its elements fill one block of memory in any order of dimensions, else a copy that does."""
+    if x.is_contiguous():
+        return x
+    strides, sizes, expected = x.stride(), x.size(), 1
+    for _ in sizes:  # not sorted: Dynamo cannot sort sizes that it keeps symbolic
+        for stride, size in zip(strides, sizes, strict=True):
+            if stride == expected and size != 1:
+                expected *= size
+                break
+        else:
+            break
+    return x if expected == x.numel() else x.clone()

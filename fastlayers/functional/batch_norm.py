@@ -1,0 +1,72 @@
+"""Batch norm with residual, activation and dropout."""
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .. import autograd, checks
+from ..activation_argument import resolve
+from .epilogue import seed_for
+
+
+def batch_norm(
+    x: Tensor, running_mean: Tensor | None, running_var: Tensor | None, weight: Tensor | None = None, bias: Tensor | None = None,
+    training: bool = False, momentum: float | None = 0.1, eps: float = 1e-5, *, activation: str | torch.nn.Module = "identity",
+    residual: Tensor | None = None, dropout: float = 0.0, seed: Tensor | int | None = None, num_batches_tracked: Tensor | None = None,
+    channel_dim: int = 1,
+) -> Tensor:
+    """Batch norm, residual, activation and dropout as one block.
+
+    y = dropout(activation((x - mean) / sqrt(var + eps) * weight + bias + residual)), mean and biased variance over all dimensions but
+    ``channel_dim``: the batch's when ``training``, else the running ones. Training moves the running statistics in place:
+    running = (1 - momentum) running + momentum batch, with the unbiased variance.
+
+    Args:
+        x: (N, C) or (N, C, ...), float32, float64, float16 or bfloat16, any strides.
+        running_mean, running_var: (C,), or None when ``training``.
+        weight, bias: (C,) in x's dtype, or float32 for half x; None for 1 and 0.
+        training: normalise with the batch's statistics and apply ``dropout``.
+        momentum: in [0, 1]; None averages over all batches so far (needs ``num_batches_tracked``).
+        eps: added to the variance.
+        activation: a name ("relu"), a name with constants ("leaky_relu(0.2)") or an activation module.
+        residual: like x, added before the activation.
+        dropout: probability of dropping an element, in training.
+        seed: an int or 0-d int64 tensor that fixes the dropout mask; None draws from torch's generator of x's device.
+        num_batches_tracked: 0-d int64, incremented in training.
+        channel_dim: where C is.
+
+    Returns:
+        y, shape, dtype and memory format of x.
+
+    Raises:
+        ValueError: ``batch_norm: x must have more than 1 value per channel when training, got shape (1, 3)``, a bad p or activation.
+        RuntimeError: a dtype, device or shape that does not fit.
+
+    Accuracy: statistics and arithmetic in float32 (float64 for float64), rounded once.
+    Source: Ioffe & Szegedy, arXiv:1502.03167.
+
+    >>> y = batch_norm(torch.randn(8, 3), None, None, training=True, activation="relu")
+    """
+    checks.floating("batch_norm", x)
+    channel_dim = checks.channel_dimension("batch_norm", x, channel_dim)
+    resolved = resolve("batch_norm", activation)
+    checks.batch_norm(x, running_mean, running_var, weight, bias, residual, resolved.parameters, num_batches_tracked, training, momentum,
+                      eps, channel_dim)
+    if x.numel() == 0:
+        return _empty_batch_norm(x, weight, bias, residual, resolved.parameters, num_batches_tracked if training else None)
+    return autograd.batch_norm(
+        x, weight, bias, residual, resolved.parameters, seed_for("batch_norm", x, dropout, training, seed), running_mean, running_var,
+        num_batches_tracked, (resolved.row, resolved.constants, dropout, training, momentum, eps, channel_dim))
+
+
+def _empty_batch_norm(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None, parameters: Tensor | None,
+    num_batches_tracked: Tensor | None,
+) -> Tensor:
+    """A batch of nothing counts as a batch, leaves the running statistics alone and gives zero gradients, as in torch."""
+    if num_batches_tracked is not None:
+        num_batches_tracked.add_(1)
+    y = x.clone() if residual is None else x + residual
+    for vector in (weight, bias, parameters):
+        y = y if vector is None else y + 0 * vector.sum().to(x.dtype)
+    return y
