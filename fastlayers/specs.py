@@ -19,6 +19,10 @@ class Constant:
     default: float
     low: float = float("-inf")
     high: float = float("inf")
+    exclusive: bool = False
+    """Whether low itself is refused."""
+    required: bool = False
+    """Whether it must be given, as in torch; the default is then only an example, for tests and benchmarks."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,24 @@ class Learnable:
 
     name: str
     init: float
+    last: float | None = None
+    """Where a row has several (see Repeats), they start evenly spaced from init to last, or all at init; a single one of them at 0."""
+
+    def start(self, repeats: int) -> list[float]:
+        """What ``repeats`` of them start from."""
+        if self.last is None:
+            return [self.init] * repeats
+        step = (self.last - self.init) / max(repeats - 1, 1)
+        return [self.init + k * step if repeats > 1 else 0.0 for k in range(repeats)]
+
+
+@dataclass(frozen=True)
+class Repeats:
+    """The constructor's argument that says how many of each learnable an activation has."""
+
+    name: str
+    default: int
+    most: int
 
 
 @dataclass(frozen=True)
@@ -41,12 +63,18 @@ class Activation:
     source: str
     constants: tuple[Constant, ...] = ()
     learnables: tuple[Learnable, ...] = ()
-    kinks: tuple[tuple[float, float], ...] = ()
-    """(x, the derivative used there) for each point where the left and right derivatives differ, at the default arguments."""
+    repeats: Repeats | None = None
+    kinks: tuple[tuple[float, float | None], ...] = ()
+    """(x, the derivative used there) for each point where the left and right derivatives differ, at the default arguments; None for a
+    derivative that is random."""
+    kinks_at: tuple[str, ...] = ()
+    """Learnable parameters that are themselves such points."""
     from_output: str = "never"
     """When backward may keep y in place of x: "always", "never", or a condition on the constants such as "negative_slope >= 0"."""
     keyword: tuple[str, object] | None = None
     """The argument of ``module`` that selects this row where several rows share one class."""
+    random: bool = False
+    """Whether the function takes, after the constants, a number per element that is uniform in (0, 1), drawn from the seed."""
     ulp: float = _ULP
     derivative_ulp: float = _ULP
     derivative_absolute: float = 0.0
@@ -63,6 +91,11 @@ class Activation:
             return self.from_output == "always"
         name, bound = self.from_output.split(" >= ")
         return constants[[c.name for c in self.constants].index(name)] >= float(bound)
+
+    def start(self, repeats: int | None = None) -> list[float]:
+        """What the learnable parameters start from, in the order of kernels: all of the first, then all of the next."""
+        count = repeats or (self.repeats.default if self.repeats else 1)
+        return [value for learnable in self.learnables for value in learnable.start(count)]
 
 
 @dataclass(frozen=True)
@@ -93,8 +126,33 @@ class UpdateRule:
 
 
 _ACTIVATIONS = (
+    # The classic table
+
     Activation(
         "identity", "Identity", "f(x) = x", "f'(x) = 1", "-", from_output="always", ulp=0, derivative_ulp=0,
+    ),
+    Activation(
+        "binary_step", "BinaryStep", "f(x) = 0 if x < 0 else 1", "f'(x) = 0; with straight_through 1, the gradient of the identity",
+        "McCulloch & Pitts, Bull. Math. Biophys. 5 (1943); straight_through: Bengio, Leonard & Courville, arXiv:1308.3432",
+        constants=(Constant("straight_through", False, 0, 1),), kinks=((0.0, 0.0),), ulp=0, derivative_ulp=0,
+    ),
+    Activation(
+        "sigmoid", "Sigmoid", "f(x) = 1 / (1 + exp(-x))", "f'(x) = f(x) (1 - f(x))", "Verhulst 1838; Rumelhart et al., 1986",
+        from_output="always", derivative_absolute=1e-7,
+    ),
+    Activation(
+        "tanh", "Tanh", "f(x) = (exp(x) - exp(-x)) / (exp(x) + exp(-x))", "f'(x) = 1 - f(x)^2", "LeCun et al., 1998",
+        from_output="always", derivative_absolute=1.2e-7,
+    ),
+    Activation(
+        "arctan", "ArcTan", "f(x) = arctan(x)", "f'(x) = 1 / (1 + x^2)", "Kamruzzaman & Aziz, IJCNN 2002",
+    ),
+    Activation(
+        "softsign", "Softsign", "f(x) = x / (1 + |x|)", "f'(x) = 1 / (1 + |x|)^2", "Turian, Bergstra & Bengio, NAACL 2009",
+    ),
+    Activation(
+        "isru", "ISRU", "f(x) = x / sqrt(1 + alpha x^2)", "f'(x) = (1 + alpha x^2)^(-3/2)", "Carlile et al., arXiv:1710.09967",
+        constants=(Constant("alpha", 1.0, 0.0, exclusive=True),),
     ),
     Activation(
         "relu", "ReLU", "f(x) = max(0, x)", "f'(x) = 1 if x > 0 else 0", "Nair & Hinton, ICML 2010",
@@ -106,17 +164,74 @@ _ACTIVATIONS = (
         from_output="negative_slope >= 0", ulp=1,
     ),
     Activation(
-        "sigmoid", "Sigmoid", "f(x) = 1 / (1 + exp(-x))", "f'(x) = f(x) (1 - f(x))", "Verhulst 1838; Rumelhart et al., 1986",
-        from_output="always", derivative_absolute=1e-7,
+        "prelu", "PReLU", "f(x) = x if x > 0 else weight * x", "f'(x) = 1 if x > 0 else weight; df/dweight = 0 if x > 0 else x",
+        "He et al., arXiv:1502.01852", learnables=(Learnable("weight", 0.25),), kinks=((0.0, 0.25),), ulp=1,
     ),
     Activation(
-        "tanh", "Tanh", "f(x) = (exp(x) - exp(-x)) / (exp(x) + exp(-x))", "f'(x) = 1 - f(x)^2", "LeCun et al., 1998",
-        from_output="always", derivative_absolute=1.2e-7,
+        "rrelu", "RReLU",
+        "f(x) = x if x > 0 else a x, a uniform in [lower, upper] for every element; in evaluation a = (lower + upper) / 2",
+        "f'(x) = 1 if x > 0 else a", "Xu et al., arXiv:1505.00853",
+        constants=(Constant("lower", 1 / 8), Constant("upper", 1 / 3)), kinks=((0.0, None),), random=True, ulp=1,
+    ),
+    Activation(
+        "elu", "ELU", "f(x) = x if x > 0 else alpha (exp(x) - 1)", "f'(x) = 1 if x > 0 else alpha exp(x)",
+        "Clevert, Unterthiner & Hochreiter, arXiv:1511.07289", constants=(Constant("alpha", 1.0),), from_output="alpha >= 0",
+        derivative_absolute=1e-7,
+    ),
+    Activation(
+        "selu", "SELU", "f(x) = scale (x if x > 0 else alpha (exp(x) - 1)), scale = 1.0507009873554805, alpha = 1.6732632423543772",
+        "f'(x) = scale (1 if x > 0 else alpha exp(x))", "Klambauer et al., arXiv:1706.02515",
+        kinks=((0.0, 1.0507009873554805 * 1.6732632423543772),), from_output="always", derivative_absolute=1e-7,
+    ),
+    Activation(
+        "srelu", "SReLU", "f(x) = t_r + a_r (x - t_r) if x >= t_r, t_l + a_l (x - t_l) if x <= t_l, else x",
+        "f'(x) = a_r if x >= t_r, a_l if x < t_l, else 1; df/dt = 1 - a and df/da = x - t beyond the threshold on that side",
+        "Jin et al., arXiv:1512.07030",
+        learnables=(Learnable("t_l", 0.0), Learnable("a_l", 0.01), Learnable("t_r", 1.0), Learnable("a_r", 1.0)), kinks=((0.0, 1.0),),
+        kinks_at=("t_l", "t_r"),
+    ),
+    Activation(
+        "isrlu", "ISRLU", "f(x) = x if x >= 0 else x / sqrt(1 + alpha x^2)", "f'(x) = 1 if x >= 0 else (1 + alpha x^2)^(-3/2)",
+        "Carlile et al., arXiv:1710.09967", constants=(Constant("alpha", 1.0, 0.0, exclusive=True),),
+    ),
+    Activation(
+        "apl", "APL", "f(x) = max(0, x) + sum over s of a_s max(0, b_s - x)",
+        "f'(x) = (1 if x >= 0 else 0) - sum of a_s where x < b_s; df/da_s = max(0, b_s - x); df/db_s = a_s where x < b_s",
+        "Agostinelli et al., arXiv:1412.6830", learnables=(Learnable("a", 0.0), Learnable("b", -1.0, 1.0)),
+        repeats=Repeats("num_hinges", 1, 8), kinks=((0.0, 1.0),), kinks_at=("b",),
+    ),
+    Activation(
+        "softplus", "Softplus", "f(x) = log(1 + exp(beta x)) / beta, and x where beta x > threshold",
+        "f'(x) = s(beta x), s the logistic sigmoid, and 1 where beta x > threshold", "Dugas et al., NIPS 2000",
+        constants=(Constant("beta", 1.0), Constant("threshold", 20.0)),
+    ),
+    Activation(
+        "bent_identity", "BentIdentity", "f(x) = (sqrt(x^2 + 1) - 1) / 2 + x", "f'(x) = x / (2 sqrt(x^2 + 1)) + 1",
+        "no paper known; it stands in the classic table",
     ),
     Activation(
         "silu", "SiLU", "f(x) = x s(x), s the logistic sigmoid", "f'(x) = s(x) (1 + x (1 - s(x)))",
         "Elfwing, Uchibe & Doya, arXiv:1702.03118", derivative_absolute=1e-7,
     ),
+    Activation(
+        "soft_exponential", "SoftExponential",
+        "f(x) = -log(1 - alpha (x + alpha)) / alpha if alpha < 0, x if alpha = 0, (exp(alpha x) - 1) / alpha + alpha if alpha > 0; "
+        "NaN where the logarithm's argument is negative",
+        "f'(x) = 1 / (1 - alpha (x + alpha)) if alpha < 0 else exp(alpha x); df/dalpha, whose limit at 0 is x^2 / 2 + 1, is "
+        "(log(u) + alpha (x + 2 alpha) / u) / alpha^2 with u = 1 - alpha (x + alpha) if alpha < 0, "
+        "1 + ((alpha x - 1) exp(alpha x) + 1) / alpha^2 if alpha > 0",
+        "Godfrey & Gashler, arXiv:1602.01321", learnables=(Learnable("alpha", 0.0),),
+    ),
+    Activation(
+        "sinusoid", "Sinusoid", "f(x) = sin(x)", "f'(x) = cos(x)", "Gashler & Ashmore, arXiv:1405.2262",
+    ),
+    Activation(
+        "sinc", "Sinc", "f(x) = sin(x) / x, f(0) = 1", "f'(x) = cos(x) / x - sin(x) / x^2, f'(0) = 0",
+        "no paper known; it stands in the classic table", derivative_absolute=1e-7,
+    ),
+
+    # Beyond it
+
     Activation(
         "gelu", "GELU", "f(x) = x erfc(-x / sqrt(2)) / 2", "f'(x) = erfc(-x / sqrt(2)) / 2 + x exp(-x^2 / 2) / sqrt(2 pi)",
         "Hendrycks & Gimpel, arXiv:1606.08415", keyword=("approximate", "none"), derivative_absolute=1e-7,
@@ -127,8 +242,68 @@ _ACTIVATIONS = (
         derivative_absolute=1e-7,
     ),
     Activation(
-        "prelu", "PReLU", "f(x) = x if x > 0 else weight * x", "f'(x) = 1 if x > 0 else weight; df/dweight = 0 if x > 0 else x",
-        "He et al., arXiv:1502.01852", learnables=(Learnable("weight", 0.25),), kinks=((0.0, 0.25),), ulp=1,
+        "mish", "Mish", "f(x) = x tanh(log(1 + exp(x)))", "f'(x) = t + x (1 - t^2) s(x), t = tanh(log(1 + exp(x))), s the logistic sigmoid",
+        "Misra, arXiv:1908.08681", derivative_absolute=1e-7,
+    ),
+    Activation(
+        "swish", "Swish", "f(x) = x s(beta x), s the logistic sigmoid",
+        "f'(x) = s(beta x) (1 + beta x (1 - s(beta x))); df/dbeta = x^2 s(beta x) (1 - s(beta x))",
+        "Ramachandran, Zoph & Le, arXiv:1710.05941", learnables=(Learnable("beta", 1.0),), derivative_absolute=1e-7,
+    ),
+    Activation(
+        "hardswish", "Hardswish", "f(x) = x min(max(x + 3, 0), 6) / 6", "f'(x) = 0 if x <= -3, 1 if x >= 3, else x / 3 + 1/2",
+        "Howard et al., arXiv:1905.02244", kinks=((-3.0, 0.0), (3.0, 1.0)),
+    ),
+    Activation(
+        "hardsigmoid", "Hardsigmoid", "f(x) = min(max(x + 3, 0), 6) / 6", "f'(x) = 1/6 if -3 < x < 3 else 0",
+        "Courbariaux, Bengio & David, arXiv:1511.00363", kinks=((-3.0, 0.0), (3.0, 0.0)), derivative_ulp=1,
+    ),
+    Activation(
+        "hardtanh", "Hardtanh", "f(x) = min(max(x, min_val), max_val)", "f'(x) = 1 if min_val < x < max_val else 0",
+        "Collobert, thesis, Universite Paris VI, 2004", constants=(Constant("min_val", -1.0), Constant("max_val", 1.0)),
+        kinks=((-1.0, 0.0), (1.0, 0.0)), from_output="always", ulp=0, derivative_ulp=0,
+    ),
+    Activation(
+        "relu6", "ReLU6", "f(x) = min(max(x, 0), 6)", "f'(x) = 1 if 0 < x < 6 else 0", "Howard et al., arXiv:1704.04861",
+        kinks=((0.0, 0.0), (6.0, 0.0)), from_output="always", ulp=0, derivative_ulp=0,
+    ),
+    Activation(
+        "celu", "CELU", "f(x) = x if x > 0 else alpha (exp(x / alpha) - 1)", "f'(x) = 1 if x > 0 else exp(x / alpha)",
+        "Barron, arXiv:1704.07483", constants=(Constant("alpha", 1.0),), from_output="alpha >= 0", derivative_absolute=1e-7,
+    ),
+    Activation(
+        "log_sigmoid", "LogSigmoid", "f(x) = -log(1 + exp(-x))", "f'(x) = s(-x), s the logistic sigmoid", "-", from_output="always",
+        derivative_absolute=1e-7,
+    ),
+    Activation(
+        "tanhshrink", "Tanhshrink", "f(x) = x - tanh(x)", "f'(x) = tanh(x)^2", "-",
+    ),
+    Activation(
+        "softshrink", "Softshrink", "f(x) = x - lambd if x > lambd, x + lambd if x < -lambd, else 0", "f'(x) = 1 if |x| > lambd else 0",
+        "Donoho, IEEE Trans. Inf. Theory 41 (1995)", constants=(Constant("lambd", 0.5, 0.0),), kinks=((-0.5, 0.0), (0.5, 0.0)),
+        from_output="always", ulp=1, derivative_ulp=0,
+    ),
+    Activation(
+        "hardshrink", "Hardshrink", "f(x) = x if |x| > lambd else 0", "f'(x) = 1 if |x| > lambd else 0",
+        "Donoho & Johnstone, Biometrika 81 (1994)", constants=(Constant("lambd", 0.5),), kinks=((-0.5, 0.0), (0.5, 0.0)),
+        from_output="lambd >= 0", ulp=0, derivative_ulp=0,
+    ),
+    Activation(
+        "threshold", "Threshold", "f(x) = x if x > threshold else value", "f'(x) = 1 if x > threshold else 0", "-",
+        constants=(Constant("threshold", 0.5, required=True), Constant("value", -2.0, required=True)), kinks=((0.5, 0.0),), ulp=0,
+        derivative_ulp=0,
+    ),
+    Activation(
+        "squared_relu", "SquaredReLU", "f(x) = max(0, x)^2", "f'(x) = 2 max(0, x)", "So et al., arXiv:2109.08668", ulp=1, derivative_ulp=0,
+    ),
+    Activation(
+        "quick_gelu", "QuickGELU", "f(x) = x s(1.702 x), s the logistic sigmoid",
+        "f'(x) = s(1.702 x) (1 + 1.702 x (1 - s(1.702 x)))", "Hendrycks & Gimpel, arXiv:1606.08415", derivative_absolute=1e-7,
+    ),
+    Activation(
+        "snake", "Snake", "f(x) = x + sin(alpha x)^2 / alpha, and x where alpha = 0",
+        "f'(x) = 1 + sin(2 alpha x); df/dalpha = (x sin(2 alpha x) - sin(alpha x)^2 / alpha) / alpha, and x^2 where alpha = 0",
+        "Liu, Hartwig & Ueda, arXiv:2006.08195", learnables=(Learnable("alpha", 1.0),), derivative_absolute=1e-7,
     ),
 )
 

@@ -13,6 +13,8 @@ _WEYL = (0x9E3779B9, 0xBB67AE85)
 _ROUNDS = 10
 DROPOUT_STREAM = 0
 """Counter word 2 of dropout; every other use of one seed takes another word, so that two draws never meet."""
+ACTIVATION_STREAM = 1
+"""Counter word 2 of random activations."""
 
 
 def philox(counter: tuple[Tensor, ...], key: tuple[Tensor, Tensor]) -> tuple[Tensor, ...]:
@@ -61,6 +63,12 @@ def mask_like(x: Tensor, p: float, seed: Tensor) -> Tensor:
 
 def multiplier_like(x: Tensor, p: float, seed: Tensor | None) -> Tensor | float:
     """What dropout multiplies x by: ``keep_scale`` where kept and 0 where dropped, in the dtype that x is computed in."""
-    if seed is None:
+    if seed is None or p == 0:
         return 1.0
     return mask_like(x, p, seed).to(torch.promote_types(x.dtype, torch.float32)) * keep_scale(p)
+
+
+def uniform_like(x: Tensor, seed: Tensor) -> Tensor:
+    """What a random activation takes: (number + 1/2) / 65536 of each element, in (0, 1), numbered in x's memory order; x is dense."""
+    numbers = random_numbers(0, x.numel(), seed, ACTIVATION_STREAM).as_strided(x.size(), x.stride())
+    return (numbers.to(torch.promote_types(x.dtype, torch.float32)) + 0.5) / 65536

@@ -8,7 +8,8 @@ Tensors      x is dense (contiguous, channels_last or any permutation), float16,
              mean, scale, shift are float32 [C] (float64 for float64 x), or None for 0, 1, 0; mean needs scale.
 Activation   the name of a row of specs.py, its constants, and ``parameters``, its learnable ones: [K, P] in the dtype of scale,
              K of them, P = 1 or C values each; None when it has none.
-Dropout      seed is a 0-d int64 tensor on x's device, or None for no dropout; then p is not looked at.
+Dropout      seed is a 0-d int64 tensor on x's device, or None for no dropout; then p is not looked at. p may be 0 beside a seed.
+             A random activation needs the seed, whatever p is.
 Arithmetic   in float32 (float64 for float64), rounded once to x's dtype.
 """
 from __future__ import annotations
@@ -18,8 +19,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ..specs import ACTIVATIONS
 from . import activations
-from .dropout import multiplier_like
+from .dropout import multiplier_like, uniform_like
 
 
 def accumulate_dtype(x: Tensor) -> torch.dtype:
@@ -47,7 +49,7 @@ def epilogue_forward(
 ) -> Tensor:
     """y, with the shape, strides and dtype of x."""
     z, _ = _pre_activation(x, mean, scale, shift, residual, channel_dim)
-    y = activations.function(activation)(z, *_arguments(x, parameters, constants, channel_dim))
+    y = activations.function(activation)(z, *_arguments(x, parameters, activation, constants, seed, channel_dim))
     return _like(y * multiplier_like(x, p, seed), x)
 
 
@@ -64,7 +66,7 @@ def epilogue_backward(
     Without scale, dx is dresidual: callers ask for dx only.
     """
     compute = accumulate_dtype(x)
-    arguments = _arguments(x, parameters, constants, channel_dim)
+    arguments = _arguments(x, parameters, activation, constants, seed, channel_dim)
     if from_output:
         slopes, centred = activations.function(activation, "derivative_from_output")(x.to(compute), *arguments), x.to(compute)
     else:
@@ -98,10 +100,12 @@ def _pre_activation(
     return z, centred
 
 
-def _arguments(x: Tensor, parameters: Tensor | None, constants: Sequence[float], channel_dim: int) -> list[Tensor | float]:
-    """What the activation's functions take after x: learnable parameters, then constants."""
+def _arguments(
+    x: Tensor, parameters: Tensor | None, activation: str, constants: Sequence[float], seed: Tensor | None, channel_dim: int
+) -> list[Tensor | float]:
+    """What the activation's functions take after x: learnable parameters, then constants, then what a random one draws."""
     learnable = [] if parameters is None else [per_channel(row, x, channel_dim) for row in parameters]
-    return [*learnable, *constants]
+    return [*learnable, *constants, *([uniform_like(x, seed)] if ACTIVATIONS[activation].random else [])]
 
 
 def _parameter_sums(dy: Tensor, slopes: Sequence[Tensor], parameters: Tensor, channel_dim: int) -> Tensor:
