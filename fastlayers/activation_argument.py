@@ -31,14 +31,18 @@ def register(kind: type[torch.nn.Module] | None, rows: Sequence[Activation]) -> 
 
 
 _DEFAULTS = {
-    row.name: Resolved(row, tuple(c.default for c in row.constants), None) for row in ACTIVATIONS.values() if not row.learnables
+    row.name: Resolved(row, tuple(float(constant.default) for constant in row.constants), None) for row in ACTIVATIONS.values()
+    if not row.learnables and not row.random and not any(constant.required for constant in row.constants)
 }
 
 
-def resolve(operation: str, activation: str | torch.nn.Module) -> Resolved:
-    """The row, constants and learnable parameters that an ``activation=`` argument stands for."""
+def resolve(operation: str, activation: str | torch.nn.Module, training: bool = True) -> Resolved:
+    """The row, constants and learnable parameters that an ``activation=`` argument stands for.
+
+    training decides whether a random activation given by name draws; a module knows for itself.
+    """
     if isinstance(activation, str):
-        return _DEFAULTS[activation] if activation in _DEFAULTS else _resolve_text(operation, activation)
+        return _DEFAULTS[activation] if activation in _DEFAULTS else _resolve_text(operation, activation, training)
     if isinstance(activation, torch.nn.Module):
         if activation.__dict__.get("dropout"):  # which nobody would apply
             raise ValueError(f"{operation}: activation must have no dropout of its own beside the block's, got {activation!r}")
@@ -50,16 +54,36 @@ def resolve_module(operation: str, module: torch.nn.Module) -> Resolved:
     """Resolve a module of fastlayers.nn, or of torch.nn where the classes share a name."""
     row = row_of_module(operation, module)
     if row.learnables:
-        return _with_parameters(row, module)
+        return Resolved(row, (), pack(row, [getattr(module, learnable.name) for learnable in row.learnables]))
     if not row.constants:
         return _DEFAULTS[row.name]
-    return Resolved(row, tuple([getattr(module, constant.name) for constant in row.constants]), None)
+    return drawing(with_constants(operation, row, tuple([getattr(module, constant.name) for constant in row.constants])), module.training)
 
 
-def _with_parameters(row: Activation, module: torch.nn.Module) -> Resolved:
-    constants = tuple([getattr(module, constant.name) for constant in row.constants])
-    values = [getattr(module, learnable.name) for learnable in row.learnables]
-    return Resolved(row, constants, values[0] if len(values) == 1 else torch.stack(values))
+def with_constants(operation: str, row: Activation, constants: tuple[float, ...]) -> Resolved:
+    """A row without learnable parameters and its constants, checked."""
+    default = _DEFAULTS.get(row.name)
+    if default is not None and constants == default.constants:
+        return default
+    checks.constants(operation, row, constants)
+    return Resolved(row, tuple([float(constant) for constant in constants]), None)
+
+
+def drawing(resolved: Resolved, training: bool) -> Resolved:
+    """A random activation draws in training only; in evaluation its slope is the mean of the range that it is drawn from."""
+    if not resolved.row.random or training:
+        return resolved
+    return Resolved(ACTIVATIONS["leaky_relu"], (sum(resolved.constants) / 2,), None)
+
+
+def pack(row: Activation, values: Sequence[Tensor]) -> Tensor:
+    """Learnable parameters as kernels take them: [P] of a single one, else [K, P], those of one name together; one value serves all."""
+    if len(values) == 1:
+        return values[0]
+    if not row.repeats:
+        return torch.stack(torch.broadcast_tensors(*values))
+    tables = [value if value.dim() == 2 else value.unsqueeze(1) for value in values]
+    return torch.cat(torch.broadcast_tensors(*tables))
 
 
 def row_of_module(operation: str, module: torch.nn.Module) -> Activation:
@@ -92,14 +116,17 @@ def parse(operation: str, text: str) -> tuple[Activation, dict[str, float]]:
     names = [constant.name for constant in row.constants]
     if surplus or not set(keywords) <= set(names):
         raise ValueError(f"{operation}: {row.name} must take no constants but {', '.join(names) or 'none'}, got {text!r}")
-    for constant in row.constants:
-        checks.number_in(operation, constant.name, keywords.get(constant.name, constant.default), constant.low, constant.high)
+    missing = [constant.name for constant in row.constants if constant.required and constant.name not in keywords]
+    if missing:
+        raise ValueError(f"{operation}: {row.name} must be given {' and '.join(missing)}, got {text!r}")
+    checks.constants(operation, row, [keywords.get(constant.name, constant.default) for constant in row.constants])
     return row, keywords
 
 
-def _resolve_text(operation: str, text: str) -> Resolved:
+def _resolve_text(operation: str, text: str, training: bool) -> Resolved:
     row, keywords = parse(operation, text)
     if row.learnables:
         raise ValueError(f"{operation}: activation must be a module such as fastlayers.nn.{row.module}() where it has learnable "
                          f"parameters, got {text!r}")
-    return Resolved(row, tuple(float(keywords.get(constant.name, constant.default)) for constant in row.constants), None)
+    constants = tuple(keywords.get(constant.name, constant.default) for constant in row.constants)
+    return drawing(with_constants(operation, row, constants), training)

@@ -11,6 +11,8 @@ from numbers import Integral, Real
 import torch
 from torch import Tensor
 
+from .specs import Activation
+
 FLOATING = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 
 
@@ -130,6 +132,39 @@ def number_in(operation: str, argument: str, value: float, low: float, high: flo
     """low <= value <= high."""
     if not low <= value <= high:
         raise ValueError(f"{operation}: {argument} must be between {low} and {high}, got {value}")
+
+
+def constants(operation: str, row: Activation, values: Sequence[float]) -> None:
+    """The constants of an activation are in the ranges of its row."""
+    for constant, value in zip(row.constants, values, strict=True):
+        number_in(operation, constant.name, value, constant.low, constant.high)
+        if value in constant.refused:
+            raise ValueError(f"{operation}: {constant.name} must not be {value:g}, got {value}")
+    if row.ordered and list(values) != sorted(values):
+        names = " <= ".join(constant.name for constant in row.constants)
+        raise ValueError(f"{operation}: constants must be in the order {names}, got {' and '.join(map(str, values))}")
+
+
+def whole_number(operation: str, argument: str, value: object, low: int, high: int | None = None) -> None:
+    """value is an integer from low to high."""
+    if not isinstance(value, Integral):
+        raise TypeError(f"{operation}: {argument} must be a whole number, got {type(value).__name__}")
+    if value < low or (high is not None and value > high):
+        rule = f"at least {low}" if high is None else f"between {low} and {high}"
+        raise ValueError(f"{operation}: {argument} must be {rule}, got {value}")
+
+
+def learnable(operation: str, row: Activation, values: Sequence[Tensor]) -> None:
+    """The learnable parameters of an activation, as many as its row has: [P] each, or [S] or [S, P] where it has several of each."""
+    for argument, value in zip(row.learnables, values, strict=True):
+        tensor(operation, argument.name, value)
+    shapes = [tuple(value.shape) for value in values]
+    if row.repeats:
+        good = all(len(shape) in (1, 2) and shape[0] == shapes[0][0] for shape in shapes) and 1 <= shapes[0][0] <= row.repeats.most
+        if not good:
+            names = " and ".join(learnable.name for learnable in row.learnables)
+            raise RuntimeError(f"{operation}: {names} must have the same number of rows, 1 to {row.repeats.most}, got shapes "
+                               f"{' and '.join(map(str, shapes))}")
 
 
 def _dtype_for(operation: str, argument: str, value: Tensor, x: Tensor) -> None:

@@ -13,7 +13,8 @@ LIBRARIES = ("torch", "fastlayers")
 def activation(library: str, name: str, dropout: float = 0.0) -> nn.Module:
     """The activation of row ``name`` followed by dropout."""
     row = ACTIVATIONS[name]
-    keyword = {} if row.keyword is None else {row.keyword[0]: row.keyword[1]}
+    required = {constant.name: constant.default for constant in row.constants if constant.required}
+    keyword = required if row.keyword is None else {row.keyword[0]: row.keyword[1]}
     if library == "fastlayers":
         from . import nn as fused
 
@@ -27,7 +28,7 @@ def batch_norm(library: str, dimensions: int, channels: int, name: str, dropout:
     if library == "fastlayers":
         from . import nn as fused
 
-        return getattr(fused, f"BatchNorm{dimensions}d")(channels, activation=name, dropout=dropout)
+        return getattr(fused, f"BatchNorm{dimensions}d")(channels, activation=ACTIVATIONS[name].text, dropout=dropout)
     return PlainBlock(getattr(nn, f"BatchNorm{dimensions}d")(channels), activation("torch", name), dropout)
 
 
@@ -37,7 +38,7 @@ class PlainActivation(nn.Module):
     def __init__(self, row: Activation) -> None:
         super().__init__()
         self.formula = activations.function(row.name)
-        self.learnable = nn.ParameterList(torch.tensor([learnable.init]) for learnable in row.learnables)
+        self.learnable = nn.ParameterList(torch.tensor([start]) for start in row.start())
         self.constants = [constant.default for constant in row.constants]
 
     def forward(self, x: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ itself stands once per language, under the row's name: ``fastlayers/reference/``
 """
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -19,10 +20,18 @@ class Constant:
     default: float
     low: float = float("-inf")
     high: float = float("inf")
-    exclusive: bool = False
-    """Whether low itself is refused."""
+    refused: tuple[float, ...] = ()
+    """Numbers within that range that the formula has no meaning for."""
     required: bool = False
     """Whether it must be given, as in torch; the default is then only an example, for tests and benchmarks."""
+
+    def described(self) -> str:
+        """Its range and default in words."""
+        above = "above" if self.low in self.refused else "at least"
+        bounds = [f"{above} {self.low:g}"] * math.isfinite(self.low) + [f"at most {self.high:g}"] * math.isfinite(self.high)
+        others = [f"but not {value:g}" for value in self.refused if value != self.low]
+        rule = " ".join(["a number", *([" and ".join(bounds)] if bounds else []), *others])
+        return rule if self.required else f"{rule}; default {self.default:.6g}"
 
 
 @dataclass(frozen=True)
@@ -62,6 +71,8 @@ class Activation:
     derivative: str
     source: str
     constants: tuple[Constant, ...] = ()
+    ordered: bool = False
+    """Whether no constant may be below the one before it."""
     learnables: tuple[Learnable, ...] = ()
     repeats: Repeats | None = None
     kinks: tuple[tuple[float, float | None], ...] = ()
@@ -91,6 +102,12 @@ class Activation:
             return self.from_output == "always"
         name, bound = self.from_output.split(" >= ")
         return constants[[c.name for c in self.constants].index(name)] >= float(bound)
+
+    @property
+    def text(self) -> str:
+        """The row as ``activation=`` takes it: its name, and the constants that must be given."""
+        required = [f"{constant.name}={constant.default:g}" for constant in self.constants if constant.required]
+        return f"{self.name}({', '.join(required)})" if required else self.name
 
     def start(self, repeats: int | None = None) -> list[float]:
         """What the learnable parameters start from, in the order of kernels: all of the first, then all of the next."""
@@ -152,7 +169,7 @@ _ACTIVATIONS = (
     ),
     Activation(
         "isru", "ISRU", "f(x) = x / sqrt(1 + alpha x^2)", "f'(x) = (1 + alpha x^2)^(-3/2)", "Carlile et al., arXiv:1710.09967",
-        constants=(Constant("alpha", 1.0, 0.0, exclusive=True),),
+        constants=(Constant("alpha", 1.0, 0.0, refused=(0.0,)),),
     ),
     Activation(
         "relu", "ReLU", "f(x) = max(0, x)", "f'(x) = 1 if x > 0 else 0", "Nair & Hinton, ICML 2010",
@@ -171,7 +188,7 @@ _ACTIVATIONS = (
         "rrelu", "RReLU",
         "f(x) = x if x > 0 else a x, a uniform in [lower, upper] for every element; in evaluation a = (lower + upper) / 2",
         "f'(x) = 1 if x > 0 else a", "Xu et al., arXiv:1505.00853",
-        constants=(Constant("lower", 1 / 8), Constant("upper", 1 / 3)), kinks=((0.0, None),), random=True, ulp=1,
+        constants=(Constant("lower", 1 / 8), Constant("upper", 1 / 3)), ordered=True, kinks=((0.0, None),), random=True, ulp=1,
     ),
     Activation(
         "elu", "ELU", "f(x) = x if x > 0 else alpha (exp(x) - 1)", "f'(x) = 1 if x > 0 else alpha exp(x)",
@@ -192,7 +209,7 @@ _ACTIVATIONS = (
     ),
     Activation(
         "isrlu", "ISRLU", "f(x) = x if x >= 0 else x / sqrt(1 + alpha x^2)", "f'(x) = 1 if x >= 0 else (1 + alpha x^2)^(-3/2)",
-        "Carlile et al., arXiv:1710.09967", constants=(Constant("alpha", 1.0, 0.0, exclusive=True),),
+        "Carlile et al., arXiv:1710.09967", constants=(Constant("alpha", 1.0, 0.0, refused=(0.0,)),),
     ),
     Activation(
         "apl", "APL", "f(x) = max(0, x) + sum over s of a_s max(0, b_s - x)",
@@ -261,7 +278,7 @@ _ACTIVATIONS = (
     Activation(
         "hardtanh", "Hardtanh", "f(x) = min(max(x, min_val), max_val)", "f'(x) = 1 if min_val < x < max_val else 0",
         "Collobert, thesis, Universite Paris VI, 2004", constants=(Constant("min_val", -1.0), Constant("max_val", 1.0)),
-        kinks=((-1.0, 0.0), (1.0, 0.0)), from_output="always", ulp=0, derivative_ulp=0,
+        ordered=True, kinks=((-1.0, 0.0), (1.0, 0.0)), from_output="always", ulp=0, derivative_ulp=0,
     ),
     Activation(
         "relu6", "ReLU6", "f(x) = min(max(x, 0), 6)", "f'(x) = 1 if 0 < x < 6 else 0", "Howard et al., arXiv:1704.04861",
@@ -269,7 +286,7 @@ _ACTIVATIONS = (
     ),
     Activation(
         "celu", "CELU", "f(x) = x if x > 0 else alpha (exp(x / alpha) - 1)", "f'(x) = 1 if x > 0 else exp(x / alpha)",
-        "Barron, arXiv:1704.07483", constants=(Constant("alpha", 1.0),), from_output="alpha >= 0", derivative_absolute=1e-7,
+        "Barron, arXiv:1704.07483", constants=(Constant("alpha", 1.0, refused=(0.0,)),), from_output="alpha >= 0", derivative_absolute=1e-7,
     ),
     Activation(
         "log_sigmoid", "LogSigmoid", "f(x) = -log(1 + exp(-x))", "f'(x) = s(-x), s the logistic sigmoid", "-", from_output="always",

@@ -42,6 +42,7 @@ EPILOGUE = (
     [Case(name, dtype=dtype) for name in ACTIVATIONS for dtype in DTYPES]
     + [Case(name, (2, 5, 33), affine=False, residual=False, p=0.0, per_channel=False) for name in ACTIVATIONS]
     + [Case(name, (4, 6, 5, 3), "channels_last", torch.bfloat16, residual=False) for name in ACTIVATIONS]
+    + [Case("srelu", (4, 6, 5, 3), "channels_last", per_channel=shared) for shared in (True, False)]
     + [Case("prelu", shape) for shape in _SIZES]
     + [Case("silu", shape, dtype=torch.bfloat16, residual=False) for shape in _SIZES]
     + [Case("prelu", (3, 5, 4, 7), layout, dtype, per_channel=shared) for layout in ("channels_last", "permuted")
@@ -52,6 +53,7 @@ EPILOGUE = (
 
 BATCH_NORM = (
     [Case(name, (4, 5, 3, 7)) for name in ACTIVATIONS]
+    + [Case(name, (4, 8, 3, 3), "channels_last", torch.bfloat16) for name in ACTIVATIONS]
     + [Case(activation, (6, 8, 5, 5), layout, dtype, residual=residual, p=p) for activation in ("identity", "relu", "silu")
        for layout in ("contiguous", "channels_last") for dtype in (torch.float32, torch.bfloat16)
        for residual, p in ((False, 0.0), (True, 0.1))]
@@ -101,6 +103,24 @@ def arrange(x: Tensor, layout: str) -> Tensor:
     return x.contiguous()
 
 
+REPEATS = 3  # hinges of an activation that has several
+
+
+def learnable(row: Activation, columns: int, dtype: torch.dtype) -> Tensor | None:
+    """Learnable parameters [K, columns] somewhat above their start."""
+    if not row.learnables:
+        return None
+    start = torch.tensor(row.start(REPEATS if row.repeats else None), dtype=dtype)
+    return start.unsqueeze(1) + torch.empty(start.numel(), columns, dtype=dtype).uniform_(0.05, 0.45)
+
+
+def kinks(row: Activation, parameters: Tensor | None) -> list[float | Tensor]:
+    """Where the derivative jumps: at numbers, and at learnable parameters, [P] each."""
+    repeats = 1 if parameters is None else parameters.size(0) // len(row.learnables)
+    own = [k * repeats + i for k, one in enumerate(row.learnables) if one.name in row.kinks_at for i in range(repeats)]
+    return [*(kink for kink, _ in row.kinks), *(parameters[k] for k in own)]
+
+
 def make_inputs(case: Case, device: torch.device | str = "cpu") -> Inputs:
     """Random tensors for a case; values spread over [-4, 4], none within rounding of a kink."""
     row = ACTIVATIONS[case.activation]
@@ -111,13 +131,10 @@ def make_inputs(case: Case, device: torch.device | str = "cpu") -> Inputs:
 
     x = like_x()
     vector = lambda low, high: torch.empty(channels, dtype=accumulate_dtype(x)).uniform_(low, high).to(device)  # noqa: E731
-    parameters = None
-    if row.learnables:
-        parameters = torch.stack([vector(0.1, 0.9) for _ in row.learnables])
-        if not case.per_channel:
-            parameters = parameters[:, :1].contiguous() if channels else torch.full((len(row.learnables), 1), 0.3, dtype=parameters.dtype)
+    parameters = learnable(row, channels if case.per_channel else 1, accumulate_dtype(x))
+    parameters = parameters if parameters is None else parameters.to(device)
     return Inputs(
         x, like_x(), vector(-1, 1) if case.affine else None, vector(0.5, 1.5) if case.affine else None,
         vector(-1, 1) if case.affine else None, like_x() if case.residual else None, parameters,
-        torch.tensor(0x123456789ABCDEF, device=device) if case.p else None, row, tuple(c.default for c in row.constants), case.p,
-        case.channel_dim)
+        torch.tensor(0x123456789ABCDEF, device=device) if case.p or row.random else None, row,
+        tuple(float(constant.default) for constant in row.constants), case.p, case.channel_dim)

@@ -1,16 +1,18 @@
 """The kernel interface of every backend against the reference formula in float64, over the table in cases.py."""
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import cases
 import pytest
 import torch
-from tolerances import assert_within, gradient_bound, rounding, sum_bound, unit, value_bound
+from tolerances import assert_within, gradient_bound, moved, rounding, steepest, sum_bound, unit, value_bound
 
 from fastlayers import reference
 from fastlayers.backends import select
 from fastlayers.reference import activations
 from fastlayers.reference.dropout import multiplier_like
-from fastlayers.reference.epilogue import channel_sum, per_channel
+from fastlayers.reference.epilogue import activation_arguments, channel_sum, per_channel
 
 EPS = 1e-5
 
@@ -35,9 +37,35 @@ def pre_activation(inputs: cases.Inputs) -> torch.Tensor:
 def away_from_kinks(inputs: cases.Inputs, narrow: cases.Inputs) -> torch.Tensor:
     """Where rounding z cannot move it across a kink, where the derivative jumps."""
     safe = torch.ones_like(inputs.x, dtype=torch.bool)
-    for kink, _ in inputs.row.kinks:
+    for kink in cases.kinks(inputs.row, inputs.parameters):
+        kink = per_channel(kink, inputs.x, inputs.channel_dim) if isinstance(kink, torch.Tensor) else kink
         safe &= (pre_activation(inputs) - kink).abs() > 8 * unit(narrow.x) * magnitude_of(inputs)
     return safe
+
+
+def slopes(inputs: cases.Inputs) -> list[Callable[[torch.Tensor], torch.Tensor]]:
+    """df/dz and df/d(parameter) of the oracle as functions of z."""
+    arguments = activation_arguments(
+        inputs.x, inputs.parameters, inputs.row.name, inputs.constants, inputs.seed, inputs.channel_dim)
+    derivative = activations.function(inputs.row.name, "derivative")
+    count = 1 + (0 if inputs.parameters is None else inputs.parameters.size(0))
+    return [lambda z, k=k: derivative(z, *arguments)[k] + torch.zeros_like(z) for k in range(count)]
+
+
+def bend(slope: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[torch.Tensor], torch.Tensor]:
+    """The derivative of a slope with respect to z."""
+
+    def differentiated(z: torch.Tensor) -> torch.Tensor:
+        z = z.detach().requires_grad_()
+        return torch.autograd.grad((slope(z) + 0 * z).sum(), z)[0]
+
+    return differentiated
+
+
+def shapes_of(inputs: cases.Inputs, narrow: cases.Inputs) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """(how large, how steep) df/dz and each df/d(parameter) are within what rounding may move z by."""
+    z, reach = pre_activation(inputs), moved(narrow.x, magnitude_of(inputs))
+    return [(steepest(slope, z, reach), steepest(bend(slope), z, reach)) for slope in slopes(inputs)]
 
 
 @pytest.mark.parametrize("case", cases.EPILOGUE, ids=str)
@@ -50,7 +78,8 @@ def test_epilogue_forward(backend: str, case: cases.Case) -> None:
     assert torch.equal(inputs.x, before), "epilogue_forward must not change x"
     oracle = reference.epilogue_forward(wide.x, *wide.epilogue)
     multiplier = multiplier_like(wide.x, case.p, wide.seed)
-    assert_within(y, oracle, value_bound(inputs.row, inputs.x, oracle, magnitude_of(wide), multiplier), "y")
+    steep = shapes_of(wide, inputs)[0][0]
+    assert_within(y, oracle, value_bound(inputs.row, inputs.x, oracle, magnitude_of(wide), multiplier, steep), "y")
 
 
 @pytest.mark.parametrize("case", cases.EPILOGUE, ids=str)
@@ -72,23 +101,24 @@ def check_gradients(inputs, wide, got, want, by_torch, factor) -> None:
     x, row, channel_dim = inputs.x, inputs.row, inputs.channel_dim
     multiplier = multiplier_like(wide.x, inputs.p, wide.seed)
     dy, size = wide.dy * multiplier, magnitude_of(wide)
-    learnable = [] if wide.parameters is None else [per_channel(p, wide.x, channel_dim) for p in wide.parameters]
-    slopes = activations.function(row.name, "derivative")(pre_activation(wide), *learnable, *wide.constants)
-    dz = dy * slopes[0]
+    dz = dy * slopes(wide)[0](pre_activation(wide))
+    shapes = shapes_of(wide, inputs)
+    steep = shapes[0][1]
     for name, value in zip(("dx", "dresidual", "dscale", "dshift", "dparameters"), got, strict=True):
         assert value is None or not value.isnan().any(), f"{name} has NaN"
     assert [value is None for value in got] == [value is None for value in want]
     assert (got[0].shape, got[0].stride(), got[0].dtype) == (x.shape, x.stride(), x.dtype)
-    assert_within(got[0], want[0], gradient_bound(row, x, dz, dy, size, factor), "dx")
+    assert_within(got[0], want[0], gradient_bound(row, x, dz, dy, size, factor, steep), "dx")
     if got[1] is not None:
-        assert_within(got[1], want[1], gradient_bound(row, x, dz, dy, size, 1.0), "dresidual")
-    term = gradient_bound(row, x, dz, dy, size, 1.0) - rounding(dz, x.dtype)
+        assert_within(got[1], want[1], gradient_bound(row, x, dz, dy, size, 1.0, steep), "dresidual")
+    term = gradient_bound(row, x, dz, dy, size, 1.0, steep) - rounding(dz, x.dtype)
     centred = wide.x if wide.mean is None else wide.x - per_channel(wide.mean, wide.x, channel_dim)
     check_sum("dscale", x, got[2], want[2], by_torch[2], term * centred.abs(), channel_dim)
     check_sum("dshift", x, got[3], want[3], by_torch[3], term, channel_dim)
     if got[4] is not None:
-        terms = 4 * unit(x) * dy.abs() * (size + 1)
         for k in range(got[4].size(0)):
+            large, steep = shapes[1 + k]
+            terms = unit(x) * dy.abs() * (8 * large + 4 * steep * size + 4)
             check_sum(f"dparameters[{k}]", x, got[4][k], want[4][k], by_torch[4][k], terms, channel_dim)
 
 
@@ -108,7 +138,8 @@ def test_epilogue_backward_from_output(backend: str, name: str, dtype: torch.dty
     mask = (True, False, False, True, False)
     got = select(y).epilogue_backward(inputs.dy, y, *inputs.epilogue, True, mask)
     want = reference.epilogue_backward(inputs.dy.double(), y.double(), *inputs.epilogue, True, mask)
-    bound = gradient_bound(inputs.row, y, want[0], inputs.dy.double(), torch.zeros_like(want[0]), 1.0)
+    none = torch.zeros_like(want[0])
+    bound = gradient_bound(inputs.row, y, want[0], inputs.dy.double(), none, 1.0, none)
     assert_within(got[0], want[0], bound, "dx from y")
     assert_within(got[1 + 2], want[3], channel_sum(bound, 1) + 1e-6 * channel_sum(want[0].abs(), 1), "dshift from y")
 
@@ -176,7 +207,8 @@ def test_batch_norm(backend: str, case: cases.Case, training: bool) -> None:
         tensors.__post_init__()
     oracle = reference.epilogue_forward(wide.x, *wide.epilogue)
     multiplier = multiplier_like(wide.x, case.p, wide.seed)
-    assert_within(y, oracle, value_bound(inputs.row, inputs.x, oracle, magnitude_of(wide), multiplier), "y")
+    steep = shapes_of(wide, inputs)[0][0]
+    assert_within(y, oracle, value_bound(inputs.row, inputs.x, oracle, magnitude_of(wide), multiplier, steep), "y")
     assert y.stride() == inputs.x.stride()
     check_batch_norm_backward(case, inputs, wide, rstd, training)
 
@@ -197,7 +229,9 @@ def check_batch_norm_backward(case, inputs, wide, rstd, training) -> None:
     got, want, by_torch = backward(select(inputs.x), inputs), backward(reference, wide), backward(reference, inputs)
     scale = per_channel(wide.scale, wide.x, 1).abs()
     dy = wide.dy * multiplier_like(wide.x, case.p, wide.seed)
-    term = dy.abs() * (1 + magnitude_of(wide))
+    shapes = shapes_of(wide, inputs)
+    terms_of = [dy.abs() * (1 + large + steep * magnitude_of(wide)) for large, steep in shapes]
+    term = terms_of[0]
     centred = (wide.x - per_channel(wide.mean, wide.x, 1)).abs() * per_channel(rstd.double(), wide.x, 1)
     count = max(case.shape[0] * wide.x[0, 0].numel(), 1)
     of_channel = lambda value: per_channel(channel_sum(value, 1) / count, wide.x, 1)  # noqa: E731
@@ -209,7 +243,8 @@ def check_batch_norm_backward(case, inputs, wide, rstd, training) -> None:
     for name, k, terms in (("dweight", 2, term * centred), ("dbias", 3, term)):
         check_sum(name, inputs.x, got[k], want[k], by_torch[k], 16 * unit(inputs.x) * terms, 1)
     if got[4] is not None:
-        check_sum("dparameters", inputs.x, got[4][0], want[4][0], by_torch[4][0], 16 * unit(inputs.x) * term, 1)
+        for k, terms in enumerate(terms_of[1:]):
+            check_sum(f"dparameters[{k}]", inputs.x, got[4][k], want[4][k], by_torch[4][k], 16 * unit(inputs.x) * terms, 1)
 
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])

@@ -6,13 +6,14 @@ the same dtype plus a few units of the sum of its terms' magnitudes.
 """
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from fastlayers.reference.epilogue import accumulate_dtype
 from fastlayers.specs import Activation
 
-LIPSCHITZ = 1.2  # the steepest activation is gelu, 1.13; no second derivative exceeds it either
 ROUNDINGS = 4.0  # x - mean, times scale, plus shift, plus residual
 
 
@@ -27,17 +28,27 @@ def rounding(value: Tensor, dtype: torch.dtype) -> Tensor:
     return (value.abs() * info.eps).clamp_min(info.tiny * info.eps) * 0.5001
 
 
-def value_bound(row: Activation, x: Tensor, oracle: Tensor, magnitude: Tensor, multiplier: Tensor | float) -> Tensor:
-    """How far y may be off: magnitude is the sum of the magnitudes of z's terms."""
+def moved(x: Tensor, magnitude: Tensor) -> Tensor:
+    """How far rounding may move z, magnitude being the sum of the magnitudes of its terms."""
+    return ROUNDINGS * unit(x) * magnitude
+
+
+def steepest(function: Callable[[Tensor], Tensor], z: Tensor, reach: Tensor) -> Tensor:
+    """The largest |function| within reach of z, on either side of a kink."""
+    return torch.stack([function(z - reach).abs(), function(z).abs(), function(z + reach).abs()]).amax(0)
+
+
+def value_bound(row: Activation, x: Tensor, oracle: Tensor, magnitude: Tensor, multiplier: Tensor | float, slope: Tensor) -> Tensor:
+    """How far y may be off: magnitude is the sum of the magnitudes of z's terms, slope how steep the activation is there."""
     ulp = unit(x)
-    budget = max(row.ulp, 1) * ulp * oracle.abs() + LIPSCHITZ * ROUNDINGS * ulp * magnitude * multiplier
+    budget = max(row.ulp, 1) * ulp * oracle.abs() + slope * moved(x, magnitude) * multiplier
     return budget + ulp * oracle.abs() + torch.finfo(accumulate_dtype(x)).tiny + rounding(oracle, x.dtype)
 
 
-def gradient_bound(row: Activation, x: Tensor, dz: Tensor, dy: Tensor, magnitude: Tensor, factor: Tensor | float) -> Tensor:
-    """How far dz * factor may be off, dz = dy f'(z)."""
+def gradient_bound(row: Activation, x: Tensor, dz: Tensor, dy: Tensor, magnitude: Tensor, factor: Tensor | float, bend: Tensor) -> Tensor:
+    """How far dz * factor may be off, dz = dy f'(z); bend is |f''| there."""
     ulp = unit(x)
-    absolute = row.derivative_absolute * (ulp / torch.finfo(torch.float32).eps) + LIPSCHITZ * ROUNDINGS * ulp * magnitude
+    absolute = row.derivative_absolute * (ulp / torch.finfo(torch.float32).eps) + bend * moved(x, magnitude)
     budget = (max(row.derivative_ulp, 1) + 3) * ulp * dz.abs() + dy.abs() * absolute
     oracle = dz * factor
     return budget * abs(factor) + torch.finfo(accumulate_dtype(x)).tiny + rounding(oracle, x.dtype)

@@ -1,15 +1,18 @@
 """Activations as functions, under the names of specs.py, with the arguments of ``torch.nn.functional`` where it has the function."""
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from .. import autograd, checks
-from ..activation_argument import Resolved
+from ..activation_argument import Resolved, drawing, pack, with_constants
 from ..specs import ACTIVATIONS, Activation
 from .epilogue import IDENTITY, fused
+
+_TORCH_NAMES = {"log_sigmoid": "logsigmoid"}  # where torch.nn.functional spells a row's name otherwise
 
 
 def apply(
@@ -19,12 +22,12 @@ def apply(
     if dropout:
         checks.probability(operation, "dropout", dropout)
     dropping = dropout and training
-    if activation.row is IDENTITY.row and not dropping:
+    row, constants, parameters = activation
+    if row is IDENTITY.row and not dropping:
         return x  # whatever it is, as torch.nn.Identity does
     checks.floating(operation, x)
-    if dropping:
+    if dropping or row.random:
         return fused(operation, x, None, None, None, activation, dropout, training, seed, 1 if x.dim() > 1 else 0)
-    row, constants, parameters = activation
     if parameters is not None:
         checks.parameters(operation, row.learnables[0].name, parameters, x, x.size(1) if x.dim() > 1 else 1)
     return autograd.activation(x, parameters, row, constants)
@@ -33,54 +36,78 @@ def apply(
 def _function(rows: tuple[Activation, ...]) -> Callable[..., Tensor]:
     """The function of rows that share a module: its arguments are x, the learnable parameters, the constants, the selecting keyword."""
     first = rows[0]
-    name = first.name
-    learnables = tuple(learnable.name for learnable in first.learnables)
-    constants = tuple((constant.name, constant.default) for constant in first.constants)
+    name, required = first.name, {learnable.name for learnable in first.learnables} | {c.name for c in first.constants if c.required}
     by_value = {row.keyword[1]: row for row in rows if row.keyword}
     keyword = first.keyword[0] if first.keyword else None
-    names = (*learnables, *(constant for constant, _ in constants), *((keyword,) if keyword else ()))
+    in_place = _torch_function_in_place(first)
+    names = [*(learnable.name for learnable in first.learnables), *(constant.name for constant in first.constants)]
+    names += [keyword] if keyword else []
+    names += ["training"] if first.random else []  # where torch.nn.functional.rrelu has it
+    names += ["inplace"] if in_place else []
 
-    def activation(x: Tensor, *arguments: object, dropout: float = 0.0, training: bool = True, seed: Tensor | int | None = None,
-                   **keywords: object) -> Tensor:
-        keywords.update(zip(names, arguments, strict=False))
-        if len(arguments) > len(names) or not set(keywords) <= set(names) or not set(learnables) <= set(keywords):
+    def activation(x: Tensor, *arguments: object, dropout: float = 0.0, seed: Tensor | int | None = None, **keywords: object) -> Tensor:
+        given = dict(zip(names, arguments, strict=False))
+        if len(arguments) > len(names) or not {*keywords} <= {*names, "training"} - {*given} or not required <= {*given, *keywords}:
             raise TypeError(f"{name}: arguments must be x, {', '.join(names) or 'nothing more'}, got {len(arguments) + 1} positional and "
                             f"{', '.join(keywords) or 'no keywords'}")
+        given.update(keywords)
+        training = given.pop("training", not first.random)
         row = first
         if keyword:
-            value = keywords.get(keyword, first.keyword[1])
+            value = given.get(keyword, first.keyword[1])
             checks.one_of(name, keyword, value, tuple(by_value))
             row = by_value[value]
-        given = [keywords[learnable].flatten() for learnable in learnables]
-        parameters = None if not given else given[0] if len(given) == 1 else torch.stack(given)
-        values = tuple(float(keywords.get(constant, default)) for constant, default in constants)
-        return apply(name, x, Resolved(row, values, parameters), dropout=dropout, training=training, seed=seed)
+        if given.pop("inplace", False) and not (dropout and training):
+            return in_place(x, **given, inplace=True, **({"training": training} if row.random else {}))
+        if row.learnables:
+            values = [given[learnable.name] for learnable in row.learnables]
+            checks.learnable(name, row, values)
+            resolved = Resolved(row, (), pack(row, values if row.repeats else [value.flatten() for value in values]))
+        else:
+            constants = tuple([given.get(constant.name, constant.default) for constant in row.constants])
+            resolved = drawing(with_constants(name, row, constants), training)
+        return apply(name, x, resolved, dropout=dropout, training=training, seed=seed)
 
     activation.__name__ = activation.__qualname__ = name
     activation.__doc__ = _docstring(rows, names)
     return activation
 
 
-def _docstring(rows: tuple[Activation, ...], names: tuple[str, ...]) -> str:
+def _torch_function_in_place(row: Activation) -> Callable[..., Tensor] | None:
+    """torch.nn.functional's function of the row if it can work in place: there is no traffic left to save then."""
+    function = getattr(torch.nn.functional, _TORCH_NAMES.get(row.name, row.name), None)
+    if function is None or not hasattr(torch.nn, row.module) or not inspect.isfunction(function):
+        return None
+    return function if "inplace" in inspect.signature(function).parameters else None
+
+
+def _docstring(rows: tuple[Activation, ...], names: list[str]) -> str:
     """Formula, arguments, accuracy and source of an activation, from its rows."""
-    lines = [f"{rows[0].name}({', '.join(('x', *names))}, *, dropout=0.0, training=True, seed=None)", ""]
+    first = rows[0]
+    lines = [f"{first.name}({', '.join(('x', *names))}, *, dropout=0.0, {'' if first.random else 'training=True, '}seed=None)", ""]
     for row in rows:
         chosen = f" for {row.keyword[0]}={row.keyword[1]!r}" if row.keyword else ""
         lines += [f"{row.formula}{chosen}", f"{row.derivative}", f"Source: {row.source}.", ""]
+    lines += ["Args:", "    x: any shape; float32, float64, float16 or bfloat16, any strides."]
+    size = f"(S, 1) or (S, C), or (S,): 1 <= S <= {first.repeats.most} of them" if first.repeats else "(1,) or (C,)"
+    lines += [f"    {learnable.name}: {size}, C = x.size(1); in x's dtype, or float32." for learnable in first.learnables]
+    lines += [f"    {constant.name}: {constant.described()}." for constant in first.constants]
+    lines += ["    inplace: write y into x; ignored beside dropout."] if "inplace" in names else []
+    lines += ["    training: draw the slopes; else their mean is used. Default False."] if first.random else []
     lines += [
-        "Args:", "    x: any shape; float32, float64, float16 or bfloat16, any strides.",
-        "    dropout: probability of dropping an element of the result when ``training``; seed fixes the mask.", "",
-        f"Accuracy: float32 within {rows[0].ulp:g} units in the last place, plus the rounding of x.",
+        "    dropout: probability of dropping an element of the result when ``training``; seed fixes what is drawn.", "",
+        f"Accuracy: float32 within {first.ulp:g} units in the last place, plus the rounding of x.",
     ]
     return "\n".join(lines)
 
 
 def _functions() -> dict[str, Callable[..., Tensor]]:
-    """One function per module class, under the name of its first row."""
+    """One function per module class, under the name of its first row, and under torch.nn.functional's where that differs."""
     grouped: dict[str, list[Activation]] = {}
     for row in ACTIVATIONS.values():
         grouped.setdefault(row.module, []).append(row)
-    return {rows[0].name: _function(tuple(rows)) for rows in grouped.values()}
+    functions = {rows[0].name: _function(tuple(rows)) for rows in grouped.values()}
+    return functions | {theirs: functions[ours] for ours, theirs in _TORCH_NAMES.items()}
 
 
 FUNCTIONS = _functions()

@@ -49,14 +49,16 @@ def batch_norm(
     """
     checks.floating("batch_norm", x)
     channel_dim = checks.channel_dimension("batch_norm", x, channel_dim)
-    resolved = resolve("batch_norm", activation)
+    resolved = resolve("batch_norm", activation, training)
     checks.batch_norm(x, running_mean, running_var, weight, bias, residual, resolved.parameters, num_batches_tracked, training, momentum,
                       eps, channel_dim)
     if x.numel() == 0:
         return _empty_batch_norm(x, weight, bias, residual, resolved.parameters, num_batches_tracked if training else None)
+    seed = seed_for("batch_norm", x, dropout, training, resolved.row, seed)
+    p = dropout if training else 0.0
     return autograd.batch_norm(
-        x, weight, bias, residual, resolved.parameters, seed_for("batch_norm", x, dropout, training, seed), running_mean, running_var,
-        num_batches_tracked, (resolved.row, resolved.constants, dropout, training, momentum, eps, channel_dim))
+        x, weight, bias, residual, resolved.parameters, seed, running_mean, running_var, num_batches_tracked,
+        (resolved.row, resolved.constants, p, training, momentum, eps, channel_dim))
 
 
 def _empty_batch_norm(

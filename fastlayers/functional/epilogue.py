@@ -6,6 +6,7 @@ from torch import Tensor
 
 from .. import autograd, checks
 from ..activation_argument import Resolved, resolve
+from ..specs import Activation
 
 IDENTITY = resolve("identity", "identity")
 
@@ -28,7 +29,7 @@ def bias_activation(
 
     >>> y = bias_activation(torch.randn(4, 8), torch.zeros(8), "gelu", dropout=0.1)
     """
-    resolved = resolve("bias_activation", activation)
+    resolved = resolve("bias_activation", activation, training)
     checks.floating("bias_activation", x)
     channel_dim = checks.channel_dimension("bias_activation", x, channel_dim)
     checks.channel_vectors("bias_activation", x, channel_dim, bias=bias, scale=scale)
@@ -39,6 +40,7 @@ def fused(
     operation: str, x: Tensor, scale: Tensor | None, shift: Tensor | None, residual: Tensor | None, activation: Resolved,
     p: float, training: bool, seed: Tensor | int | None, channel_dim: int,
 ) -> Tensor:
+    """The epilogue on arguments of any kind; a random activation draws, whatever ``training`` says of dropout."""
     row, constants, parameters = activation
     if x.dim() == 0:  # kernels count channels along a dimension
         return fused(operation, x.unsqueeze(0), scale, shift, residual, activation, p, training, seed, 0).squeeze(0)
@@ -46,16 +48,15 @@ def fused(
         checks.residual(operation, residual, x)
     if parameters is not None:
         checks.parameters(operation, row.learnables[0].name, parameters, x, x.size(channel_dim) if x.dim() > 1 else 1)
-    seed = seed_for(operation, x, p, training, seed) if p else None
-    return autograd.epilogue(x, scale, shift, residual, parameters, seed, (row, constants, p, channel_dim))
+    seed = seed_for(operation, x, p, training, row, seed)
+    return autograd.epilogue(x, scale, shift, residual, parameters, seed, (row, constants, p if training else 0.0, channel_dim))
 
 
-def seed_for(operation: str, x: Tensor, p: float, training: bool, seed: Tensor | int | None) -> Tensor | None:
-    """The seed of a dropout mask as a 0-d int64 tensor on x's device; None where nothing is dropped."""
-    if p == 0:
-        return None
-    checks.probability(operation, "dropout", p)
-    if not training:
+def seed_for(operation: str, x: Tensor, p: float, training: bool, row: Activation, seed: Tensor | int | None) -> Tensor | None:
+    """The seed of a dropout mask and of a random activation as a 0-d int64 tensor on x's device; None where nothing is drawn."""
+    if p:
+        checks.probability(operation, "dropout", p)
+    if not (p and training) and not row.random:
         return None
     if seed is None:
         return torch.randint(-(2**63), 2**63 - 1, (), device=x.device)

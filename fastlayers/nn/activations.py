@@ -1,7 +1,8 @@
 """Activation modules, one class per module name in specs.py.
 
 Where torch.nn has the class ours subclasses it: same constructor, attributes and state_dict, plus the keyword ``dropout``. Where it has
-not, the constructor takes the row's constants, then ``num_parameters`` if the row has learnable parameters.
+not, the constructor takes the row's constants; by keyword, where the row has learnable parameters, ``num_parameters``, how many of them
+(``num_hinges`` of APL) and what they start from.
 """
 from __future__ import annotations
 
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from .. import checks, functional
 from ..activation_argument import parse, register, resolve_module
-from ..specs import ACTIVATIONS, Activation
+from ..specs import ACTIVATIONS, Activation, Learnable
 
 
 class FusedActivation(torch.nn.Module):
@@ -20,7 +21,7 @@ class FusedActivation(torch.nn.Module):
     inplace: bool = False
 
     def forward(self, input: Tensor) -> Tensor:
-        """y = dropout(activation(input)), shape, dtype and memory format of input."""
+        """y = dropout(activation(input)), shape, dtype and memory format of input; ``inplace`` counts where there is no dropout."""
         if self.inplace and not self.dropout:
             return super().forward(input)  # torch's kernel: in place there is no traffic left to save
         name = type(self).__name__
@@ -49,59 +50,110 @@ def _constructor(base: type[torch.nn.Module]):
 
 def _own_constructor(row: Activation):
     """The constructor of an activation that torch.nn does not have."""
-    names = [constant.name for constant in row.constants]
+    constants = {constant.name: constant.default for constant in row.constants}
+    starts = {} if row.repeats else {learnable.name: learnable.init for learnable in row.learnables}
+    counts = ({"num_parameters": 1} if row.learnables else {}) | ({row.repeats.name: row.repeats.default} if row.repeats else {})
+    names = [*constants, *counts, *starts]
 
     def __init__(
-        self, *args: float, num_parameters: int = 1, dropout: float = 0.0, device: torch.device | None = None,
-        dtype: torch.dtype | None = None, **kwargs: float,
+        self, *args: float, dropout: float = 0.0, device: torch.device | None = None, dtype: torch.dtype | None = None, **kwargs: float,
     ) -> None:
         operation = type(self).__name__
         checks.probability(operation, "dropout", dropout)
-        values = {constant.name: constant.default for constant in row.constants} | dict(zip(names, args, strict=False)) | kwargs
-        if len(args) > len(names) or set(values) != set(names):
+        if len(args) > len(constants) or not set(kwargs) <= set(names) - set(list(constants)[:len(args)]):
             raise TypeError(f"{operation}: arguments must be {', '.join(names) or 'none'}, got {args} and {kwargs}")
         torch.nn.Module.__init__(self)
-        for constant in row.constants:
-            checks.number_in(operation, constant.name, values[constant.name], constant.low, constant.high)
-            setattr(self, constant.name, values[constant.name])
+        given = constants | counts | starts | dict(zip(constants, args, strict=False)) | kwargs
+        checks.constants(operation, row, [given[name] for name in constants])
+        for name in constants:
+            setattr(self, name, given[name])
+        for name in counts:
+            checks.whole_number(operation, name, given[name], 1, row.repeats.most if row.repeats and name == row.repeats.name else None)
+            setattr(self, name, given[name])
         for learnable in row.learnables:
-            value = torch.full((num_parameters,), learnable.init, device=device, dtype=dtype)
-            setattr(self, learnable.name, torch.nn.Parameter(value))
+            self.register_parameter(learnable.name, _parameter(learnable, row, given, device, dtype))
         self.dropout = dropout
 
-    return __init__
+    def reset_parameters(self) -> None:
+        """Give every learnable parameter the value that it starts from by default."""
+        with torch.no_grad():
+            for learnable in row.learnables:
+                parameter = getattr(self, learnable.name)
+                parameter.copy_(_parameter(learnable, row, counts | vars(self) | starts, parameter.device, parameter.dtype))
+
+    def extra_repr(self) -> str:
+        shown = [name for name in (*constants, *counts) if name in constants or row.learnables]
+        parts = [*(f"{name}={getattr(self, name)}" for name in shown), FusedActivation.extra_repr(self)]
+        return ", ".join(part for part in parts if part)
+
+    methods = {"__init__": __init__, "extra_repr": extra_repr}
+    return methods | ({"reset_parameters": reset_parameters} if row.learnables else {})
+
+
+def _parameter(
+    learnable: Learnable, row: Activation, given: dict[str, float], device: torch.device | None, dtype: torch.dtype | None
+) -> torch.nn.Parameter:
+    """A learnable parameter at its start: (num_parameters,), or (repeats, num_parameters)."""
+    if not row.repeats:
+        return torch.nn.Parameter(torch.full((given["num_parameters"],), float(given[learnable.name]), device=device, dtype=dtype))
+    start = torch.tensor(learnable.start(given[row.repeats.name]), device=device, dtype=dtype or torch.get_default_dtype())
+    return torch.nn.Parameter(start.unsqueeze(1).repeat(1, given["num_parameters"]))
 
 
 def _class(rows: list[Activation]) -> type[torch.nn.Module]:
     """The module class of rows that share a module name."""
     name = rows[0].module
     base = getattr(torch.nn, name, None)
-    formulas = "\n\n".join(
-        row.formula + (f"  ({row.keyword[0]}={row.keyword[1]!r})" if row.keyword else "") for row in rows)
-    drop_in = f"Drop-in for ``torch.nn.{name}``, same arguments, plus:" if base else "Arguments: the constants of the formula, and:"
-    namespace = {
-        "__doc__": f"""{name}, with dropout in the same kernel.
-
-{formulas}
-
-{drop_in}
-
-Args:
-    dropout: probability of dropping an element while training; keyword only.
-
-Shape: any; y has the shape, dtype and memory format of x. float32, float64, float16, bfloat16.
-
-Accuracy: float32 within {rows[0].ulp:g} units in the last place, plus the rounding of x.
-
-Source: {rows[0].source}.
-""",
-        "__module__": __name__,
-        "__init__": _constructor(base) if base else _own_constructor(rows[0]),
-    }
-    kind = type(name, (FusedActivation, base) if base else (FusedActivation,), namespace)
+    methods = {"__init__": _constructor(base)} if base else _own_constructor(rows[0])
+    kind = type(name, (FusedActivation, base) if base else (FusedActivation,), {
+        "__doc__": _documentation(rows, base), "__module__": __name__, **methods})
     register(base, rows)
     register(kind, rows)
     return kind
+
+
+def _documentation(rows: list[Activation], base: type[torch.nn.Module] | None) -> str:
+    """Formula, arguments, shape, accuracy, source and example of a class, from its rows."""
+    row, name = rows[0], rows[0].module
+    formulas = "\n\n".join(each.formula + (f"  ({each.keyword[0]}={each.keyword[1]!r})" if each.keyword else "") for each in rows)
+    arguments = []
+    if base is None:
+        arguments += [f"{constant.name}: {constant.described()}." for constant in row.constants]
+        arguments += ["num_parameters: 1, or the number of channels C = x.size(1); default 1."] if row.learnables else []
+        if row.repeats:
+            names = " and ".join(learnable.name for learnable in row.learnables)
+            arguments += [f"{row.repeats.name}: S, how many of {names} there are, 1 to {row.repeats.most}; default {row.repeats.default}."]
+        else:
+            arguments += [f"{learnable.name}: what this learnable parameter starts from; default {learnable.init:g}."
+                          for learnable in row.learnables]
+        arguments += ["device, dtype: of the learnable parameters."] if row.learnables else []
+    arguments += ["dropout: probability of dropping an element while training; keyword only; default 0."]
+    given = ", ".join(f"{constant.default:g}" for constant in row.constants if constant.required)
+    kind = f"Drop-in for ``torch.nn.{name}``: same arguments, attributes and state_dict, plus ``dropout``." if base else (
+        "All arguments but the constants are keyword only.")
+    if row.random:
+        kind += " Its slopes are drawn from a seed in forward and again in backward: nothing but x and 8 bytes are kept."
+    return f"""{name}, with dropout in the same kernel.
+
+{formulas}
+
+{kind}
+
+Args:
+    {(chr(10) + "    ").join(arguments)}
+
+Shape: any; y has the shape, dtype and memory format of x. float32, float64, float16, bfloat16.
+
+Raises:
+    ValueError: ``{name}: dropout must be between 0 and 1, got 1.5``, or a constant out of its range.
+    RuntimeError: ``{name}: x must be float32, bfloat16, float16 or float64, got int64``.
+
+Accuracy: float32 within {row.ulp:g} units in the last place, plus the rounding of x.
+
+Source: {row.source}.
+
+>>> y = {name}({given})(torch.randn(4, 8))
+"""
 
 
 def _classes() -> dict[str, type[torch.nn.Module]]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -18,7 +19,6 @@ _SQRT_HALF = math.sqrt(0.5)
 _SQRT_2_OVER_PI = math.sqrt(2 / math.pi)
 _QUICK = 1.702
 _SELU_SCALE, _SELU_ALPHA = 1.0507009873554804934193349852946, 1.6732632423543772848170429916717
-_TANHSHRINK = (1 / 3, -2 / 15, 17 / 315, -62 / 2835, 1382 / 155925, -21844 / 6081075)  # x - tanh x in powers of x, from x^3 on
 
 
 def identity(x: Tensor) -> Tensor:
@@ -369,9 +369,9 @@ def log_sigmoid_derivative_from_output(y: Tensor) -> tuple[Tensor]:
 
 
 def tanhshrink(x: Tensor) -> Tensor:
-    near = torch.where(x.abs() < 0.1, x, 0)
-    series = sum(c * near ** (2 * k + 3) for k, c in enumerate(_TANHSHRINK))
-    return torch.where(x.abs() < 0.1, series, x - torch.tanh(x))
+    near = torch.where(x.abs() < 0.6, x, 0)
+    series = sum(-c * near ** (2 * k + 3) for k, c in enumerate(_tanh_series(22)[1:]))
+    return torch.where(x.abs() < 0.6, series, x - torch.tanh(x))
 
 
 def tanhshrink_derivative(x: Tensor) -> tuple[Tensor]:
@@ -463,6 +463,15 @@ def _halves(arguments: Sequence[Tensor]) -> tuple[Sequence[Tensor], Sequence[Ten
 def _by_sign(alpha: Tensor) -> tuple[Tensor, Tensor]:
     """alpha where it is negative, alpha where it is positive, and harmless numbers elsewhere."""
     return torch.where(alpha < 0, alpha, -1), torch.where(alpha > 0, alpha, 1)
+
+
+@lru_cache
+def _tanh_series(count: int) -> list[float]:
+    """Coefficients of tanh x in x, x^3, x^5, ..., which follow from tanh' = 1 - tanh^2."""
+    series = [1.0]
+    for k in range(1, count):
+        series.append(-sum(series[i] * series[k - 1 - i] for i in range(k)) / (2 * k + 1))
+    return series
 
 
 def function(name: str, kind: str = "") -> Callable[..., Tensor]:

@@ -49,7 +49,7 @@ def epilogue_forward(
 ) -> Tensor:
     """y, with the shape, strides and dtype of x."""
     z, _ = _pre_activation(x, mean, scale, shift, residual, channel_dim)
-    y = activations.function(activation)(z, *_arguments(x, parameters, activation, constants, seed, channel_dim))
+    y = activations.function(activation)(z, *activation_arguments(x, parameters, activation, constants, seed, channel_dim))
     return _like(y * multiplier_like(x, p, seed), x)
 
 
@@ -66,7 +66,7 @@ def epilogue_backward(
     Without scale, dx is dresidual: callers ask for dx only.
     """
     compute = accumulate_dtype(x)
-    arguments = _arguments(x, parameters, activation, constants, seed, channel_dim)
+    arguments = activation_arguments(x, parameters, activation, constants, seed, channel_dim)
     if from_output:
         slopes, centred = activations.function(activation, "derivative_from_output")(x.to(compute), *arguments), x.to(compute)
     else:
@@ -100,7 +100,7 @@ def _pre_activation(
     return z, centred
 
 
-def _arguments(
+def activation_arguments(
     x: Tensor, parameters: Tensor | None, activation: str, constants: Sequence[float], seed: Tensor | None, channel_dim: int
 ) -> list[Tensor | float]:
     """What the activation's functions take after x: learnable parameters, then constants, then what a random one draws."""
