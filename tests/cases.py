@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+import fastlayers
 from fastlayers.reference.epilogue import accumulate_dtype
 from fastlayers.specs import ACTIVATIONS, Activation
 
@@ -91,6 +92,23 @@ class Inputs:
         tensors = (self.x, self.dy, self.mean, self.scale, self.shift, self.residual, self.parameters)
         wide = [tensor if tensor is None else tensor.double() for tensor in tensors]
         return Inputs(*wide, self.seed, self.row, self.constants, self.p, self.channel_dim)
+
+
+def module(name: str, *arguments: object, **keywords: object) -> torch.nn.Module:
+    """A layer of fastlayers.nn by class name, with an example of each argument that must be given; learnable parameters have moved
+    a little from their start, each by another amount."""
+    kind = getattr(fastlayers.nn, name)
+    rows = [row for row in ACTIVATIONS.values() if row.module == name]
+    if "BatchNorm" in name:
+        arguments = arguments or (4,)
+    elif rows and not arguments:
+        keywords = {constant.name: constant.default for constant in rows[0].constants if constant.required} | keywords
+    layer = kind(*arguments, **keywords)
+    if rows:
+        with torch.no_grad():
+            for k, parameter in enumerate(layer.parameters()):
+                parameter += 0.1 + 0.07 * k
+    return layer
 
 
 def arrange(x: Tensor, layout: str) -> Tensor:

@@ -9,12 +9,15 @@ import fastlayers as fl
 from fastlayers import nn
 
 MODULES = {
-    **{name: lambda name=name: getattr(nn, name)() for name in nn.__all__ if "BatchNorm" not in name},
+    **{name: lambda name=name: cases.module(name) for name in nn.__all__ if "BatchNorm" not in name},
     "ReLU(dropout)": lambda: nn.ReLU(dropout=0.2),
     "PReLU(4)": lambda: nn.PReLU(4),
+    "APL(4, 3 hinges)": lambda: cases.module("APL", num_parameters=4, num_hinges=3),
     "BatchNorm2d": lambda: nn.BatchNorm2d(4),
     "BatchNorm2d(relu, dropout)": lambda: nn.BatchNorm2d(4, activation="relu", dropout=0.1),
     "BatchNorm2d(PReLU, momentum=None)": lambda: nn.BatchNorm2d(4, momentum=None, activation=nn.PReLU(4)),
+    "BatchNorm2d(SReLU, dropout)": lambda: nn.BatchNorm2d(4, activation=cases.module("SReLU", num_parameters=4), dropout=0.1),
+    "BatchNorm2d(RReLU)": lambda: nn.BatchNorm2d(4, activation=nn.RReLU()),
     "BatchNorm2d(no affine, no statistics)": lambda: nn.BatchNorm2d(4, affine=False, track_running_stats=False, activation="silu"),
 }
 

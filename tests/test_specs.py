@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from cases import kinks
 
 import fastlayers as fl
 from fastlayers.reference import activations
@@ -39,28 +40,75 @@ def test_every_update_rule_has_every_cell(row) -> None:
     assert issubclass(getattr(fl.optim, row.optimizer), getattr(torch.optim, row.optimizer))
 
 
-def arguments_of(row):
-    """Default arguments in float64."""
-    return [*[torch.tensor(p.init, dtype=torch.float64) for p in row.learnables], *[c.default for c in row.constants]]
+def arguments_of(row, repeats: int | None = None) -> list:
+    """Start values and default constants in float64, and a number for what a random row draws."""
+    learnable = [torch.tensor(value, dtype=torch.float64) for value in row.start(repeats)]
+    return [*learnable, *[float(c.default) for c in row.constants], *([0.3] if row.random else [])]
+
+
+def moved_arguments(row) -> list:
+    """Arguments away from their start, where every learnable parameter matters."""
+    given = arguments_of(row, 3 if row.repeats else None)
+    return [value + 0.1 + 0.07 * k if isinstance(value, torch.Tensor) else value for k, value in enumerate(given)]
+
+
+def away_from_kinks(row, x: torch.Tensor, arguments: list) -> torch.Tensor:
+    learnable = torch.stack([v for v in arguments if isinstance(v, torch.Tensor)])[:, None] if row.learnables else None
+    away = torch.ones_like(x, dtype=torch.bool)
+    for kink in kinks(row, learnable):
+        away &= (x - kink).abs() > 1e-9
+    return away
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
-def test_reference_derivative_is_that_of_the_reference_function(row) -> None:
-    """autograd through the function, away from kinks; and the derivative stated at each kink."""
-    x = torch.linspace(-6, 6, 999, dtype=torch.float64, requires_grad=True)
-    y = activations.function(row.name)(x, *arguments_of(row))
-    want, = torch.autograd.grad(y.sum(), x)
-    got = activations.function(row.name, "derivative")(x.detach(), *arguments_of(row))[0]
-    away = torch.ones_like(x, dtype=torch.bool)
-    for kink, _ in row.kinks:
-        away &= (x.detach() - kink).abs() > 1e-9
-    torch.testing.assert_close(got[away], want[away], rtol=1e-12, atol=1e-14)
-    for kink, slope in row.kinks:
-        at = activations.function(row.name, "derivative")(torch.tensor([kink], dtype=torch.float64), *arguments_of(row))[0]
-        assert at.item() == slope
+@pytest.mark.parametrize("arguments", [arguments_of, moved_arguments], ids=["start", "moved"])
+def test_reference_derivative_is_that_of_the_reference_function(row, arguments) -> None:
+    """autograd through the function, away from kinks, for x and every learnable parameter."""
+    x = torch.linspace(-6, 6, 999, dtype=torch.float64)
+    given = arguments(row)
+    learnable = [value.expand(999).clone().requires_grad_() for value in given if isinstance(value, torch.Tensor)]
+    leaf = x.clone().requires_grad_()
+    y = activations.function(row.name)(leaf, *learnable, *given[len(learnable):])
+    want = torch.autograd.grad(y.sum(), [leaf, *learnable], materialize_grads=True, allow_unused=True)
+    got = activations.function(row.name, "derivative")(x, *given)
+    away = away_from_kinks(row, x, given)
+    if row.name == "soft_exponential" and arguments is arguments_of:  # at alpha = 0 autograd sees no alpha: test_limits_of_parameters
+        want = want[:1]
+    assert len(got) >= len(want) >= 1
+    for one, other in zip(got, want, strict=False):
+        torch.testing.assert_close(one.expand(999)[away], other[away], rtol=1e-10, atol=1e-13)
     if row.from_output != "never":
-        from_output = activations.function(row.name, "derivative_from_output")(y.detach(), *arguments_of(row))[0]
-        torch.testing.assert_close(from_output[away], got[away], rtol=1e-9, atol=1e-12)
+        from_output = activations.function(row.name, "derivative_from_output")(y.detach(), *given)[0]
+        torch.testing.assert_close(from_output[away], got[0][away], rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize(("row", "kink", "slope"), [
+    pytest.param(row, *kink, id=f"{row.name} at {kink[0]:g}") for row in ROWS for kink in row.kinks if kink[1] is not None])
+def test_stated_derivative_at_kinks(row, kink: float, slope: float) -> None:
+    """As torch has it where torch has the function, else from the right."""
+    at = torch.tensor([kink], dtype=torch.float64)
+    given = arguments_of(row)
+    assert activations.function(row.name, "derivative")(at, *given)[0].item() == slope
+    if hasattr(torch.nn, row.module):
+        leaf = at.clone().requires_grad_()
+        constants = {constant.name: constant.default for constant in row.constants}
+        getattr(torch.nn, row.module)(**constants).double()(leaf).backward()
+        assert leaf.grad.item() == slope
+    else:
+        right = activations.function(row.name, "derivative")(at + 1e-9, *given)[0].item()
+        assert right == pytest.approx(slope, abs=1e-6)
+
+
+@pytest.mark.parametrize("alpha", [1e-9, -1e-9])
+def test_limits_of_parameters(alpha: float) -> None:
+    """soft_exponential and snake at alpha = 0 are the limits from both sides: they can be trained from there."""
+    x = torch.linspace(-3, 3, 61, dtype=torch.float64)
+    for name in ("soft_exponential", "snake"):
+        near = activations.function(name, "derivative")(x, torch.tensor(alpha, dtype=torch.float64))
+        for one, other in zip(activations.function(name, "derivative")(x, torch.zeros((), dtype=torch.float64)), near, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-6)
+    slope = activations.function("soft_exponential", "derivative")(x, torch.zeros((), dtype=torch.float64))[1]
+    torch.testing.assert_close(slope, x * x / 2 + 1)
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
@@ -69,8 +117,16 @@ def test_limits_at_infinity(row) -> None:
     values = torch.tensor([math.inf, -math.inf, math.nan, 1e300, -1e300], dtype=torch.float64)
     y = activations.function(row.name)(values, *arguments_of(row))
     assert y[2].isnan()
-    assert not y[:2].isnan().any()
     assert not y[3:].isnan().any()
+    assert y[:2].isnan().all() if row.name == "sinusoid" else not y[:2].isnan().any()  # a sine has no limit
+
+
+def test_soft_exponential_outside_its_domain() -> None:
+    """NaN, as the logarithm gives."""
+    alpha = torch.tensor(-1.0, dtype=torch.float64)
+    y = activations.soft_exponential(torch.tensor([-1.0, 0.0, 0.5], dtype=torch.float64), alpha)
+    assert y.isnan().tolist() == [True, False, False]
+    assert y[1].item() == -math.inf
 
 
 def test_a_row_is_refused_when_its_name_stands_twice() -> None:
