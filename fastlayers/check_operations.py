@@ -10,7 +10,7 @@ from torch import Tensor
 
 from . import reference
 from .reference import activations
-from .reference.dropout import random_numbers, threshold
+from .reference.dropout import random_numbers, threshold, uniform_like
 from .specs import ACTIVATIONS, UPDATE_RULES, Activation, UpdateRule
 from .tolerance import allowed_error, compute_dtype, worst_composed_share, worst_share
 
@@ -20,6 +20,8 @@ Findings = Iterator[tuple[str, float]]
 _SHAPE = (8, 6, 9, 11)
 _P = 0.25
 _SEED = 0x123456789ABCDEF
+_MOVED = 0.125  # learnable parameters are that far from their start, where some do nothing
+_REPEATS = 3
 _KINK_MARGIN = 1e-2  # around a kink both one-sided derivatives are right; bfloat16 parameters move it by less than this
 _HYPERPARAMETERS = {"momentum": 0.9, "dampening": 0.1, "beta1": 0.9, "beta2": 0.99, "eps": 1e-8}
 _LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
@@ -30,11 +32,11 @@ def activation_values(kernels: ModuleType, device: str, dtype: torch.dtype) -> F
     """Every activation, alone, over the whole range of the dtype."""
     x = _sweep(dtype).to(device)
     for row in ACTIVATIONS.values():
-        parameters, arguments = _arguments(row, device, dtype)
+        parameters, seed, arguments = _arguments(row, x)
         z = x.double().requires_grad_()
         oracle = activations.function(row.name)(z, *arguments)
         (slope,) = torch.autograd.grad(oracle.sum(), z)
-        y = kernels.epilogue_forward(x, None, None, None, None, parameters, None, row.name, _constants(row), 0.0, 0)
+        y = kernels.epilogue_forward(x, None, None, None, None, parameters, seed, row.name, _constants(row), 0.0, 0)
         yield row.name, worst_share(y, oracle.detach(), allowed_error(oracle.detach(), x, slope, row.ulp))
 
 
@@ -42,22 +44,20 @@ def activation_derivatives(kernels: ModuleType, device: str, dtype: torch.dtype)
     """The derivative of every activation, from x and, where the row allows, from y."""
     x = _sweep(dtype).to(device)
     for row in ACTIVATIONS.values():
-        parameters, arguments = _arguments(row, device, dtype)
-        yield row.name, _derivative_share(kernels, row, "derivative", x, parameters, arguments)
+        yield row.name, _derivative_share(kernels, row, "derivative", x)
         if row.derives_from_output(_constants(row)):
-            y = activations.function(row.name)(x.double(), *arguments).to(dtype)
-            yield f"{row.name} from y", _derivative_share(kernels, row, "derivative_from_output", y, parameters, arguments)
+            y = activations.function(row.name)(x.double(), *_arguments(row, x)[2]).to(dtype)
+            yield f"{row.name} from y", _derivative_share(kernels, row, "derivative_from_output", y)
 
 
-def _derivative_share(
-    kernels: ModuleType, row: Activation, kind: str, x: Tensor, parameters: Tensor | None, arguments: Sequence[Tensor | float]
-) -> float:
+def _derivative_share(kernels: ModuleType, row: Activation, kind: str, x: Tensor) -> float:
+    parameters, seed, arguments = _arguments(row, x)
     z = x.double().requires_grad_()
     oracle = activations.function(row.name, kind)(z, *arguments)[0]
     slope = torch.autograd.grad(oracle.sum(), z, allow_unused=True)[0] if oracle.requires_grad else None
     slope = torch.zeros_like(z) if slope is None else slope
     dx = kernels.epilogue_backward(
-        torch.ones_like(x), x, None, None, None, None, parameters, None, row.name, _constants(row), 0.0, 0, kind != "derivative",
+        torch.ones_like(x), x, None, None, None, None, parameters, seed, row.name, _constants(row), 0.0, 0, kind != "derivative",
         (True, False, False, False, False),
     )[0]
     oracle = oracle.detach()
@@ -84,9 +84,10 @@ def epilogue_backward(kernels: ModuleType, device: str, dtype: torch.dtype) -> F
     """All gradients of the same."""
     for row, layout in product(ACTIVATIONS.values(), _LAYOUTS):
         x, *rest = _epilogue_arguments(row, device, dtype, layout)
-        dy = _away_from_kinks(row, _random(x.shape, 7, x), _pre_activation(x, *rest[:4]))
+        z = _pre_activation(x, *rest[:4])
+        dy = _away_from_kinks(row, _random(x.shape, 7, x), z, rest[4])
         given = (dy, x, *rest, False, (True, True, True, True, bool(row.learnables)))
-        terms = _gradient_terms(dy, x, rest[0], 1.0)
+        terms = _gradient_terms(row, dy, x, z, rest[0], 1.0)
         yield f"{row.name} {layout}", _composed(kernels, "epilogue_backward", given, terms=terms)
 
 
@@ -113,12 +114,13 @@ def batch_norm_backward(kernels: ModuleType, device: str, dtype: torch.dtype) ->
         x, _, weight, bias, residual, parameters, seed, *_ = _epilogue_arguments(row, device, dtype, layout)
         mean, m2 = reference.batch_norm_statistics(x, 1)
         rstd = torch.rsqrt(m2 * weight.numel() / x.numel() + 1e-5)
-        dy = _away_from_kinks(row, _random(x.shape, 7, x), _pre_activation(x, mean, weight.double() * rstd.double(), bias, residual))
+        z = _pre_activation(x, mean, weight.double() * rstd.double(), bias, residual)
+        dy = _away_from_kinks(row, _random(x.shape, 7, x), z, parameters)
         given = (
             dy, x, mean, rstd, weight, bias, residual, parameters, seed, row.name, _constants(row), _P, training, 1,
             (True, True, True, True, bool(row.learnables)),
         )
-        terms = _gradient_terms(dy, x, mean, rstd)
+        terms = _gradient_terms(row, dy, x, z, mean, rstd)
         yield f"{row.name} {layout}", _composed(kernels, "batch_norm_backward", given, terms=terms)
 
 
@@ -175,15 +177,14 @@ def _mean_terms(x: Tensor) -> float:
     return reference.batch_norm_statistics(x.double().abs(), 1)[0].max().item()
 
 
-def _gradient_terms(dy: Tensor, x: Tensor, mean: Tensor, rstd: Tensor | float) -> tuple[float, ...]:
-    """For dx, dresidual and the sums over a channel of dy, dy (x - mean) rstd and dy df/dparameter: the magnitudes they are made of.
-
-    An activation's slopes are at most about 1, df/dparameter at most about x.
-    """
-    sizes = dy.double().abs(), x.double().abs().add(1) * dy.double().abs()
+def _gradient_terms(row: Activation, dy: Tensor, x: Tensor, z: Tensor, mean: Tensor, rstd: Tensor | float) -> tuple[float, ...]:
+    """For dx, dresidual and the sums over a channel of dz, dz (x - mean) rstd and dy df/dparameter: the magnitudes they are made of."""
+    slopes = [slope.abs() + 1 for slope in activations.function(row.name, "derivative")(z, *_arguments(row, x)[2])]
+    size = dy.double().abs()
     centred = (x.double() - mean.double().view(-1, 1, 1)).abs() * (rstd.double().view(-1, 1, 1) if isinstance(rstd, Tensor) else rstd)
-    shift, parameters, scale = (one.sum((0, 2, 3)).max().item() for one in (*sizes, sizes[0] * centred))
-    return 0.0, 0.0, scale, shift, parameters
+    shift, scale, *parameters = (
+        one.sum((0, 2, 3)).max().item() for one in (size * slopes[0], size * slopes[0] * centred, *(size * slope for slope in slopes[1:])))
+    return 0.0, 0.0, scale, shift, x.size(1) * max(parameters, default=0.0)  # a parameter that all channels share sums over them
 
 
 def _copied(value: object, dtype: torch.dtype | None) -> object:
@@ -229,15 +230,20 @@ def _input(device: str, dtype: torch.dtype, layout: str) -> Tensor:
 
 
 def _constants(row: Activation) -> tuple[float, ...]:
-    return tuple(constant.default for constant in row.constants)
+    return tuple(float(constant.default) for constant in row.constants)
 
 
-def _arguments(row: Activation, device: str, dtype: torch.dtype) -> tuple[Tensor | None, list[Tensor | float]]:
-    """The learnable parameters as kernels take them, and all arguments as the reference functions take them, in float64."""
-    if not row.learnables:
-        return None, list(_constants(row))
-    parameters = torch.tensor([[one.init] for one in row.learnables], device=device, dtype=compute_dtype(dtype))
-    return parameters, [*parameters.double(), *_constants(row)]
+def _arguments(row: Activation, x: Tensor) -> tuple[Tensor | None, Tensor | None, list[Tensor | float]]:
+    """Learnable parameters and seed as kernels take them, and all arguments as the reference functions take them, in float64."""
+    parameters, arguments, seed = None, list(_constants(row)), None
+    if row.learnables:
+        start = row.start(_REPEATS if row.repeats else None)
+        parameters = torch.tensor([[value + _MOVED] for value in start], device=x.device, dtype=compute_dtype(x.dtype))
+        arguments = [*parameters.double(), *arguments]
+    if row.random:
+        seed = torch.tensor(_SEED, device=x.device)
+        arguments.append(uniform_like(x, seed).double())
+    return parameters, seed, arguments
 
 
 def _epilogue_arguments(row: Activation, device: str, dtype: torch.dtype, layout: str) -> tuple:
@@ -245,9 +251,8 @@ def _epilogue_arguments(row: Activation, device: str, dtype: torch.dtype, layout
     x = _input(device, dtype, layout)
     vector = torch.empty(_SHAPE[1], device=device, dtype=compute_dtype(dtype))
     mean, scale, shift = (_random(vector.shape, seed, vector) for seed in (2, 3, 4))
-    parameters, _ = _arguments(row, device, dtype)
     residual, seed = _random(_SHAPE, 5, x), torch.tensor(_SEED, device=device)
-    return x, mean, scale.abs() + 0.5, shift, residual, parameters, seed, row.name, _constants(row), _P, 1
+    return x, mean, scale.abs() + 0.5, shift, residual, _arguments(row, x)[0], seed, row.name, _constants(row), _P, 1
 
 
 def _pre_activation(x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor, residual: Tensor) -> Tensor:
@@ -256,9 +261,9 @@ def _pre_activation(x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor, resid
     )
 
 
-def _away_from_kinks(row: Activation, dy: Tensor, z: Tensor) -> Tensor:
+def _away_from_kinks(row: Activation, dy: Tensor, z: Tensor, parameters: Tensor | None) -> Tensor:
     """dy, with 0 where rounding could move z across a kink."""
-    for kink, _ in row.kinks:
+    for kink in row.kinks_with(() if parameters is None else parameters):
         dy.masked_fill_((z - kink).abs() < _KINK_MARGIN, 0)
     return dy
 

@@ -109,6 +109,12 @@ class Activation:
         required = [f"{constant.name}={constant.default:g}" for constant in self.constants if constant.required]
         return f"{self.name}({', '.join(required)})" if required else self.name
 
+    def kinks_with(self, parameters: Sequence) -> list:
+        """All points where the derivative jumps: numbers, and the learnable parameters, as kernels take them, that are such points."""
+        repeats = len(parameters) // max(len(self.learnables), 1)
+        own = [parameters[k * repeats + i] for k, one in enumerate(self.learnables) if one.name in self.kinks_at for i in range(repeats)]
+        return [*(kink for kink, _ in self.kinks), *own]
+
     def start(self, repeats: int | None = None) -> list[float]:
         """What the learnable parameters start from, in the order of kernels: all of the first, then all of the next."""
         count = repeats or (self.repeats.default if self.repeats else 1)

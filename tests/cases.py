@@ -132,13 +132,6 @@ def learnable(row: Activation, columns: int, dtype: torch.dtype) -> Tensor | Non
     return start.unsqueeze(1) + torch.empty(start.numel(), columns, dtype=dtype).uniform_(0.05, 0.45)
 
 
-def kinks(row: Activation, parameters: Tensor | None) -> list[float | Tensor]:
-    """Where the derivative jumps: at numbers, and at learnable parameters, [P] each."""
-    repeats = 1 if parameters is None else parameters.size(0) // len(row.learnables)
-    own = [k * repeats + i for k, one in enumerate(row.learnables) if one.name in row.kinks_at for i in range(repeats)]
-    return [*(kink for kink, _ in row.kinks), *(parameters[k] for k in own)]
-
-
 def make_inputs(case: Case, device: torch.device | str = "cpu") -> Inputs:
     """Random tensors for a case; values spread over [-4, 4], none within rounding of a kink."""
     row = ACTIVATIONS[case.activation]

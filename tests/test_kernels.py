@@ -37,7 +37,7 @@ def pre_activation(inputs: cases.Inputs) -> torch.Tensor:
 def away_from_kinks(inputs: cases.Inputs, narrow: cases.Inputs) -> torch.Tensor:
     """Where rounding z cannot move it across a kink, where the derivative jumps."""
     safe = torch.ones_like(inputs.x, dtype=torch.bool)
-    for kink in cases.kinks(inputs.row, inputs.parameters):
+    for kink in inputs.row.kinks_with(() if inputs.parameters is None else inputs.parameters):
         kink = per_channel(kink, inputs.x, inputs.channel_dim) if isinstance(kink, torch.Tensor) else kink
         safe &= (pre_activation(inputs) - kink).abs() > 8 * unit(narrow.x) * magnitude_of(inputs)
     return safe

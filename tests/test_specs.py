@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from cases import kinks
 
 import fastlayers as fl
 from fastlayers.reference import activations
@@ -53,9 +52,8 @@ def moved_arguments(row) -> list:
 
 
 def away_from_kinks(row, x: torch.Tensor, arguments: list) -> torch.Tensor:
-    learnable = torch.stack([v for v in arguments if isinstance(v, torch.Tensor)])[:, None] if row.learnables else None
     away = torch.ones_like(x, dtype=torch.bool)
-    for kink in kinks(row, learnable):
+    for kink in row.kinks_with([value for value in arguments if isinstance(value, torch.Tensor)]):
         away &= (x - kink).abs() > 1e-9
     return away
 

@@ -416,14 +416,16 @@ def squared_relu_derivative(x: Tensor) -> tuple[Tensor]:
 
 def snake(x: Tensor, alpha: Tensor) -> Tensor:
     rate = torch.where(alpha == 0, 1, alpha)
-    bounded = torch.where(x.isinf(), 0, x)
-    return torch.where(alpha == 0, x, x + torch.sin(rate * bounded).square() / rate)
+    return torch.where(alpha == 0, x, x + torch.sin(_phase(rate, torch.where(x.isinf(), 0, x))).square() / rate)
 
 
 def snake_derivative(x: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
+    """1 + sin(2 v) = (sin v + cos v)^2 with v = alpha x."""
     rate = torch.where(alpha == 0, 1, alpha)
-    to_rate = (x * torch.sin(2 * rate * x) - torch.sin(rate * x).square() / rate) / rate
-    return 1 + torch.sin(2 * alpha * x), torch.where(alpha == 0, x * x, to_rate)
+    sine, cosine = torch.sin(_phase(rate, x)), torch.cos(_phase(rate, x))
+    to_rate = torch.where(alpha == 0, x * x, (2 * x * sine * cosine - sine.square() / rate) / rate)
+    phase = _phase(alpha, x)
+    return (torch.sin(phase) + torch.cos(phase)).square(), to_rate
 
 
 def prelu(x: Tensor, weight: Tensor) -> Tensor:
@@ -442,6 +444,11 @@ def _times_gate(x: Tensor, gate: Tensor) -> Tensor:
 def _slope_times(slope: Tensor, x: Tensor) -> Tensor:
     """slope * x with the limit 0, not NaN, where the slope is 0 and x infinite."""
     return slope * torch.where((slope == 0) & x.isinf(), 0, x)
+
+
+def _phase(rate: Tensor, x: Tensor) -> Tensor:
+    """rate * x for a sine, finite where x is."""
+    return torch.where(x.isinf(), math.nan, _finite(rate * x))
 
 
 def _finite(x: Tensor) -> Tensor:
