@@ -83,7 +83,8 @@ def arctan(x: Tensor) -> Tensor:
 
 
 def arctan_derivative(x: Tensor) -> tuple[Tensor]:
-    return (1 / (1 + x * x),)
+    near, inverse, far = _near_and_far(x)
+    return (torch.where(far, inverse * inverse, 1 / (1 + near * near)),)
 
 
 def softsign(x: Tensor) -> Tensor:
