@@ -24,6 +24,8 @@ SMALL = ((10, 100), (64, 512), (8, 16, 8, 8), (16, 64, 14, 14))
 """Sizes at which the cost of a call shows."""
 FOLLOWERS = ("identity", "relu", "silu", "gelu")
 """The activations that batch norm is also timed with beside a residual, in channels_last and at small sizes."""
+BLOCKS = (*FOLLOWERS, "leaky_relu", "prelu", "mish")
+"""The activations that batch norm is timed with."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
 _SECONDARY = "bfloat16"
 
@@ -117,7 +119,7 @@ class _Block:
         return batch_norm(library, 2 if len(shape) == 4 else 1, shape[1], self.activation, self.dropout)
 
 
-def _blocks(activations: tuple[str, ...] = tuple(ACTIVATIONS)) -> Iterator[_Block]:
+def _blocks(activations: tuple[str, ...] = BLOCKS) -> Iterator[_Block]:
     for name, dropout, residual in product(activations, (0.0, 0.1), (False, True)):
         if not residual or name in FOLLOWERS:
             yield _Block(name, dropout, residual)

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "float16": torch.float16, "bfloat16": torch.bfloat16}
-NOT_HELD = {("reference", "activation_values"): "reference: activations are PyTorch's own functions, not held to the budgets"}
+NOT_HELD = {("reference", operation): "reference: activations are PyTorch's own functions, not held to the budgets"
+            for operation in ("activation_values", "activation_derivatives")}
 
 
 @dataclass(frozen=True)
@@ -58,9 +59,8 @@ def run(args: argparse.Namespace) -> int:
     for name in NAMES:
         if not status[name].startswith("available"):
             screen.print(f"{name}: {status[name]}", highlight=False, soft_wrap=True)
-    for (name, _), reason in NOT_HELD.items():
-        if name in names:
-            screen.print(reason, highlight=False, soft_wrap=True)
+    for reason in {reason: name for (name, _), reason in NOT_HELD.items() if name in names}:
+        screen.print(reason, highlight=False, soft_wrap=True)
     failed = [finding for finding in findings if not finding.passed]
     for one in failed:
         screen.print(f"FAILED {one.backend} {one.operation} {one.dtype} {one.case}: {_explain(one)}", markup=False, soft_wrap=True)

@@ -200,7 +200,8 @@ def softplus(x: Tensor, beta: float, threshold: float) -> Tensor:
 
 def softplus_derivative(x: Tensor, beta: float, threshold: float) -> tuple[Tensor]:
     scaled = beta * x
-    return (torch.where(scaled > threshold, torch.ones_like(x), torch.sigmoid(scaled)),)
+    slope = torch.where(scaled < -50, torch.exp(scaled.clamp(max=0)), torch.sigmoid(scaled))  # torch.sigmoid gives up before exp does
+    return (torch.where(scaled > threshold, torch.ones_like(x), slope),)
 
 
 def bent_identity(x: Tensor) -> Tensor:

@@ -1,0 +1,186 @@
+"""Activations as users meet them: arguments, learnable and random ones, in place, gradients of parameters, beside torch's own."""
+from __future__ import annotations
+
+import inspect
+
+import cases
+import pytest
+import torch
+
+import fastlayers as fl
+from fastlayers import functional as F
+from fastlayers import nn
+from fastlayers.reference.dropout import ACTIVATION_STREAM, DROPOUT_STREAM, random_numbers
+from fastlayers.specs import ACTIVATIONS
+
+ROWS = list(ACTIVATIONS.values())
+LEARNABLE = [row for row in ROWS if row.learnables]
+RANDOM = [row for row in ROWS if row.random]
+SEED = torch.tensor(0x123456789ABCDEF)
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+def test_function_module_and_name_are_one(backend: str, row) -> None:
+    """The class, the function, the name in a block and the module in a block compute the same bits; so does a zero dropout."""
+    x = torch.randn(6, 4, 5)
+    module = cases.module(row.module, **dict([row.keyword] if row.keyword else ())).eval()
+    y = module(x)
+    values = [*(getattr(module, one.name) for one in row.learnables), *(getattr(module, one.name) for one in row.constants)]
+    function = getattr(F, ROWS_BY_MODULE[row.module][0].name)
+    assert torch.equal(function(x, *values, *([row.keyword[1]] if row.keyword else [])), y)
+    assert torch.equal(F.bias_activation(x, None, module), y)
+    if not row.learnables:
+        assert torch.equal(F.bias_activation(x, None, row.text, training=False), y)
+        assert torch.equal(F.bias_activation(x, torch.zeros(4), row.text, training=False), y)
+    assert type(module).__name__ == row.module
+
+
+ROWS_BY_MODULE: dict[str, list] = {}
+for _row in ROWS:
+    ROWS_BY_MODULE.setdefault(_row.module, []).append(_row)
+
+
+@pytest.mark.parametrize("name", [name for name in ROWS_BY_MODULE if hasattr(torch.nn, name)])
+def test_arguments_are_torchs(name: str) -> None:
+    """Constructor and function take torch's arguments in torch's order, with torch's defaults."""
+    theirs, ours = getattr(torch.nn, name), getattr(nn, name)
+    assert issubclass(ours, theirs)
+    assert vars(cases.module(name)).keys() >= vars(theirs(**required(name))).keys()
+    row = ROWS_BY_MODULE[name][0]
+    function_name = {"log_sigmoid": "logsigmoid"}.get(row.name, row.name)
+    function = getattr(torch.nn.functional, function_name, None)
+    if function is None or not inspect.isfunction(function):
+        return
+    x = torch.randn(5, 4)
+    positional = [parameter for parameter in inspect.signature(function).parameters.values()][1:]
+    given = [p.default if p.default is not p.empty else required(name)[p.name] for p in positional]
+    torch.testing.assert_close(getattr(F, function_name)(x.clone(), *given), function(x.clone(), *given))
+
+
+def required(name: str) -> dict[str, float]:
+    return {constant.name: constant.default for constant in ROWS_BY_MODULE[name][0].constants if constant.required}
+
+
+@pytest.mark.parametrize("row", [row for row in ROWS if hasattr(torch.nn, row.module) and not row.learnables], ids=lambda row: row.name)
+def test_inplace_is_torchs(row) -> None:
+    """Where torch works in place, so do the class and the function: the same tensor comes back, and gradients flow."""
+    theirs = getattr(torch.nn, row.module)
+    if "inplace" not in inspect.signature(theirs.__init__).parameters:
+        assert "inplace" not in (getattr(F, row.name).__doc__ if hasattr(F, row.name) else "")
+        return
+    x = torch.randn(3, 4)
+    expected = theirs(**required(row.module)).eval()(x)
+    for call in (getattr(nn, row.module)(**required(row.module), inplace=True).eval(),
+                 lambda t: getattr(F, row.name)(t, **required(row.module), inplace=True)):
+        leaf = x.clone().requires_grad_()
+        given = leaf * 1
+        y = call(given)
+        assert y.data_ptr() == given.data_ptr()
+        torch.testing.assert_close(y, expected)
+        y.sum().backward()
+        assert leaf.grad is not None
+
+
+@pytest.mark.parametrize("columns", [1, 4])
+@pytest.mark.parametrize("row", LEARNABLE, ids=lambda row: row.name)
+def test_parameter_gradients_beside_autograd(backend: str, row, columns: int) -> None:
+    """One value or one per channel, for every number of hinges where a row has several: what autograd makes of the formula."""
+    for repeats in range(1, row.repeats.most + 1) if row.repeats else (None,):
+        keywords = {"num_parameters": columns} | ({row.repeats.name: repeats} if repeats else {})
+        module = cases.module(row.module, **keywords)
+        x = torch.randn(3, 4, 50)
+        y = module(x)
+        y.backward(torch.ones_like(y))
+        twin = cases.module(row.module, **keywords).double()
+        with fl.backend("reference"):
+            twin(x.double()).sum().backward()
+        for ours, oracle in zip(module.parameters(), twin.parameters(), strict=True):
+            assert ours.grad.shape == ours.shape
+            torch.testing.assert_close(ours.grad.double(), oracle.grad, rtol=1e-5, atol=1e-3)
+
+
+def test_learnable_activations_learn(backend: str) -> None:
+    """soft_exponential leaves alpha = 0, where it starts; apl leaves a = 0."""
+    for name, target in (("SoftExponential", lambda x: torch.exp(0.5 * x) / 0.5 - 1.5), ("APL", lambda x: x.abs())):
+        torch.manual_seed(0)
+        module = getattr(nn, name)()
+        x = torch.randn(512, 1)
+        optimizer = torch.optim.SGD(module.parameters(), lr=0.05)
+        losses = []
+        for _ in range(60 if backend == "triton" else 200):
+            loss = (module(x) - target(x)).square().mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+        assert losses[-1] < 0.2 * losses[0], name
+
+
+# Random activations
+
+def test_slopes_are_drawn_from_the_seed(backend: str) -> None:
+    """lower + (upper - lower) (number + 1/2) / 65536 with the numbers of stream 1, in any layout; backward draws the same ones."""
+    for layout in ("contiguous", "channels_last", "permuted"):
+        x = cases.arrange(-torch.ones(3, 5, 4, 7), layout).requires_grad_()
+        y = F.rrelu(x, 0.1, 0.4, training=True, seed=SEED)
+        numbers = random_numbers(0, x.numel(), SEED, ACTIVATION_STREAM).as_strided(x.size(), x.stride())
+        slopes = 0.1 + (0.4 - 0.1) * (numbers.double() + 0.5) / 65536
+        torch.testing.assert_close(-y.detach(), slopes.float(), rtol=1e-6, atol=0)
+        assert torch.equal(torch.autograd.grad(y.sum(), x)[0], -y.detach())
+
+
+def test_slopes_and_masks_are_independent() -> None:
+    """Two streams of one seed: no correlation, beyond five standard deviations, at any lag up to 8."""
+    count = 1 << 18
+    draws = [random_numbers(0, count, SEED, stream).double() for stream in (DROPOUT_STREAM, ACTIVATION_STREAM)]
+    mask, slope = ((draw - draw.mean()) / draw.std() for draw in draws)
+    for lag in range(9):
+        correlation = (mask[lag:] * slope[:count - lag]).mean().abs()
+        assert correlation < 5 / count**0.5
+
+
+def test_random_activation_with_dropout_in_a_block(backend: str) -> None:
+    """Batch norm, random slopes and dropout from one seed are the composition of the three."""
+    x = torch.randn(8, 4, 5, 5)
+    block = F.batch_norm(x, None, None, training=True, activation=nn.RReLU(), dropout=0.25, seed=SEED)
+    normalised = F.batch_norm(x, None, None, training=True)
+    alone = F.rrelu(normalised, training=True, seed=SEED)
+    torch.testing.assert_close(block, F.dropout(alone, 0.25, seed=SEED), rtol=2e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("row", RANDOM, ids=lambda row: row.name)
+def test_evaluation_draws_nothing(backend: str, row) -> None:
+    """The mean slope, and torch's generator is left alone; a training pass moves it."""
+    module = getattr(nn, row.module)()
+    block = nn.BatchNorm1d(4, activation=getattr(nn, row.module)())
+    x = torch.randn(16, 4)
+    for layer in (module, block):
+        layer.eval()
+        before = torch.get_rng_state()
+        first = layer(x)
+        assert torch.equal(first, layer(x))
+        assert torch.equal(torch.get_rng_state(), before)
+        layer.train()
+        assert not torch.equal(layer(x), layer(x))
+        assert not torch.equal(torch.get_rng_state(), before)
+    mean = sum(constant.default for constant in row.constants) / 2
+    assert torch.equal(module.eval()(x), torch.where(x > 0, x, x * mean))
+
+
+def test_random_slopes_cover_their_range() -> None:
+    """Uniform in [lower, upper] as torch draws them: mean, deviation, extremes; positive inputs pass."""
+    x = torch.cat([-torch.ones(100_000), torch.ones(10)])
+    slopes = -F.rrelu(x, 0.1, 0.4, training=True)[:-10]
+    assert torch.equal(F.rrelu(x, 0.1, 0.4, training=True)[-10:], torch.ones(10))
+    assert 0.1 <= slopes.min() < 0.1005
+    assert 0.3995 < slopes.max() <= 0.4
+    assert abs(slopes.mean() - 0.25) < 5 * 0.3 / 12**0.5 / 100_000**0.5
+    assert abs(slopes.std() - 0.3 / 12**0.5) < 1e-3
+
+
+def test_random_activation_keeps_a_seed_and_x() -> None:
+    kept = []
+    x = torch.randn(1000, requires_grad=True)
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor):
+        nn.RReLU()(x)
+    assert sorted(tensor.numel() * tensor.element_size() for tensor in kept) == [8, 4000]
