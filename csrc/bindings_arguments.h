@@ -27,13 +27,14 @@ using Gradients = std::tuple<Optional, Optional, Optional, Optional, Optional>;
 // What the bindings know of an activation.
 struct ActivationFacts {
   std::string_view name;
-  int learnables, constants;
-  bool from_output;
+  int learnables, most_repeats, constants;
+  bool from_output, random;
 };
 
 constexpr ActivationFacts activation_facts[] = {
 #define FL_FACTS(name) \
-  {#name, host::activations::name::learnables, host::activations::name::constants, host::activations::name::from_output},
+  {#name, host::activations::name::learnables, host::activations::name::most_repeats, host::activations::name::constants, \
+   host::activations::name::from_output, host::activations::name::random},
     FL_ACTIVATIONS(FL_FACTS)
 #undef FL_FACTS
 };
@@ -134,20 +135,23 @@ inline void check_activation(const char* op, const Tensor& x, const Optional& pa
   TORCH_CHECK_VALUE(parameters.has_value() == (facts.learnables > 0), op, ": parameters must ",
                     facts.learnables > 0 ? "be given for " : "be None for ", std::string(activation), ", got ",
                     parameters ? "a tensor" : "None");
-  e.parameter_count = 1;
+  e.parameter_count = e.repeats = 1;
   if (!parameters) return;
   TORCH_CHECK_TYPE(parameters->scalar_type() == accumulate_type(x), op, ": parameters must be ", accumulate_type(x), ", got ",
                    parameters->scalar_type());
-  const bool shaped = parameters->dim() == 2 && parameters->size(0) == facts.learnables &&
+  const int64_t repeats = parameters->dim() == 2 ? parameters->size(0) / facts.learnables : 0;
+  const bool shaped = repeats >= 1 && repeats <= facts.most_repeats && parameters->size(0) == repeats * facts.learnables &&
                       (parameters->size(1) == 1 || parameters->size(1) == e.c) && parameters->is_contiguous() && parameters->is_cpu();
-  TORCH_CHECK_VALUE(shaped, op, ": parameters must be a contiguous CPU tensor of shape [", facts.learnables, ", 1 or ", e.c,
+  TORCH_CHECK_VALUE(shaped, op, ": parameters must be a contiguous CPU tensor of shape [", facts.learnables,
+                    facts.most_repeats > 1 ? " times 1 to " + std::to_string(facts.most_repeats) : std::string(), ", 1 or ", e.c,
                     "], got shape ", parameters->sizes(), " and strides ", parameters->strides());
+  e.repeats = static_cast<int>(repeats);
   e.parameters = parameters->const_data_ptr();
   e.parameter_count = parameters->size(1);
 }
 
 inline void check_dropout(const char* op, const Optional& seed, double p, Epilogue& e) {
-  e.dropout = seed.has_value();
+  e.dropout = seed.has_value() && p != 0;
   if (!seed) return;
   TORCH_CHECK_VALUE(p >= 0 && p <= 1, op, ": p must be in [0, 1], got ", p);
   TORCH_CHECK_TYPE(seed->scalar_type() == at::kLong && seed->dim() == 0 && seed->is_cpu(), op,
@@ -174,6 +178,8 @@ struct Arguments {
     e.residual = data_of(residual);
     check_activation(op, x, parameters, activation, constants, e);
     check_dropout(op, seed, p, e);
+    TORCH_CHECK_VALUE(seed || !activation_facts[e.activation].random, op, ": seed must be given for ", std::string(activation),
+                      ", got None");
     return e;
   }
 };

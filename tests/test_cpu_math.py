@@ -31,19 +31,53 @@ def float32_inputs() -> Tensor:
     special = [0.0, -0.0, math.inf, -math.inf, math.nan, *(kink for row in ROWS for kink, _ in row.kinks)]
     points = torch.tensor(special)
     up, down = torch.full_like(points, math.inf), torch.full_like(points, -math.inf)
-    dense = torch.linspace(-15, 15, 300_001)  # where the functions bend
+    dense = torch.linspace(-15, 15, 100_001)  # where the functions bend
     return torch.cat([sweep, points, torch.nextafter(points, up), torch.nextafter(points, down), dense])
 
 
-def half_inputs(dtype: torch.dtype) -> Tensor:
-    """All 65,536 values."""
+def inputs(dtype: torch.dtype, index: int = 0) -> Tensor:
+    """All 65,536 values of a half type; float32_inputs, an eighth of them for arguments other than the defaults."""
+    if dtype == torch.float32:
+        return float32_inputs()[::8 if index else 1].contiguous()
     return torch.arange(-(2**15), 2**15, dtype=torch.int64).to(torch.int16).view(dtype)
 
 
-def arguments(row: specs.Activation) -> tuple[Tensor | None, tuple[float, ...]]:
-    """(learnable parameters, constants) at their defaults."""
-    parameters = torch.tensor([[parameter.init] for parameter in row.learnables]) if row.learnables else None
-    return parameters, tuple(constant.default for constant in row.constants)
+Arguments = tuple[tuple[float, ...], tuple[float, ...]]
+OTHER_ARGUMENTS: dict[str, list[Arguments]] = {
+    "binary_step": [((), (1.0,))],
+    "leaky_relu": [((), (0.0,)), ((), (-0.5,))],
+    "prelu": [((0.0,), ()), ((-1.5,), ()), ((30000.0,), ())],
+    "rrelu": [((), (-0.25, 0.75))],
+    "elu": [((), (0.25,)), ((), (-2.0,))],
+    "celu": [((), (0.375,)), ((), (3.0,)), ((), (-1.5,))],
+    "isru": [((), (0.03125,)), ((), (50.0,))],
+    "isrlu": [((), (0.03125,)), ((), (50.0,))],
+    "srelu": [((-1.0, -0.5, 2.0, 3.0), ()), ((0.25, 0.0, 0.75, -0.75), ()), ((3.0, 20.0, -4.0, 0.0), ())],
+    "apl": [((0.5, -1.25), ()), ((0.25, -0.5, 3.0, 1.0, 0.0, -2.0), ()),
+            ((0.1, -0.2, 0.3, -0.4, 0.5, 0.0, 2.0, -30.0, 1.0, -1.0, 2.0, -2.0, 3.0, 0.0, 0.5, 100.0), ())],
+    "softplus": [((), (2.5, 20.0)), ((), (0.125, 5.0)), ((), (-1.5, 10.0))],
+    "soft_exponential": [((alpha,), ()) for alpha in (-3.0, -1.0, -0.7, -0.01, 0.01, 0.3, 1.0, 2.5)],
+    "swish": [((0.0,), ()), ((-1.3,), ()), ((40.0,), ()), ((0.01,), ())],
+    "hardtanh": [((), (-2.0, 0.5))],
+    "softshrink": [((), (0.0,)), ((), (1.5,))],
+    "hardshrink": [((), (2.0,)), ((), (-1.0,))],
+    "threshold": [((), (-1.0, 3.0))],
+    "snake": [((0.0,), ()), ((-0.7,), ()), ((5.0,), ()), ((40.0,), ())],
+}
+"""(learnable parameters, constants) that are not the defaults."""
+
+
+def all_arguments(row: specs.Activation) -> list[Arguments]:
+    """The defaults, then the others."""
+    return [(tuple(row.start()), tuple(float(constant.default) for constant in row.constants)), *OTHER_ARGUMENTS.get(row.name, [])]
+
+
+CASES = [(row, index) for row in ROWS for index in range(len(all_arguments(row)))]
+
+
+def case_name(case: object) -> str:
+    """silu, swish-0, swish-1, ...: the defaults first."""
+    return getattr(case, "name", str(case))
 
 
 def run_kernels() -> dict[object, Tensor]:
@@ -51,17 +85,26 @@ def run_kernels() -> dict[object, Tensor]:
     from fastlayers import _C
 
     results: dict[object, Tensor] = {}
-    for dtype in (torch.float32, *HALF_TYPES):
-        x = float32_inputs() if dtype == torch.float32 else half_inputs(dtype)
-        for row in ROWS:
-            parameters, constants = arguments(row)
-            common = (None, None, None, None, parameters, None, row.name, constants, 0.0, 0)
-            results[row.name, dtype, "value"] = _C.epilogue_forward(x, *common)
-            mask = (True, False, False, False, False)
-            results[row.name, dtype, "derivative"] = _C.epilogue_backward(torch.ones_like(x), x, *common, False, mask)[0]
-            if dtype == torch.float32 and row.derives_from_output(constants):
-                y = oracle(row, x)[0].float()
-                results[row.name, dtype, "from_output"] = _C.epilogue_backward(torch.ones_like(y), y, *common, True, mask)[0]
+    for row, index in CASES:
+        learnables, constants = all_arguments(row)[index]
+        parameters = torch.tensor(learnables)[:, None] if learnables else None
+        seed = torch.tensor(SEED) if row.random else None
+        common = (None, None, None, parameters, seed, row.name, constants, 0.0)
+        for dtype in (torch.float32, *HALF_TYPES):
+            x = inputs(dtype, index)
+            dx = (True, False, False, False, False)
+            results[row.name, index, dtype, "value"] = _C.epilogue_forward(x, None, *common, 0)
+            results[row.name, index, dtype, "derivative"] = _C.epilogue_backward(torch.ones_like(x), x, None, *common, 0, False, dx)[0]
+        x = inputs(torch.float32, index)
+        if row.derives_from_output(constants):
+            y = oracle(row, index, x)[0].float()
+            results[row.name, index, "from_output"] = _C.epilogue_backward(torch.ones_like(y), y, None, *common, 0, True, dx)[0]
+        if learnables:  # every element a channel with parameters of its own: their gradients are then those of one element
+            spread = (None, None, None, parameters.expand(-1, x.numel()).contiguous(), seed, row.name, constants, 0.0)
+            wanted = (True, False, False, False, True)
+            dx, *_, slopes = _C.epilogue_backward(torch.ones_like(x)[None], x[None], None, *spread, 1, False, wanted)
+            results[row.name, index, "parameters"] = slopes
+            results[row.name, index, "derivative along"] = dx[0]
     results["mask"] = torch.stack([_C.dropout_mask(first, 5000, torch.tensor(SEED), 0.3) for first in (0, 3, 2**35 + 5)])
     results.update(layer_results())
     return results
@@ -111,12 +154,19 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[object, 
     return computed
 
 
-def oracle(row: specs.Activation, x: Tensor) -> tuple[Tensor, Tensor]:
-    """(value, derivative) in float64."""
-    parameters, constants = arguments(row)
-    given = [*(parameters.double() if parameters is not None else ()), *constants]
-    wide = x.double()
-    return activations.function(row.name)(wide, *given), activations.function(row.name, "derivative")(wide, *given)[0]
+def oracle(row: specs.Activation, index: int, x: Tensor) -> tuple[Tensor, ...]:
+    """(value, derivative, derivative in each learnable parameter) in float64."""
+    learnables, constants = all_arguments(row)[index]
+    given = [*torch.tensor(learnables, dtype=torch.float32).double(), *constants, *([dropout.uniform_like(x.double(), torch.tensor(SEED))] if row.random else [])]
+    return activations.function(row.name)(x.double(), *given), *activations.function(row.name, "derivative")(x.double(), *given)
+
+
+def bends(row: specs.Activation, index: int, x: Tensor) -> list[Tensor]:
+    """|d/dx| of oracle's derivatives: how far the rounding of x carries them. 0 where it is unknown."""
+    wide = x.double().requires_grad_()
+    slopes = oracle(row, index, wide)[1:]
+    return [torch.autograd.grad(slope.sum(), wide, retain_graph=True, allow_unused=True)[0].abs().nan_to_num(nan=0.0)
+            if slope.requires_grad else torch.zeros_like(wide) for slope in slopes]
 
 
 def spacing(value: Tensor, dtype: torch.dtype) -> Tensor:
@@ -124,6 +174,11 @@ def spacing(value: Tensor, dtype: torch.dtype) -> Tensor:
     info = torch.finfo(dtype)
     _, exponent = torch.frexp(value.double().abs().clamp_min(info.tiny))
     return torch.ldexp(torch.full_like(value, info.eps, dtype=torch.float64), exponent - 1)
+
+
+def own_rounding(x: Tensor, slope: Tensor) -> Tensor:
+    """What the rounding of x to float32 makes of a function with this slope there."""
+    return (0.5 * spacing(x, torch.float32) * slope).nan_to_num(nan=0.0)
 
 
 def assert_errors(got: Tensor, want: Tensor, x: Tensor, allowed: Tensor, what: str) -> None:
@@ -140,39 +195,47 @@ def each_capability(results: dict[str, dict[object, Tensor]], key: object) -> li
     return [(capability, tensors[key]) for capability, tensors in results.items()]
 
 
-@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
-def test_float32_value(results, row: specs.Activation) -> None:
+@pytest.mark.parametrize("row, index", CASES, ids=case_name)
+def test_float32_value(results, row: specs.Activation, index: int) -> None:
     """The budget of the row, plus the input's own rounding: half a unit of x times the slope."""
-    x = float32_inputs()
-    value, slope = oracle(row, x)
-    own = (0.5 * spacing(x, torch.float32) * slope.abs()).nan_to_num(nan=0.0)
-    for capability, got in each_capability(results, (row.name, torch.float32, "value")):
-        assert_errors(got, value, x, row.ulp * spacing(value, torch.float32) + own, f"{row.name} on {capability}")
+    x = inputs(torch.float32, index)
+    value, slope, *_ = oracle(row, index, x)
+    allowed = row.ulp * spacing(value, torch.float32) + own_rounding(x, slope.abs())
+    for capability, got in each_capability(results, (row.name, index, torch.float32, "value")):
+        assert_errors(got, value, x, allowed, f"{row.name} on {capability}")
 
 
-@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
-def test_float32_derivative(results, row: specs.Activation) -> None:
-    """Within the row's units, or its absolute error; from y, the absolute one and y's own rounding may add up."""
-    x = float32_inputs()
-    _, slope = oracle(row, x)
-    allowed = (row.derivative_ulp * spacing(slope, torch.float32)).clamp_min(row.derivative_absolute)
-    for capability, got in each_capability(results, (row.name, torch.float32, "derivative")):
-        assert_errors(got, slope, x, allowed, f"{row.name}' on {capability}")
-    if row.derives_from_output(arguments(row)[1]):
-        for capability, got in each_capability(results, (row.name, torch.float32, "from_output")):
-            number = ~x.isnan()
-            assert_errors(got[number], slope[number], x[number], allowed[number], f"{row.name}' from y on {capability}")
+@pytest.mark.parametrize("row, index", CASES, ids=case_name)
+def test_float32_derivatives(results, row: specs.Activation, index: int) -> None:
+    """Within the row's units, or its absolute error, and the input's own rounding, be it x's or y's."""
+    x = inputs(torch.float32, index)
+    (value, *slopes), turns = oracle(row, index, x), bends(row, index, x)
+    budgets = [(row.derivative_ulp * spacing(slope, torch.float32)).clamp_min(row.derivative_absolute) for slope in slopes]
+    allowed = [budget + own_rounding(x, turn) for budget, turn in zip(budgets, turns, strict=True)]
+    for key in [(row.name, index, torch.float32, "derivative"), *([(row.name, index, "derivative along")] if row.learnables else [])]:
+        for capability, got in each_capability(results, key):
+            assert_errors(got, slopes[0], x, allowed[0], f"{row.name}' on {capability}")
+    if row.learnables:
+        for capability, got in each_capability(results, (row.name, index, "parameters")):
+            for k, name in enumerate(got):
+                assert_errors(got[k], slopes[1 + k], x, allowed[1 + k], f"{row.name}: parameter {k} on {capability}")
+    if row.derives_from_output(all_arguments(row)[index][1]):
+        number = ~x.isnan()
+        by_y = (turns[0] / slopes[0].abs()).nan_to_num(nan=0.0, posinf=0.0)
+        bound = budgets[0] + own_rounding(value, by_y)
+        for capability, got in each_capability(results, (row.name, index, "from_output")):
+            assert_errors(got[number], slopes[0][number], x[number], bound[number], f"{row.name}' from y on {capability}")
 
 
 @pytest.mark.parametrize("dtype", HALF_TYPES, ids=str)
-@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
-def test_half_types(results, row: specs.Activation, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("row, index", CASES, ids=case_name)
+def test_half_types(results, row: specs.Activation, index: int, dtype: torch.dtype) -> None:
     """All inputs: never more than one unit off, and the nearest number in 99.5 %."""
-    x = half_inputs(dtype)
-    for kind, want in zip(("value", "derivative"), oracle(row, x), strict=True):
+    x = inputs(dtype)
+    for kind, want in zip(("value", "derivative"), oracle(row, index, x), strict=False):
         unit = spacing(want, dtype)
         absolute = row.derivative_absolute if kind == "derivative" else 0.0
-        for capability, got in each_capability(results, (row.name, dtype, kind)):
+        for capability, got in each_capability(results, (row.name, index, dtype, kind)):
             assert_errors(got, want, x, unit + absolute, f"{row.name} {kind} on {capability}")
             number = got.isfinite() & want.isfinite()
             nearest = (got.double() - want).abs()[number] <= 0.5 * unit[number]

@@ -12,6 +12,8 @@ FL_HD float select(bool mask, float a, float b) { return mask ? a : b; }
 FL_HD double select(bool mask, double a, double b) { return mask ? a : b; }
 FL_HD int32_t select(bool mask, int32_t a, int32_t b) { return mask ? a : b; }
 
+FL_HD bool any(bool mask) { return mask; }
+
 FL_HD float absolute(float x) { return ::fabsf(x); }
 FL_HD double absolute(double x) { return ::fabs(x); }
 
@@ -44,6 +46,7 @@ FL_HD float int_as_float(int32_t bits) {
 
 // |magnitude| with the sign of `sign`.
 FL_HD float with_sign_of(float magnitude, float sign) { return ::copysignf(magnitude, sign); }
+FL_HD double with_sign_of(double magnitude, double sign) { return ::copysign(magnitude, sign); }
 
 // 2^k from the float 1.5 * 2^23 + 127 + k, whose low bits are the exponent field of the result. -126 <= k <= 127.
 FL_HD float power_from_shifted(float shifted) {

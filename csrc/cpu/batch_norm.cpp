@@ -110,7 +110,7 @@ template <class Storage> void set_up_sums(Pass<Storage>& pass, const Epilogue& e
   const ActivationLoops<Storage>& loops = activation_loops<Storage>()[e.activation];
   set_up(pass, e, reduction_of<Storage>(e));
   pass.function = loops.backward[pass.geometry.along];
-  pass.sum_count = sum_first_parameter + loops.learnables;
+  pass.sum_count = sum_first_parameter + loops.learnables * e.repeats;
   pass.run.dy = static_cast<const Storage*>(g.dy);
   pass.run.dresidual = static_cast<Storage*>(park_dz ? g.dx : g.dresidual);
 }

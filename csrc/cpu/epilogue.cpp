@@ -35,7 +35,7 @@ template <class Storage> void backward(const Epilogue& e, const EpilogueGradient
     pass.run.columns[column_slope] = {static_cast<const T*>(g.slope), 1};
   }
   if (!sums) return run_everywhere(pass);
-  pass.sum_count = sum_first_parameter + loops.learnables;
+  pass.sum_count = sum_first_parameter + loops.learnables * e.repeats;
   Buffer<double> totals(c * pass.sum_count);
   sum_everywhere(pass, totals.data());
   write_sums<T>(totals.data(), pass.sum_count, c, e.parameter_count, g);

@@ -18,11 +18,12 @@ struct Epilogue {
   const void* x;
   const void *mean, *scale, *shift;  // [c], or null for 0, 1, 0
   const void* residual;              // like x, or null
-  const void* parameters;            // learnable ones, [K, parameter_count]
+  const void* parameters;            // learnable ones, [K, parameter_count], K = repeats times what the activation has
+  int repeats;
   int64_t parameter_count;           // 1 or c
   const double* constants;
   bool dropout;
-  uint64_t seed;
+  uint64_t seed;  // of dropout and of a random activation
   int32_t threshold;  // an element is kept when its number is at least this
   double keep_scale;
 };

@@ -56,7 +56,7 @@ template <class Storage> class MomentsWorker {
   const Pass<Storage>& prepared(const Epilogue& x, const Geometry& geometry) {
     Epilogue plain = {};
     plain.x = x.x;
-    plain.parameter_count = 1;
+    plain.parameter_count = plain.repeats = 1;
     set_up(pass_, plain, geometry);
     pass_.run.columns[column_mean] = {pilot_.data(), 1};
     pass_.function = geometry.along ? StatisticsLoop<Storage, true>::run : StatisticsLoop<Storage, false>::run;

@@ -18,7 +18,7 @@ template <class Storage> struct Pass {
   Geometry geometry;
   RunFunction<Storage> function;
   Run<Storage> run;  // pointers to element 0 and columns of channel 0
-  bool dropout;
+  bool dropout, random;
   uint64_t seed;
   int sum_count = 0;
   alignas(64) T defaults[3 + max_arguments][sum_lanes];  // sixteen equal values: 0, 1, -0, and the arguments that are the same for all
@@ -37,6 +37,7 @@ template <class Storage> void set_up(Pass<Storage>& pass, const Epilogue& e, con
   };
   pass.geometry = geometry;
   pass.dropout = e.dropout;
+  pass.random = activation_loops<Storage>()[e.activation].random;
   pass.seed = e.seed;
   Run<Storage>& run = pass.run;
   run = {};
@@ -52,12 +53,14 @@ template <class Storage> void set_up(Pass<Storage>& pass, const Epilogue& e, con
   const ActivationLoops<Storage>& loops = activation_loops<Storage>()[e.activation];
   Column<T>* const arguments = run.columns + column_arguments;
   const T* const parameters = static_cast<const T*>(e.parameters);
-  for (int k = 0; k < loops.learnables; ++k) {
+  run.repeats = e.repeats;
+  const int learnables = loops.learnables * e.repeats;
+  for (int k = 0; k < learnables; ++k) {
     const T* const row = parameters + k * e.parameter_count;
     arguments[k] = e.parameter_count == 1 ? fill(3 + k, *row) : Column<T>{row, 1};
   }
-  for (int k = loops.learnables; k < loops.learnables + loops.constants; ++k) {
-    arguments[k] = fill(3 + k, static_cast<T>(e.constants[k - loops.learnables]));
+  for (int k = 0; k < loops.constants; ++k) {
+    arguments[learnables + k] = fill(3 + learnables + k, static_cast<T>(loops.constant(e.constants, k)));
   }
 }
 
@@ -67,7 +70,7 @@ template <class Storage> class Worker {
   using T = typename Compute<Storage>::type;
 
   explicit Worker(const Pass<Storage>& pass)
-      : pass_(pass), geometry_(pass.geometry), run_(pass.run), numbers_(pass.seed), copies_columns_(geometry_.along && !in_place()),
+      : pass_(pass), geometry_(pass.geometry), run_(pass.run), numbers_(pass.seed, dropout_stream), uniform_numbers_(pass.seed, activation_stream), copies_columns_(geometry_.along && !in_place()),
         table_(copies_columns_ ? column_count * geometry_.padded_row() : 0),
         lanes_(pass.sum_count * (geometry_.along ? geometry_.padded_row() : geometry_.group * sum_lanes)) {
     for (int k = 0; k < column_count; ++k) {
@@ -173,6 +176,7 @@ template <class Storage> class Worker {
     run_.dx = source.dx ? source.dx + offset : nullptr;
     run_.dresidual = source.dresidual ? source.dresidual + offset : nullptr;
     run_.numbers = pass_.dropout ? numbers_.at(offset, count, last) : nullptr;
+    run_.uniform_numbers = pass_.random ? uniform_numbers_.at(offset, count, last) : nullptr;
     run_.sums = pass_.sum_count ? lanes : nullptr;
     run_.sums_step = lanes_step;
     pass_.function(run_);
@@ -181,7 +185,7 @@ template <class Storage> class Worker {
   const Pass<Storage>& pass_;
   const Geometry& geometry_;
   Run<Storage> run_;
-  DropoutNumbers numbers_;
+  RandomNumbers numbers_, uniform_numbers_;
   const bool copies_columns_;
   Buffer<T> table_, lanes_;
   int64_t first_channel_ = 0, last_channel_ = 0;

@@ -37,9 +37,11 @@ template <class Storage> struct Run {
   const Storage *x, *dy, *residual;  // residual may be null
   Storage *y, *dx, *dresidual;       // dx and dresidual may be null
   const uint16_t* numbers;           // of the run's elements, or null for no dropout
+  const uint16_t* uniform_numbers;   // for a random activation
   int32_t threshold;
   T keep_scale;
   bool affine, corrected;  // whether mean, scale, shift are anything but 0, 1, 0; whether mean_dz and slope are anything but 0
+  int repeats;             // how many of each learnable parameter there are
   Column<T> columns[column_count];
   T* sums;  // sum k is at sums + k * sums_step: 16 partial ones (uniform) or one per element (along). Null: none wanted
   int64_t sums_step;
@@ -103,8 +105,6 @@ template <bool whole> struct Access {
 template <class Activation, class Storage, bool along> struct Inputs {
   using V = Vector<typename Compute<Storage>::type>;
   using Reader = ColumnReader<V, along>;
-  static constexpr int argument_count = Activation::learnables + Activation::constants;
-
   const Run<Storage>& run;
   const Storage* const x;
   const Storage* const residual;
@@ -127,7 +127,23 @@ template <class Activation, class Storage, bool along> struct Inputs {
     return z;
   }
   template <bool whole> FL_HD void read_arguments(int64_t i, Access<whole> access, V* arguments) const {
-    for (int k = 0; k < argument_count; ++k) arguments[k] = access.read(Reader(run.columns[column_arguments + k]), i);
+    const int count = learnables() + Activation::constants;
+    for (int k = 0; k < count; ++k) arguments[k] = access.read(Reader(run.columns[column_arguments + k]), i);
+    if constexpr (Activation::random) arguments[count] = uniform(run.uniform_numbers + i, V());
+  }
+
+  // Of the activation, which may have a number of each of them that is known only now.
+  FL_HD int learnables() const {
+    if constexpr (Activation::most_repeats > 1) return Activation::learnables * run.repeats;
+    else return Activation::learnables;
+  }
+  FL_HD V value(V z, const V* arguments) const {
+    if constexpr (Activation::most_repeats > 1) return Activation::forward(z, arguments, run.repeats);
+    else return Activation::forward(z, arguments);
+  }
+  FL_HD V derivative(V z, const V* arguments, V* slopes) const {
+    if constexpr (Activation::most_repeats > 1) return Activation::derivative(z, arguments, slopes, run.repeats);
+    else return Activation::derivative(z, arguments, slopes);
   }
 };
 
@@ -145,7 +161,7 @@ template <class Activation, class Storage, bool along> struct ForwardLoop {
   template <bool whole> FL_HD void step(int64_t i, Access<whole> access) const {
     V arguments[max_arguments], centred;
     inputs.read_arguments(i, access, arguments);
-    V value = Activation::forward(inputs.pre_activation(i, access, centred), arguments);
+    V value = inputs.value(inputs.pre_activation(i, access, centred), arguments);
     if (numbers) value *= dropout_multiplier(numbers + i, threshold, keep);
     access.write(y + i, value);
   }
@@ -162,7 +178,7 @@ template <class Activation, class Storage, bool along> struct ForwardLoop {
 template <class Activation, class Storage, bool along> struct BackwardLoop {
   using T = typename Compute<Storage>::type;
   using V = Vector<T>;
-  static constexpr int sum_count = sum_first_parameter + Activation::learnables;
+  static constexpr int most_sums = sum_first_parameter + Activation::learnables * Activation::most_repeats;
   static constexpr int group = sum_lanes / V::size;  // vectors that make up the 16 partial sums
 
   const Inputs<Activation, Storage, along> inputs;
@@ -175,7 +191,7 @@ template <class Activation, class Storage, bool along> struct BackwardLoop {
   const ColumnReader<V, along> mean_dz, slope;
   T* const sums_memory;
   const int64_t sums_step;
-  V sums[sum_count][group];  // of a uniform run
+  V sums[most_sums][group];  // of a uniform run
 
   FL_HD explicit BackwardLoop(const Run<Storage>& r)
       : inputs(r), dy(r.dy), dx(r.dx), dresidual(r.dresidual), numbers(r.numbers), threshold(r.threshold), keep(r.keep_scale),
@@ -201,7 +217,7 @@ template <class Activation, class Storage, bool along> struct BackwardLoop {
     const V z = inputs.pre_activation(i, access, centred);
     V gradient = access.template stream<V>(dy + i);
     if (numbers) gradient *= dropout_multiplier(numbers + i, threshold, keep);
-    const V dz = gradient * Activation::derivative(z, arguments, slopes);
+    const V dz = gradient * inputs.derivative(z, arguments, slopes);
     if (dresidual) access.write(dresidual + i, dz);
     if (dx) {
       V result = dz;
@@ -212,12 +228,12 @@ template <class Activation, class Storage, bool along> struct BackwardLoop {
     if (!sums_memory) return;
     add(sum_dz, j, i, access, dz);
     add(sum_dz_centred, j, i, access, dz * centred);
-    for (int k = 0; k < Activation::learnables; ++k) add(sum_first_parameter + k, j, i, access, gradient * slopes[k]);
+    for (int k = 0; k < inputs.learnables(); ++k) add(sum_first_parameter + k, j, i, access, gradient * slopes[k]);
   }
 
   // Moves the partial sums of a uniform run between memory and registers.
   template <bool in> FL_HD void exchange_sums() {
-    for (int k = 0; k < sum_count; ++k) {
+    for (int k = 0; k < sum_first_parameter + inputs.learnables(); ++k) {
       for (int j = 0; j < group; ++j) {
         T* const address = sums_memory + k * sums_step + j * V::size;
         if constexpr (in) sums[k][j] = along || !sums_memory ? V(static_cast<T>(0)) : load<V>(address);
@@ -308,7 +324,9 @@ template <class Storage> using RunFunction = void (*)(const Run<Storage>&);
 // The loops of one activation; [0] for uniform runs, [1] for runs along channels.
 template <class Storage> struct ActivationLoops {
   RunFunction<Storage> forward[2], backward[2], backward_from_output[2];  // the last null for activations that need x
-  int learnables, constants;
+  int learnables, constants;  // learnables of one repeat
+  bool random;
+  double (*constant)(const double* given, int k);
 };
 
 namespace {
@@ -320,6 +338,8 @@ template <class Activation, class Storage> constexpr ActivationLoops<Storage> lo
       {nullptr, nullptr},
       Activation::learnables,
       Activation::constants,
+      Activation::random,
+      Activation::constant,
   };
   if constexpr (Activation::from_output) {
     loops.backward_from_output[0] = BackwardLoop<FromOutputOf<Activation>, Storage, false>::run;

@@ -98,6 +98,26 @@ FL_HD Vector<int32_t> select(Mask<float> mask, Vector<int32_t> a, Vector<int32_t
   return {mask.lanes ? a.lanes : b.lanes};
 }
 
+// And a float vector by that of an int32_t vector.
+FL_HD Vector<float> select(Mask<int32_t> mask, Vector<float> a, Vector<float> b) {
+  return {mask.lanes ? a.lanes : b.lanes};
+}
+
+// Whether the mask holds in any lane.
+FL_HD bool any(Mask<float> mask) {
+#if defined(FL_AVX512)
+  return _mm512_movepi32_mask((__m512i)mask.lanes) != 0;
+#elif defined(FL_AVX2)
+  return _mm256_movemask_ps((__m256)mask.lanes) != 0;
+#elif defined(__SSE2__)
+  return _mm_movemask_ps((__m128)mask.lanes) != 0;
+#else
+  int32_t all = 0;
+  for (int i = 0; i < Vector<float>::size; ++i) all |= mask.lanes[i];
+  return all != 0;
+#endif
+}
+
 // The bits of a float as an integer, and back.
 FL_HD Vector<int32_t> float_as_int(Vector<float> x) { return {reinterpret_cast<Vector<int32_t>::Lanes>(x.lanes)}; }
 FL_HD Vector<float> int_as_float(Vector<int32_t> x) { return {reinterpret_cast<Vector<float>::Lanes>(x.lanes)}; }
@@ -105,6 +125,12 @@ FL_HD Vector<float> int_as_float(Vector<int32_t> x) { return {reinterpret_cast<V
 // |magnitude| with the sign of `sign`; magnitude >= 0 or NaN.
 FL_HD Vector<float> with_sign_of(Vector<float> magnitude, Vector<float> sign) {
   return int_as_float(float_as_int(magnitude) | (float_as_int(sign) & Vector<int32_t>(INT32_MIN)));
+}
+
+FL_HD Vector<double> with_sign_of(Vector<double> magnitude, Vector<double> sign) {
+  using Bits = Native<double>::Truth;
+  const Bits bits = reinterpret_cast<Bits>(magnitude.lanes) | (reinterpret_cast<Bits>(sign.lanes) & (INT64_MIN - Bits{}));
+  return {reinterpret_cast<Vector<double>::Lanes>(bits)};
 }
 
 FL_HD Vector<float> absolute(Vector<float> x) { return int_as_float(float_as_int(x) & Vector<int32_t>(0x7fffffff)); }

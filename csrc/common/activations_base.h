@@ -1,0 +1,26 @@
+// What a functor of an activation says about itself.
+#pragma once
+
+#include "exponentials.h"
+#include "trigonometry.h"
+
+namespace fastlayers::FL_NAMESPACE {
+namespace activations {
+
+template <int learnable_count, int constant_count> struct FromInput {
+  static constexpr int learnables = learnable_count;
+  static constexpr int constants = constant_count;
+  static constexpr int most_repeats = 1;  // more: it has 1 to so many of each learnable, all of the first, then all of the next
+  static constexpr bool random = false;   // whether it takes, after the constants, a number that is uniform in (0, 1)
+  static constexpr bool from_output = false;
+  static constexpr bool reads_output = false;
+
+  // What stands in p for constant k of those given.
+  static double constant(const double* given, int k) { return given[k]; }
+};
+template <int learnable_count, int constant_count> struct FromOutput : FromInput<learnable_count, constant_count> {
+  static constexpr bool from_output = true;
+};
+
+}  // namespace activations
+}  // namespace fastlayers::FL_NAMESPACE

@@ -1,0 +1,239 @@
+// exp, expm1, log and what is built on them: the logistic sigmoid, tanh, the tail of the normal distribution.
+#pragma once
+
+#include "math.h"
+
+namespace fastlayers::FL_NAMESPACE {
+namespace math {
+
+// The float 1.5 * 2^23 + 127 + bias: adding it to a number rounds that to a whole one, n, and leaves the exponent field of 2^(n + bias).
+template <class T> FL_HD T exponent_shifter(int bias) { return T(12582912.0f + static_cast<float>(127 + bias)); }
+
+// (exp(r) - 1 - r) / r^2 for |r| <= ln(2) / 2; r^2 times its error is less than 3e-9.
+template <class T> FL_HD T exponential_tail(T r) { return polynomial(r, 0.5f, 0.16666518f, 0.041666206f, 0.008368953f, 0.0013950587f); }
+
+// exp(x + low) = 2^n (1 + expm1) with whole n: power = 2^(n + bias) and expm1 = exp(r) - 1 for the rest r, |r| <= ln(2) / 2.
+template <class T> struct ReducedExponential {
+  T power, expm1;
+
+  FL_HD ReducedExponential(T x, int bias) {
+    const T n = begin(x, exponent_shifter<T>(bias));
+    finish(multiply_add(n, T(2.12194440e-4f), multiply_add(n, T(-0.693359375f), x)));
+  }
+  FL_HD ReducedExponential(T x, T low, int bias) : ReducedExponential(x, low, exponent_shifter<T>(bias)) {}
+  FL_HD ReducedExponential(T x, T low, T shifter) {
+    const T n = begin(x, shifter);
+    finish(multiply_add(n, T(-0.693359375f), x) + multiply_add(n, T(2.12194440e-4f), low));
+  }
+
+ private:
+  // Sets power; returns n. The constants of the rest add up to ln 2, the larger one of ten bits, so that n times it is exact.
+  FL_HD T begin(T x, T shifter) {
+    const T shifted = multiply_add(x, T(1.44269504f), shifter);
+    power = power_from_shifted(shifted);
+    return shifted - shifter;
+  }
+  FL_HD void finish(T r) { expm1 = multiply_add(r * r, exponential_tail(r), r); }
+};
+
+// log(1 + e) / e = 2 P(s^2) / (2 + e) with s = e / (2 + e), for 0 <= s <= 1/3: atanh(s) / s = P(s^2) = 1 + s^2 logarithm_tail(s^2).
+constexpr int32_t sqrt_half_bits = 0x3f3504f3;  // sqrt(1/2)
+template <class T> FL_HD T logarithm_tail(T square) { return polynomial(square, 0.333332062f, 0.200108498f, 0.139995679f, 0.140122369f); }
+
+// exp(x + low) for -150 <= x <= 0 and tiny low. Kept 2^100 times too large, so that a product with it underflows only if the product
+// itself does, and is rounded once there. 1 ULP.
+template <class T, bool = is_double<T>> class Decay {
+ public:
+  FL_HD explicit Decay(T x) : Decay(ReducedExponential<T>(x, 100)) {}
+  FL_HD Decay(T x, T low) : Decay(ReducedExponential<T>(x, low, 100)) {}
+  FL_HD T value() const { return magnified_ * T(0x1p-100f); }
+  FL_HD T times(T factor) const { return factor * magnified_ * T(0x1p-100f); }
+  // log(1 + value). 2 ULP.
+  FL_HD T log1p() const {
+    const T e = value(), inverse = T(1.0f) / (e + T(2.0f)), s = e * inverse, square = s * s;
+    return times((inverse + inverse) * multiply_add(square, logarithm_tail(square), T(1.0f)));
+  }
+
+ private:
+  FL_HD explicit Decay(const ReducedExponential<T>& reduced) : magnified_(multiply_add(reduced.power, reduced.expm1, reduced.power)) {}
+
+  T magnified_;
+};
+
+template <class T> class Decay<T, true> {
+ public:
+  FL_HD explicit Decay(T x) : value_(lane_by_lane(x, [](double v) { return ::exp(v); })) {}
+  FL_HD Decay(T x, T) : Decay(x) {}
+  FL_HD T value() const { return value_; }
+  FL_HD T times(T factor) const { return factor * value_; }
+  FL_HD T log1p() const { return lane_by_lane(value_, [](double v) { return ::log1p(v); }); }
+
+ private:
+  T value_;
+};
+
+// factor * exp(x + low) for any x and tiny low. 2 ULP.
+template <class T> FL_HD T times_exp(T factor, Pair<T> x) {
+  if constexpr (is_double<T>) {
+    return factor * lane_by_lane(x.value, [](double v) { return ::exp(v); });
+  } else {
+    const T bounded = minimum(T(89.0f), maximum(T(-150.0f), x.value));
+    const auto falls = bounded < T(0);
+    const ReducedExponential<T> reduced(bounded, x.low, select(falls, exponent_shifter<T>(100), exponent_shifter<T>(-1)));
+    return factor * multiply_add(reduced.power, reduced.expm1, reduced.power) * select(falls, T(0x1p-100f), T(2.0f));
+  }
+}
+
+// exp(x + low) - 1. 2 ULP.
+template <class T> FL_HD T expm1(Pair<T> x) {
+  if constexpr (is_double<T>) {
+    return lane_by_lane(x.value, [](double v) { return ::expm1(v); });
+  } else {
+    const T bounded = minimum(T(89.0f), maximum(T(-30.0f), x.value));
+    const ReducedExponential<T> reduced(bounded, x.low, -1);
+    const T half = multiply_add(reduced.power, reduced.expm1, reduced.power - T(0.5f));
+    return half + half;
+  }
+}
+template <class T> FL_HD T expm1(T x) { return expm1(Pair<T>{x, T(0)}); }
+
+// exp(x + low) - 1 for float, so exact that adding a number near its opposite costs nothing.
+template <class T> FL_HD Pair<T> exact_expm1(Pair<T> x) {
+  const T bounded = minimum(T(89.0f), maximum(T(-30.0f), x.value)), shifter = exponent_shifter<T>(-1);
+  const T shifted = multiply_add(bounded, T(1.44269504f), shifter), n = shifted - shifter, half = power_from_shifted(shifted);
+  const Pair<T> rest = exact_sum(multiply_add(n, T(-0.693359375f), bounded), multiply_add(n, T(2.12194440e-4f), x.low));
+  const T tail = multiply_add(rest.value * rest.value, exponential_tail(rest.value), rest.low);
+  const Pair<T> sum = exact_sum(half * rest.value, half - T(0.5f));
+  return {sum.value + sum.value, T(2.0f) * multiply_add(half, tail, sum.low)};
+}
+
+// log(u + low) for float, u >= 0 or NaN, low less than u's rounding; exact in relative terms near u = 1, too. 3 ULP.
+template <class T> FL_HD T log(Pair<T> u, T extra_exponent) {
+  const auto tiny = u.value < T(FLT_MIN);
+  const auto bits = float_as_int(select(tiny, u.value * T(0x1p25f), u.value));
+  using Bits = decltype(float_as_int(T()));
+  const Bits offset = bits - Bits(sqrt_half_bits);
+  const T mantissa = int_as_float((offset & Bits(0x007fffff)) + Bits(sqrt_half_bits));  // in [sqrt(1/2), sqrt(2))
+  const T whole = int_as_float((offset >> 23) + Bits(0x4b400000)) - T(12582912.0f);    // the integer as a float: 0x4b400000 is 1.5 * 2^23
+  const T exponent = whole + (extra_exponent + select(tiny, T(-25.0f), T(0.0f)));
+  const T s = (mantissa - T(1.0f)) / (mantissa + T(1.0f)), square = s * s;
+  const T correction = u.low * minimum(T(largest<T>), T(1.0f) / u.value);
+  const T rest = multiply_add(exponent, T(-2.12194440e-4f), multiply_add((s + s) * square, logarithm_tail(square), correction));
+  const T value = multiply_add(exponent, T(0.693359375f), (s + s) + rest);
+  return select(u.value > T(0.0f), select(u.value < T(infinity<T>), value, u.value), select(u.value == T(0.0f), T(-infinity<T>), T(nan<T>)));
+}
+
+// |x|, at most so large that exp(-|x|) is 0 (150 for float, 750 for double).
+template <class T> constexpr Constant<T> decay_bound = is_double<T> ? 750 : 150;
+template <class T> FL_HD T bounded_magnitude(T x) { return minimum(T(decay_bound<T>), absolute(x)); }
+
+// What the logistic sigmoid s(x) = 1 / (1 + exp(-x)) and all that is built on it are made of.
+template <class T> struct Logistic {
+  const T magnitude;     // a = |x|, bounded
+  const Decay<T> decay;  // exp(-a)
+  T larger, smaller;     // s(a), s(-a)
+
+  FL_HD explicit Logistic(T x) : magnitude(bounded_magnitude(x)), decay(-magnitude) { finish(); }
+  FL_HD explicit Logistic(Pair<T> x)
+      : magnitude(bounded_magnitude(x.value)), decay(-magnitude, select(x.value < T(0), x.low, -x.low)) {
+    finish();
+  }
+
+ private:
+  FL_HD void finish() {
+    const T e = decay.value();
+    larger = T(1) / (T(1) + e);
+    smaller = e * larger;
+  }
+};
+
+// 2 ULP.
+template <class T> FL_HD T sigmoid(T x) {
+  const Logistic<T> parts(x);
+  return select(x < T(0), parts.smaller, parts.larger);
+}
+
+// s(x) s(-x) with one rounding less than the product. 3 ULP.
+template <class T> FL_HD T logistic_density(T x) {
+  const T e = Decay<T>(-bounded_magnitude(x)).value();
+  return e / multiply_add(e, e + T(2), T(1));
+}
+
+// 3 ULP.
+template <class T> FL_HD T tanh(T x) {
+  if constexpr (is_double<T>) {
+    return lane_by_lane(x, [](double v) { return ::tanh(v); });
+  } else {
+    const T magnitude = minimum(T(10.0f), absolute(x));
+    const ReducedExponential<T> reduced(magnitude + magnitude, 0);
+    const T expm1 = multiply_add(reduced.power, reduced.expm1, reduced.power - T(1.0f));
+    return with_sign_of(expm1 / (expm1 + T(2.0f)), x);
+  }
+}
+
+// log(1 + exp(x + low)). 3 ULP.
+template <class T> FL_HD T softplus(Pair<T> x) {
+  const Decay<T> decay(-bounded_magnitude(x.value), select(x.value < T(0), x.low, -x.low));
+  return maximum(T(0), x.value) + (select(x.value > T(0), x.low, T(0)) + decay.log1p());
+}
+
+// x - tanh(x): a polynomial near 0, then (E + 2 - E / a) a / (E + 2) with E = exp(2 a) - 1, where nothing cancels. 4 ULP.
+template <class T> FL_HD T tanhshrink(T x) {
+  if constexpr (is_double<T>) {
+    return lane_by_lane(x, [](double v) {
+      const double square = v * v;
+      if (square > 1) return v - ::tanh(v);
+      double fraction = 0;  // tanh(x) = x / (1 + f), f = x^2 / (3 + x^2 / (5 + ...)), and x - tanh(x) = x f / (1 + f)
+      for (int k = 23; k > 1; k -= 2) fraction = square / (k + fraction);
+      return v * fraction / (1 + fraction);
+    });
+  } else {
+    const T magnitude = absolute(x), bounded = minimum(T(10.0f), magnitude), square = bounded * bounded;
+    const T near = bounded * square * polynomial(square, 0.333333343f, -0.133333102f, 0.053963419f, -0.0218295846f, 0.00869794656f,
+                                                 -0.00320694735f, 0.000923604763f, -0.000142822682f);
+    const T growth = expm1(bounded + bounded);
+    const T ratio = multiply_add(bounded - T(1.0f), growth, bounded + bounded) / (growth + T(2.0f));
+    return with_sign_of(select(magnitude < T(1.0f), near, select(magnitude > T(9.5f), magnitude - T(1.0f), ratio)), x);
+  }
+}
+
+// The standard normal distribution at a = |x|: upper tail 1 - Phi(a), density exp(-a^2 / 2) / sqrt(2 pi).
+template <class T, bool = is_double<T>> struct NormalTail;
+
+template <class T> struct NormalTail<T, false> {
+  const T magnitude;  // a, at most 15, where the tail is 0
+  const T exponent;   // -a^2 / 2, rounded
+  const Decay<T> decay;
+  T factor;  // tail = factor * exp(-a^2 / 2): falls smoothly from 0.5 at a = 0 to 0.027 at a = 15. 3 ULP
+
+  FL_HD explicit NormalTail(T x)
+      : magnitude(minimum(T(15.0f), absolute(x))),
+        exponent(T(-0.5f) * magnitude * magnitude),
+        decay(exponent, multiply_subtract_once(T(-0.5f) * magnitude, magnitude, exponent)) {
+    // (a + 1.5) * factor is smooth in (a - 1.5) / (a + 1.5): minimax polynomial of relative error 8e-9 for a <= 14.7.
+    const T inverse = T(1.0f) / (magnitude + T(1.5f));
+    const T q = (magnitude - T(1.5f)) * inverse;
+    factor = inverse * polynomial(q, 0.617341995f, -0.195099458f, -0.0574957132f, 0.0178960562f, 0.01764304f, 0.0039915829f,
+                                  -0.00244428939f, -0.00272119697f, -0.00102588604f, 0.000265584473f, 0.000456779147f, 0.000143360652f);
+  }
+  // a * tail, 4 ULP.
+  FL_HD T moment() const { return decay.times(magnitude * factor); }
+  // tail - a * density, the derivative of a * tail.
+  FL_HD T moment_derivative() const { return decay.times(multiply_add(magnitude, T(-0.3989422804f), factor)); }
+};
+
+template <class T> struct NormalTail<T, true> {
+  const T magnitude;  // at most 39, where the tail is 0
+  const T tail;
+
+  FL_HD explicit NormalTail(T x)
+      : magnitude(minimum(T(39.0), absolute(x))),
+        tail(lane_by_lane(magnitude, [](double v) { return 0.5 * ::erfc(v * 0.70710678118654752440); })) {}
+  FL_HD T moment() const { return magnitude * tail; }
+  FL_HD T moment_derivative() const {
+    return tail - magnitude * (T(0.398942280401432678) * Decay<T>(T(-0.5) * magnitude * magnitude).value());
+  }
+};
+
+}  // namespace math
+}  // namespace fastlayers::FL_NAMESPACE

@@ -1,0 +1,96 @@
+// sin, cos and atan.
+#pragma once
+
+#include "math.h"
+
+namespace fastlayers::FL_NAMESPACE {
+namespace math {
+
+constexpr float largest_reduced = 131072.0f;  // 2^17: sin and cos of larger floats go through libm, lane by lane
+
+// f(a x) in double where |a x| > largest_reduced, else y. Rarely needed, hence apart.
+template <class Function> FL_APART float far_lanes(float a, float x, float y, Function f) {
+  const double angle = static_cast<double>(a) * x;
+  return ::fabs(angle) > largest_reduced ? static_cast<float>(f(angle)) : y;
+}
+template <class T, class Function> FL_APART T far_lanes(T a, T x, T y, Function f) {
+  for (int i = 0; i < T::size; ++i) {
+    const double angle = static_cast<double>(a[i]) * x[i];
+    if (__builtin_fabs(angle) > largest_reduced) y.lanes[i] = static_cast<float>(f(angle));
+  }
+  return y;
+}
+
+// sin(a x) and cos(a x), the product not rounded; NaN at infinity. 2 ULP.
+template <class T, bool = is_double<T>> class Angle;
+
+template <class T> class Angle<T, false> {
+ public:
+  FL_HD explicit Angle(T x) : Angle(T(1.0f), x, Pair<T>{x, T(0.0f)}) {}
+  FL_HD Angle(T a, T x) : Angle(a, x, exact_product(a, x)) {}
+  FL_HD T sin() const {
+    const T y = turned(quadrant_);
+    return is_far_ ? far_lanes(a_, x_, y, [](double v) { return ::sin(v); }) : y;
+  }
+  FL_HD T cos() const {
+    const T y = turned(quadrant_ + Bits(1));
+    return is_far_ ? far_lanes(a_, x_, y, [](double v) { return ::cos(v); }) : y;
+  }
+
+ private:
+  using Bits = decltype(float_as_int(T()));
+
+  FL_HD Angle(T a, T x, Pair<T> angle) : a_(a), x_(x), is_far_(any(absolute(angle.value) > T(largest_reduced))) {
+    const T shifter(12582912.0f);  // 1.5 * 2^23: adding it rounds to a whole number
+    const T shifted = multiply_add(angle.value, T(0.636619772f), shifter), n = shifted - shifter;
+    quadrant_ = float_as_int(shifted);
+    // x - n pi / 2: pi / 2 in three floats, of which the first difference is exact.
+    const T exact = -multiply_subtract_once(n, T(1.57079637f), angle.value);
+    const T rest = -multiply_subtract_once(n, T(-4.37113883e-8f), exact);
+    const T r = multiply_add(n, T(1.71512489e-15f), rest) + angle.low;
+    const T square = r * r;
+    sine_ = multiply_add(r * square, polynomial(square, -0.166666538f, 0.00833205692f, -0.000195007247f), r);
+    cosine_ = multiply_add(square * square, polynomial(square, 0.0416666418f, -0.0013887207f, 2.44198563e-05f),
+                           multiply_add(square, T(-0.5f), T(1.0f)));
+  }
+
+  // The sine in this quadrant.
+  FL_HD T turned(Bits quadrant) const {
+    const T magnitude = select((quadrant & Bits(1)) == Bits(0), sine_, cosine_);
+    return select((quadrant & Bits(2)) == Bits(0), magnitude, -magnitude);
+  }
+
+  const T a_, x_;
+  const bool is_far_;
+  Bits quadrant_;
+  T sine_, cosine_;
+};
+
+template <class T> class Angle<T, true> {
+ public:
+  FL_HD explicit Angle(T x) : x_(x) {}
+  FL_HD Angle(T a, T x) : x_(a * x) {}
+  FL_HD T sin() const { return lane_by_lane(x_, [](double v) { return ::sin(v); }); }
+  FL_HD T cos() const { return lane_by_lane(x_, [](double v) { return ::cos(v); }); }
+
+ private:
+  const T x_;
+};
+
+// 2 ULP.
+template <class T> FL_HD T atan(T x) {
+  if constexpr (is_double<T>) {
+    return lane_by_lane(x, [](double v) { return ::atan(v); });
+  } else {
+    const T magnitude = absolute(x);
+    const auto inverted = magnitude > T(1.0f);  // atan(x) = pi / 2 - atan(1 / x)
+    const T t = select(inverted, T(1.0f) / magnitude, magnitude), square = t * t;
+    const T tail = polynomial(square, -0.333332986f, 0.199985474f, -0.142642394f, 0.109521754f, -0.0840341896f, 0.0579570569f,
+                              -0.0311773121f, 0.0109143201f, -0.00179355801f);
+    const T angle = multiply_add(t * square, tail, t);
+    return with_sign_of(select(inverted, (T(1.57079637f) - angle) + T(-4.37113883e-8f), angle), x);
+  }
+}
+
+}  // namespace math
+}  // namespace fastlayers::FL_NAMESPACE
