@@ -2,7 +2,9 @@
 
 ``{name}(x, p)`` is f, ``{name}_derivative(x, p)`` the tuple (df/dx, df/d parameter ...), and where backward may keep y instead of x
 ``{name}_derivative_from_output(y, p)`` is (df/dx,). x is float32 or float64; p is the tuple of learnable parameters, as values that
-broadcast against x, then constants. At +-inf they give the limit; NaN stays NaN.
+broadcast against x, then constants, then for a random row a uniform number per element. At +-inf they give the limit; NaN stays NaN.
+A name that ends in ``_half`` is what float16 and bfloat16 take in place of the function of that name, where cheaper arithmetic in
+float32 leaves the rounding to 16 bits right. Elementary functions are those of math.py.
 """
 from __future__ import annotations
 
@@ -10,54 +12,46 @@ import triton
 import triton.language as tl
 from triton.language.extra import libdevice
 
+from . import math
+
 _INTERPRET = tl.constexpr(triton.knobs.runtime.interpret)
-_LOG2_E = tl.constexpr(1.4426950408889634)
-_LN_2 = tl.constexpr(0.6931471805599453)
-_TINY = tl.constexpr(2.0**-31)
 _FAR = tl.constexpr(110.0)  # where the logistic function of -x, times x, is 0
 _FAR_FLOAT64 = tl.constexpr(800.0)
+_NEAR = tl.constexpr(1000.0)  # products beyond it need no low part
+_OPEN = tl.constexpr(30.0)  # where a gate is 1
+_FLAT = tl.constexpr(1e18)  # where 1 + x^2 is x^2
+_FAR_AWAY = tl.constexpr(3e38)
 _SQRT_HALF = tl.constexpr(0.7071067811865476)
+_SELU_SCALE = tl.constexpr(1.0507009873554805)
+_SELU_SLOPE = tl.constexpr(1.7580993408473766)  # times alpha
 _GAUSSIAN_TAIL = tl.constexpr((
     1.0129082511411980e-04, -3.1535997551530600e-05, -1.0846275836229324e-03, -4.0738446841714904e-05, 7.9803299158811570e-03,
     -5.3332205861806870e-03, -6.3823744654655460e-02, 2.5266194343566895e-01, -5.2496314048767090e-01, 7.3345363140106200e-01,
 ))  # (a + 3.125) erfc(a / sqrt 2) exp(a^2 / 2) / 2 in powers of (a - 3.125) / (a + 3.125), within 2^-26 relative for 0 <= a <= 15
 _INVERSE_SQRT_2_PI = tl.constexpr(0.3989422804014327)
-_TANH = tl.constexpr((
-    -5.830313079059124e-03, 2.074495144188404e-02, -5.3770240396261215e-02, 1.3331784307956696e-01, -3.3333292603492737e-01,
-))  # P of tanh x = x + x^3 P(x^2), within 2^-28 relative for |x| < 0.61
 _GELU_LINEAR = tl.constexpr(1.5957691216057308)  # 2 sqrt(2 / pi)
 _GELU_LINEAR_REST = tl.constexpr(-4.534068032135963e-08)  # what rounding to float32 leaves of it
 _GELU_CUBIC = tl.constexpr(0.07135481627260025)  # 0.044715 times that
 _GELU_CUBIC_REST = tl.constexpr(2.3988323966106506e-09)
 _GELU_FAR = tl.constexpr(10.9)  # where 2 u = 109.8, see _FAR
 _GELU_FAR_FLOAT64 = tl.constexpr(22.0)
-
-
-@triton.jit
-def _constant(x, value: tl.constexpr):
-    """A number in x's dtype: a bare literal is rounded to float32."""
-    return tl.full((), value, x.dtype)
-
-
-@triton.jit
-def _polynomial(x, coefficients: tl.constexpr, DEGREE: tl.constexpr):
-    """Horner's rule, the highest power first."""
-    value = tl.full(x.shape, coefficients[0], x.dtype)
-    for k in tl.static_range(1, DEGREE + 1):
-        value = tl.fma(value, x, coefficients[k])
-    return value
-
-
-@triton.jit
-def _at_most(x, bound: tl.constexpr):
-    """min(x, bound) that keeps NaN."""
-    return tl.minimum(x, tl.full(x.shape, bound, x.dtype), propagate_nan=tl.PropagateNan.ALL)
-
-
-@triton.jit
-def _at_least(x, bound: tl.constexpr):
-    """max(x, bound) that keeps NaN."""
-    return tl.maximum(x, tl.full(x.shape, bound, x.dtype), propagate_nan=tl.PropagateNan.ALL)
+_QUICK = tl.constexpr(1.702)
+_QUICK_REST = tl.constexpr(-2.1934509319976314e-08)
+_QUICK_FAR = tl.constexpr(64.5)  # 110 / 1.702
+_QUICK_FAR_FLOAT64 = tl.constexpr(470.0)
+_SOFT_SERIES = tl.constexpr((
+    4.4983316069528330e-14, 7.1692159985810778e-13, 1.0706029224547743e-11, 1.4911969277048643e-10, 1.9270852604185937e-09,
+    2.2964432686654910e-08, 2.5052108385441718e-07, 2.4801587301587302e-06, 2.2045855379188714e-05, 1.7361111111111112e-04,
+    1.1904761904761906e-03, 6.9444444444444441e-03, 3.3333333333333333e-02, 1.2500000000000000e-01, 3.3333333333333331e-01,
+    5.0000000000000000e-01,
+))  # (k + 1) / (k + 2)!, from k = 15 down
+_SINC_SERIES = tl.constexpr((
+    -8.5099743753875053e-22, 3.9145882126782523e-19, -1.4797143443923793e-16, 4.4983316069528330e-14, -1.0706029224547743e-11,
+    1.9270852604185937e-09, -2.5052108385441718e-07, 2.2045855379188714e-05, -1.1904761904761906e-03, 3.3333333333333333e-02,
+    -3.3333333333333331e-01,
+))  # (-1)^k 2 k / (2 k + 1)!, from k = 11 down
+_SINC_SLOPE = tl.constexpr((2.1829824618180282e-05, -1.1906080180779099e-03, 3.3333450555801392e-02, -3.3333334326744080e-01))
+# D of sinc' x = x D(x^2), within 2^-25 relative for |x| <= 1
 
 
 @triton.jit
@@ -77,7 +71,7 @@ def identity_derivative_from_output(y, p):
 
 @triton.jit
 def relu(x, p):
-    return _at_least(x, 0.0)
+    return math.at_least(x, 0.0)
 
 
 @triton.jit
@@ -106,52 +100,14 @@ def leaky_relu_derivative_from_output(y, p):
 
 
 @triton.jit
-def _fast_exp(x, factor: tl.constexpr):
-    """exp(factor x) within 2^-23 (1 + |factor x|) relative: for derivatives, where it counts little once it is small."""
-    return tl.exp2(x * (factor * _LOG2_E)) if x.dtype == tl.float32 else tl.exp(x * factor)
-
-
-@triton.jit
-def _bounded(x, bound: tl.constexpr):
-    """x between -bound and bound; keeps NaN."""
-    return _at_most(_at_least(x, -bound), bound)
-
-
-@triton.jit
-def _logistic(y, excess):
-    """(d, f): 1 / (1 + exp(y - excess)) is f / d, and both are normal numbers where the result is; excess must be tiny.
-
-    f is 2^-31 for y above 64, where exp(y) may overflow, and else 1. float32: |y| at most 110.
-    """
-    if y.dtype == tl.float64:
-        d = 1.0 + tl.exp(y)
-        f = _constant(y, 1.0) + tl.zeros_like(y)
-    else:
-        f = tl.where(y > 64.0, _TINY, 1.0)
-        t = y * _LOG2_E
-        power = tl.exp2(t + tl.where(y > 64.0, -31.0, 0.0))
-        d = tl.fma(power, tl.fma(t, -_LN_2, y) - excess, power) + f
-    return d, f
-
-
-@triton.jit
-def _gate(x):
-    """(s, n, x) for derivatives: the logistic functions of x and of -x, within 2^-22 absolute, and x bounded where they are 0."""
-    bounded = _bounded(x, 80.0 if x.dtype == tl.float32 else 700.0)
-    e = _fast_exp(bounded, -1.0)
-    s = 1 / (1 + e)
-    return s, e * s, bounded
-
-
-@triton.jit
 def sigmoid(x, p):
-    d, f = _logistic(-_bounded(x, _FAR if x.dtype == tl.float32 else _FAR_FLOAT64), 0.0)
+    d, f = math.logistic(-math.bounded(x, _FAR if x.dtype == tl.float32 else _FAR_FLOAT64), 0.0)
     return f / d
 
 
 @triton.jit
 def sigmoid_derivative(x, p):
-    s, n, _ = _gate(x)
+    s, n, _ = math.gate(x)
     return (s * n,)
 
 
@@ -162,31 +118,12 @@ def sigmoid_derivative_from_output(y, p):
 
 @triton.jit
 def tanh(x, p):
-    """x + x^3 P(x^2) below 0.6, else 1 - 2 / (exp(2 |x|) + 1)."""
-    if x.dtype == tl.float64:
-        return _tanh_float64(x)
-    else:
-        a = tl.abs(x)
-        double = _at_most(2 * a, 30.0)
-        t = double * _LOG2_E
-        power = tl.exp2(t)
-        large = 1 - 2 / (tl.fma(power, tl.fma(t, -_LN_2, double), power) + 1)
-        square = x * x
-        small = tl.fma(_polynomial(square, _TANH, 4) * square, x, x)
-        return tl.where(a < 0.6, small, tl.where(x < 0, -large, large))
-
-
-@triton.jit
-def _tanh_float64(x):
-    if _INTERPRET:
-        return 2 * tl.sigmoid(2 * x) - 1
-    else:
-        return libdevice.tanh(x)
+    return math.tanh(x)
 
 
 @triton.jit
 def tanh_derivative(x, p):
-    s, n, _ = _gate(2 * x)
+    s, n, _ = math.gate(2 * x)
     return (4 * s * n,)
 
 
@@ -198,25 +135,25 @@ def tanh_derivative_from_output(y, p):
 @triton.jit
 def silu(x, p):
     FAR: tl.constexpr = _FAR if x.dtype == tl.float32 else _FAR_FLOAT64
-    finite = _at_least(x, -FAR)
-    d, f = _logistic(-_at_most(finite, FAR), 0.0)
+    finite = math.at_least(x, -FAR)
+    d, f = math.logistic(-math.at_most(finite, FAR), 0.0)
     return finite / d * f
 
 
 @triton.jit
 def silu_derivative(x, p):
-    s, n, bounded = _gate(x)
-    return (tl.fma(bounded * n, s, s),)
+    s, n, near = math.gate(x)
+    return (tl.fma(near * n, s, s),)
 
 
 @triton.jit
 def _gelu_float64(x):
     """(x / 2 + |x| / 2 - gelu(x)), which is |x| erfc(|x| / sqrt 2) / 2, and |x| bounded where it is 0."""
-    a = _at_most(tl.abs(x), 40.0)
+    a = math.at_most(tl.abs(x), 40.0)
     if _INTERPRET:
-        return a * (0.5 - 0.5 * tl.erf(a * _constant(a, _SQRT_HALF))), a
+        return a * (0.5 - 0.5 * tl.erf(a * math.constant(a, _SQRT_HALF))), a
     else:
-        return a * (0.5 * libdevice.erfc(a * _constant(a, _SQRT_HALF))), a
+        return a * (0.5 * libdevice.erfc(a * math.constant(a, _SQRT_HALF))), a
 
 
 @triton.jit
@@ -225,18 +162,18 @@ def gelu(x, p):
 
     The last step multiplies by 1 - what the roundings of a^2 and t have added to the exponent.
     """
-    positive = _at_least(x, 0.0)
+    positive = math.at_least(x, 0.0)
     if x.dtype == tl.float64:
         return positive - _gelu_float64(x)[0]
     else:
-        a = _at_most(tl.abs(x), 15.0)
+        a = math.at_most(tl.abs(x), 15.0)
         share = a / (a + 3.125)
         half = a * 0.5
         square = half * a
         t = square * (-0.5 * _LOG2_E)
         power = tl.exp2(t)
         excess = tl.fma(t, 2 * _LN_2, square) + tl.fma(half, a, -square)
-        product = share * _polynomial(tl.fma(share, 2.0, -1.0), _GAUSSIAN_TAIL, 9) * power * power
+        product = share * math.polynomial(tl.fma(share, 2.0, -1.0), _GAUSSIAN_TAIL, 9) * power * power
         return tl.fma(product, excess, positive - product)
 
 
@@ -246,12 +183,12 @@ def gelu_derivative(x, p):
     if x.dtype == tl.float64:
         product, a = _gelu_float64(x)
         tail = tl.where(a > 0, product / a, 0.5)
-        below = tail - a * _constant(a, _INVERSE_SQRT_2_PI) * tl.exp(a * a * -0.5)
+        below = tail - a * math.constant(a, _INVERSE_SQRT_2_PI) * tl.exp(a * a * -0.5)
     else:
-        a = _at_most(tl.abs(x), 15.0)
+        a = math.at_most(tl.abs(x), 15.0)
         inverse = 1 / (a + 3.125)
-        tail = inverse * _polynomial(tl.fma(inverse, -6.25, 1.0), _GAUSSIAN_TAIL, 9)
-        below = tl.fma(a, -_INVERSE_SQRT_2_PI, tail) * _fast_exp(a * a, -0.5)
+        tail = inverse * math.polynomial(tl.fma(inverse, -6.25, 1.0), _GAUSSIAN_TAIL, 9)
+        below = tl.fma(a, -_INVERSE_SQRT_2_PI, tail) * math.fast_exp(a * a, -0.5)
     return (tl.where(x > 0, 1 - below, below),)
 
 
@@ -261,7 +198,7 @@ def _gelu_tanh_argument(x):
     opposite = -x
     square = x * x
     if x.dtype == tl.float64:
-        y = opposite * (square * _constant(x, _GELU_CUBIC) + _constant(x, _GELU_LINEAR))
+        y = opposite * (square * math.constant(x, _GELU_CUBIC) + math.constant(x, _GELU_LINEAR))
         excess = tl.zeros_like(x)
     else:
         cubic = square * _GELU_CUBIC
@@ -277,19 +214,19 @@ def _gelu_tanh_argument(x):
 @triton.jit
 def gelu_tanh(x, p):
     FAR: tl.constexpr = _GELU_FAR if x.dtype == tl.float32 else _GELU_FAR_FLOAT64
-    finite = _at_least(x, -FAR)
-    y, excess = _gelu_tanh_argument(_at_most(finite, FAR))
-    d, f = _logistic(y, excess)
+    finite = math.at_least(x, -FAR)
+    y, excess = _gelu_tanh_argument(math.at_most(finite, FAR))
+    d, f = math.logistic(y, excess)
     return finite / d * f
 
 
 @triton.jit
 def gelu_tanh_derivative(x, p):
-    bounded = _bounded(x, 10.0 if x.dtype == tl.float32 else 20.0)
-    square = bounded * bounded
+    near = math.bounded(x, 10.0 if x.dtype == tl.float32 else 20.0)
+    square = near * near
     linear = tl.full(x.shape, _GELU_LINEAR, x.dtype)
-    s, n, _ = _gate(bounded * tl.fma(square, tl.full(x.shape, _GELU_CUBIC, x.dtype), linear))
-    slope = bounded * tl.fma(square, tl.full(x.shape, 3 * _GELU_CUBIC, x.dtype), linear)
+    s, n, _ = math.gate(near * tl.fma(square, tl.full(x.shape, _GELU_CUBIC, x.dtype), linear))
+    slope = near * tl.fma(square, tl.full(x.shape, 3 * _GELU_CUBIC, x.dtype), linear)
     return (tl.fma(slope * n, s, s),)
 
 
@@ -301,3 +238,528 @@ def prelu(x, p):
 @triton.jit
 def prelu_derivative(x, p):
     return tl.where(x > 0, 1.0, p[0]).to(x.dtype), tl.where(x > 0, 0.0, x)
+
+
+@triton.jit
+def binary_step(x, p):
+    return tl.where(x >= 0, 1.0, tl.where(x < 0, 0.0, x)).to(x.dtype)
+
+
+@triton.jit
+def binary_step_derivative(x, p):
+    return (tl.broadcast_to(p[0], x.shape),)
+
+
+@triton.jit
+def arctan(x, p):
+    return math.arctan(x)
+
+
+@triton.jit
+def arctan_derivative(x, p):
+    """In units of 2^32, so that x^2 does not overflow before the result is 0."""
+    scaled = x * 2.0**-16
+    return (1 / tl.fma(scaled, scaled, 2.0**-32) * 2.0**-32,)
+
+
+@triton.jit
+def softsign(x, p):
+    near = math.bounded(x, _FLAT)
+    return near / (1 + tl.abs(near))
+
+
+@triton.jit
+def softsign_derivative(x, p):
+    inverse = 1 / (1 + tl.abs(x))
+    return (inverse * inverse,)
+
+
+@triton.jit
+def isru(x, p):
+    limit = _FLAT / tl.sqrt(p[0])
+    near = math.larger(math.smaller(x, limit), -limit)
+    return near / tl.sqrt(tl.fma(near * near, tl.broadcast_to(p[0], x.shape), 1.0))
+
+
+@triton.jit
+def isru_derivative(x, p):
+    inverse = 1 / tl.fma(x * x, tl.broadcast_to(p[0], x.shape), 1.0)
+    return (inverse * tl.sqrt(inverse),)
+
+
+@triton.jit
+def isrlu(x, p):
+    return tl.where(x >= 0, x, isru(x, p))
+
+
+@triton.jit
+def isrlu_derivative(x, p):
+    return (tl.where(x >= 0, 1.0, isru_derivative(x, p)[0]),)
+
+
+@triton.jit
+def rrelu(x, p):
+    """p: lower, upper and the element's uniform number."""
+    return tl.where(x > 0, x, x * tl.fma(tl.broadcast_to(p[1] - p[0], x.shape), p[2], tl.broadcast_to(p[0], x.shape)))
+
+
+@triton.jit
+def rrelu_derivative(x, p):
+    return (tl.where(x > 0, 1.0, tl.fma(tl.broadcast_to(p[1] - p[0], x.shape), p[2], tl.broadcast_to(p[0], x.shape))),)
+
+
+@triton.jit
+def elu(x, p):
+    return tl.where(x > 0, x, p[0] * math.expm1(x, 0.0, True))
+
+
+@triton.jit
+def elu_derivative(x, p):
+    return (tl.where(x > 0, 1.0, p[0] * math.fast_exp(x, 1.0)),)
+
+
+@triton.jit
+def elu_derivative_from_output(y, p):
+    return (tl.where(y > 0, 1.0, y + p[0]),)
+
+
+@triton.jit
+def selu(x, p):
+    return tl.where(x > 0, x * math.constant(x, _SELU_SCALE), math.expm1(x, 0.0, True) * math.constant(x, _SELU_SLOPE))
+
+
+@triton.jit
+def selu_derivative(x, p):
+    return (tl.where(x > 0, math.constant(x, _SELU_SCALE), math.fast_exp(x, 1.0) * math.constant(x, _SELU_SLOPE)),)
+
+
+@triton.jit
+def selu_derivative_from_output(y, p):
+    return (tl.where(y > 0, math.constant(y, _SELU_SCALE), y + math.constant(y, _SELU_SLOPE)),)
+
+
+@triton.jit
+def _ratio(x, alpha):
+    """(y, low): x / alpha is y + low."""
+    inverse = 1 / alpha
+    y = x * inverse
+    return y, -math.rounding_of_product(alpha, y, x) * inverse
+
+
+@triton.jit
+def celu(x, p):
+    y, low = _ratio(x, p[0])
+    return tl.where(x > 0, x, p[0] * math.expm1(y, tl.where(tl.abs(y) < _NEAR, low, 0.0), False))
+
+
+@triton.jit
+def celu_derivative(x, p):
+    return (tl.where(x > 0, 1.0, math.fast_exp(x * (1 / p[0]), 1.0)),)
+
+
+@triton.jit
+def celu_derivative_from_output(y, p):
+    return (tl.where(y > 0, 1.0, y * (1 / p[0]) + 1),)
+
+
+@triton.jit
+def _reach(slope):
+    """The largest distance that a slope is multiplied with: infinity, but for slope 0, where the product is 0 out to infinity."""
+    return tl.where(slope == 0, 1.0, float("inf")).to(slope.dtype)
+
+
+@triton.jit
+def srelu(x, p):
+    t_l, a_l, t_r, a_r = p
+    right = tl.fma(tl.broadcast_to(a_r, x.shape), math.smaller(x - t_r, _reach(a_r)), tl.broadcast_to(t_r, x.shape))
+    left = tl.fma(tl.broadcast_to(a_l, x.shape), math.larger(x - t_l, -_reach(a_l)), tl.broadcast_to(t_l, x.shape))
+    return tl.where(x >= t_r, right, tl.where(x <= t_l, left, x))
+
+
+@triton.jit
+def srelu_derivative(x, p):
+    t_l, a_l, t_r, a_r = p
+    right = x >= t_r
+    left = (x < t_l) & (x < t_r)
+    return (
+        tl.where(right, a_r, tl.where(left, a_l, 1.0)), tl.where(left, 1 - a_l, 0.0), tl.where(left, x - t_l, 0.0),
+        tl.where(right, 1 - a_r, 0.0), tl.where(right, x - t_r, 0.0),
+    )
+
+
+@triton.jit
+def apl(x, p):
+    """Hinges reach to -1e30 only, where x is -infinity: then the sum is replaced by its limit."""
+    HINGES: tl.constexpr = len(p) // 2
+    finite = math.at_least(x, -_FAR_AWAY)
+    value = math.at_least(x, 0.0)
+    limit = tl.zeros_like(p[0])
+    for s in tl.static_range(HINGES):
+        a = p[s]
+        value = tl.fma(tl.broadcast_to(a, x.shape), math.at_least(p[HINGES + s] - finite, 0.0), value)
+        limit += tl.where(a == 0, 0.0, a * float("inf"))
+    return tl.where(x == -float("inf"), limit, value)
+
+
+@triton.jit
+def apl_derivative(x, p):
+    HINGES: tl.constexpr = len(p) // 2
+    slope = tl.where(x < 0, 0.0, 1.0).to(x.dtype)
+    to_slopes = ()
+    to_hinges = ()
+    for s in tl.static_range(HINGES):
+        distance = p[HINGES + s] - x
+        bent = tl.where(distance > 0, p[s], 0.0)
+        slope -= bent
+        to_slopes += (math.at_least(distance, 0.0),)
+        to_hinges += (bent,)
+    return (slope,) + to_slopes + to_hinges
+
+
+@triton.jit
+def _softplus(y, low):
+    """log(1 + exp(y + low))."""
+    LIMIT: tl.constexpr = -_FAR if y.dtype == tl.float32 else -_FAR_FLOAT64
+    e, f = math.scaled_exp(math.at_least(-tl.abs(y), LIMIT), tl.where(y > 0, -low, low))
+    return tl.fma(math.log1p_unit(e), f, math.at_least(y, 0.0))
+
+
+@triton.jit
+def softplus(x, p):
+    beta, threshold = p
+    y = x * beta
+    low = tl.where(tl.abs(y) < _NEAR, math.rounding_of_product(beta, x, y), 0.0)
+    return tl.where(y > threshold, x, _softplus(y, low) * (1 / beta))
+
+
+@triton.jit
+def softplus_derivative(x, p):
+    beta, threshold = p
+    y = x * beta
+    near = math.bounded(y, _FAR if x.dtype == tl.float32 else _FAR_FLOAT64)
+    low = tl.where(near == y, math.rounding_of_product(beta, x, y), 0.0)
+    d, f = math.logistic(-near, low)
+    return (tl.where(y > threshold, 1.0, f / d),)
+
+
+@triton.jit
+def bent_identity(x, p):
+    near = math.bounded(x, _FLAT)
+    return x * tl.fma(near / (tl.sqrt(tl.fma(near, near, 1.0)) + 1), 0.5, 1.0)
+
+
+@triton.jit
+def bent_identity_derivative(x, p):
+    near = math.bounded(x, _FLAT)
+    return (tl.fma(near / tl.sqrt(tl.fma(near, near, 1.0)), 0.5, 1.0),)
+
+
+@triton.jit
+def _soft_logarithm(x, alpha):
+    """(f, df/dx, df/dalpha) for alpha < 0: -log(1 + w) / alpha with w = -alpha (x + alpha).
+
+    1 + w is taken from alpha x and the two parts of 1 - alpha^2, times 2^-32 lest it overflow. df/dalpha is
+    1 / (1 + w) + (x + alpha)^2 h with h = (log(1 + w) - w / (1 + w)) / w^2, which is 1 / (1 + w) + Q near 0.
+    """
+    SCALE: tl.constexpr = 2.0**-32
+    square = alpha * alpha
+    offset = 1 - square
+    rest = ((1 - offset) - square) - math.rounding_of_product(alpha, alpha, square)
+    shift = x + alpha
+    w = -alpha * shift
+    u = tl.fma(x, tl.broadcast_to(-alpha * SCALE, x.shape), tl.broadcast_to(offset * SCALE, x.shape)) + rest * SCALE
+    logarithm, q, near = math.log_near_one(u, w)
+    inverse = SCALE / u
+    outside = ((logarithm - 1 + inverse) / alpha) / alpha
+    inverse = tl.where(u < 0, float("nan"), inverse)
+    return -logarithm / alpha, inverse, tl.where(near, shift * shift * (inverse + q), outside) + inverse
+
+
+@triton.jit
+def _soft_exponential(x, alpha):
+    """(f, df/dx, df/dalpha) for alpha >= 0: (exp(v) - 1) / alpha + alpha with v = alpha x, and x for alpha = 0.
+
+    df/dalpha is 1 + x^2 g with g = ((v - 1) exp(v) + 1) / v^2, which is 1 / 2 at 0.
+    """
+    rate = tl.where(alpha > 0, alpha, 1.0).to(x.dtype)
+    v = tl.where(alpha > 0, alpha * x, tl.where(x == x, 0.0, x))
+    low = tl.where(tl.abs(v) < _NEAR, math.rounding_of_product(alpha, x, v), 0.0)
+    low = tl.where(alpha > 0, low, 0.0)
+    grown = math.expm1(v, low, False)
+    slope = math.exp(v, low)
+    small = tl.where(tl.abs(v) < 0.5, v, 0.0)
+    g = tl.full(x.shape, 0.0, x.dtype)
+    for k in tl.static_range(10 if x.dtype == tl.float32 else 16):
+        g = tl.fma(g, small, _SOFT_SERIES[(6 if x.dtype == tl.float32 else 0) + k])
+    finite = math.at_least(v, -1000.0)
+    outside = ((tl.fma(finite, slope, -grown)) / rate) / rate
+    to_alpha = 1 + tl.where(tl.abs(v) < 0.5, x * x * g, outside)
+    return tl.where(alpha > 0, grown / rate + alpha, x), slope, to_alpha
+
+
+@triton.jit
+def _by_sign(x, alpha):
+    """(f, df/dx, df/dalpha) of soft_exponential; one alpha for all of x takes one side only."""
+    if alpha.type.is_block():
+        below = alpha < 0
+        f, slope, to_alpha = _soft_logarithm(x, tl.where(below, alpha, -1.0))
+        g, other_slope, other_to_alpha = _soft_exponential(x, tl.where(below, 0.0, alpha))
+        f = tl.where(below, f, g)
+        slope = tl.where(below, slope, other_slope)
+        to_alpha = tl.where(below, to_alpha, other_to_alpha)
+    elif alpha < 0:
+        f, slope, to_alpha = _soft_logarithm(x, alpha)
+    else:
+        f, slope, to_alpha = _soft_exponential(x, alpha)
+    return f, slope, to_alpha
+
+
+@triton.jit
+def soft_exponential(x, p):
+    return _by_sign(x, p[0])[0]
+
+
+@triton.jit
+def soft_exponential_derivative(x, p):
+    _, slope, to_alpha = _by_sign(x, p[0])
+    return slope, to_alpha
+
+
+@triton.jit
+def sinusoid(x, p):
+    return math.sin(x, 0.0)
+
+
+@triton.jit
+def sinusoid_derivative(x, p):
+    return (math.cos(x, 0.0),)
+
+
+@triton.jit
+def sinc(x, p):
+    infinite = tl.abs(x) == float("inf")
+    return tl.where(x == 0, 1.0, tl.where(infinite, 0.0, math.sin(x, 0.0) / x))
+
+
+@triton.jit
+def sinc_derivative(x, p):
+    """x D(x^2) up to 1, else (cos x - sin x / x) / x."""
+    sine, cosine = math.sin_cos(x, 0.0)
+    far = (cosine - sine / x) / x
+    square = x * x
+    if x.dtype == tl.float64:
+        series = tl.full(x.shape, 0.0, x.dtype)
+        for k in tl.static_range(11):
+            series = tl.fma(series, square, math.constant(x, _SINC_SERIES[k]))
+        near = series * x
+    else:
+        near = math.polynomial(square, _SINC_SLOPE, 3) * x
+    return (tl.where(tl.abs(x) <= 1, near, tl.where(tl.abs(x) == float("inf"), 0.0, far)),)
+
+
+@triton.jit
+def mish(x, p):
+    """x n / (n + 2), n = e (e + 2), e = exp(x)."""
+    finite = math.at_least(x, -_FAR if x.dtype == tl.float32 else -_FAR_FLOAT64)
+    e, f = math.scaled_exp(math.at_most(finite, _OPEN), 0.0)
+    n = e * (e + 2)
+    return finite * (n / (n + 2)) * f
+
+
+@triton.jit
+def mish_derivative(x, p):
+    """t + x (1 - t^2) s, with t = n / (n + 2), 1 - t^2 = 4 (n + 1) / (n + 2)^2, n + 1 = (e + 1)^2 and s = e / (e + 1)."""
+    near = math.at_most(math.at_least(x, -80.0 if x.dtype == tl.float32 else -700.0), _OPEN)
+    e = math.fast_exp(near, 1.0)
+    n = e * (e + 2)
+    inverse = 1 / (n + 2)
+    return (inverse * tl.fma(4 * near * e * (e + 1), inverse, n),)
+
+
+@triton.jit
+def _swish(x, y, excess):
+    """x / (1 + exp(y - excess)) for y between -110 and 110."""
+    d, f = math.logistic(y, excess)
+    return x / d * f
+
+
+@triton.jit
+def swish(x, p):
+    y = -p[0] * x
+    far = tl.abs(y) >= (_FAR if x.dtype == tl.float32 else _FAR_FLOAT64)
+    near = math.bounded(y, _FAR if x.dtype == tl.float32 else _FAR_FLOAT64)
+    excess = tl.where(far, 0.0, -math.rounding_of_product(-p[0], x, y))
+    return _swish(tl.where(far & (y > 0), 0.0, x), near, excess)
+
+
+@triton.jit
+def swish_derivative(x, p):
+    y = p[0] * x
+    s, n, near = math.gate(y)
+    inside = tl.where(near == y, x, 0.0)
+    return tl.fma(near * n, s, s), inside * (n * s) * inside
+
+
+@triton.jit
+def quick_gelu(x, p):
+    FAR: tl.constexpr = _QUICK_FAR if x.dtype == tl.float32 else _QUICK_FAR_FLOAT64
+    finite = math.at_least(x, -FAR)
+    near = math.at_most(finite, FAR)
+    if x.dtype == tl.float64:
+        y = near * math.constant(x, -_QUICK)
+        excess = tl.zeros_like(y)
+    else:
+        y = near * -_QUICK
+        excess = tl.fma(near, _QUICK_REST, tl.fma(near, _QUICK, y))
+    return _swish(finite, y, excess)
+
+
+@triton.jit
+def quick_gelu_derivative(x, p):
+    s, n, near = math.gate(x * math.constant(x, _QUICK))
+    return (tl.fma(near * n, s, s),)
+
+
+@triton.jit
+def hardswish(x, p):
+    finite = math.at_least(x, -3.0)
+    return finite * (math.at_most(finite + 3, 6.0) * math.constant(x, 1 / 6))
+
+
+@triton.jit
+def hardswish_derivative(x, p):
+    return (tl.where(x <= -3, 0.0, tl.where(x < 3, (x + 1.5) * math.constant(x, 1 / 3), 1.0)),)  # 1 at NaN, as torch has it
+
+
+@triton.jit
+def hardsigmoid(x, p):
+    return math.at_most(math.at_least(x + 3, 0.0), 6.0) * math.constant(x, 1 / 6)
+
+
+@triton.jit
+def hardsigmoid_derivative(x, p):
+    return (tl.where(tl.abs(x) < 3, math.constant(x, 1 / 6), 0.0),)
+
+
+@triton.jit
+def hardtanh(x, p):
+    return math.smaller(math.larger(x, p[0]), p[1])
+
+
+@triton.jit
+def hardtanh_derivative(x, p):
+    return (tl.where((x <= p[0]) | (x >= p[1]), 0.0, 1.0).to(x.dtype),)  # 1 at NaN, as torch has it
+
+
+hardtanh_derivative_from_output = hardtanh_derivative
+
+
+@triton.jit
+def relu6(x, p):
+    return math.at_most(math.at_least(x, 0.0), 6.0)
+
+
+@triton.jit
+def relu6_derivative(x, p):
+    return (tl.where((x <= 0) | (x >= 6), 0.0, 1.0).to(x.dtype),)  # 1 at NaN, as torch has it
+
+
+relu6_derivative_from_output = relu6_derivative
+
+
+@triton.jit
+def log_sigmoid(x, p):
+    return -_softplus(-x, tl.zeros_like(x))
+
+
+@triton.jit
+def log_sigmoid_derivative(x, p):
+    return (math.gate(x)[1],)
+
+
+@triton.jit
+def log_sigmoid_derivative_from_output(y, p):
+    return (-math.expm1(y, 0.0, True),)
+
+
+@triton.jit
+def tanhshrink(x, p):
+    return math.x_minus_tanh(x)
+
+
+@triton.jit
+def tanhshrink_derivative(x, p):
+    value = math.tanh(x)
+    return (value * value,)
+
+
+@triton.jit
+def softshrink(x, p):
+    return x - math.larger(math.smaller(x, p[0]), -p[0])
+
+
+@triton.jit
+def hardshrink(x, p):
+    return tl.where(tl.abs(x) <= p[0], 0.0, x)
+
+
+@triton.jit
+def hardshrink_derivative(x, p):
+    return (tl.where(tl.abs(x) <= p[0], 0.0, 1.0).to(x.dtype),)  # 1 at NaN, as torch has it
+
+
+@triton.jit
+def hardshrink_derivative_from_output(y, p):
+    return (tl.where(y == 0, 0.0, 1.0).to(y.dtype),)
+
+
+softshrink_derivative = hardshrink_derivative
+softshrink_derivative_from_output = hardshrink_derivative_from_output
+
+
+@triton.jit
+def threshold(x, p):
+    return tl.where(x <= p[0], p[1], x)
+
+
+@triton.jit
+def threshold_derivative(x, p):
+    return (tl.where(x <= p[0], 0.0, 1.0).to(x.dtype),)  # 1 at NaN, as torch has it
+
+
+@triton.jit
+def squared_relu(x, p):
+    positive = math.at_least(x, 0.0)
+    return positive * positive
+
+
+@triton.jit
+def squared_relu_derivative(x, p):
+    return (2 * math.at_least(x, 0.0),)
+
+
+@triton.jit
+def _phase(x, alpha):
+    """(y, low, rate): alpha x is y + low, or so large that its sine is left out: then y is 0; rate is alpha, but 1 for alpha 0."""
+    y = alpha * x
+    known = tl.abs(y) == float("inf")
+    low = tl.where(tl.abs(y) < 1e30, math.rounding_of_product(alpha, x, y), 0.0)
+    return tl.where(known, 0.0, y), low, tl.where(alpha == 0, 1.0, alpha)
+
+
+@triton.jit
+def snake(x, p):
+    """x + sin(alpha x)^2 / alpha; alpha = 0 gives x."""
+    y, low, rate = _phase(x, p[0])
+    s = math.sin(y, low)
+    return tl.where(tl.abs(y) > 0, x + s * s * (1 / rate), x)
+
+
+@triton.jit
+def snake_derivative(x, p):
+    y = p[0] * x
+    low = tl.where(tl.abs(y) < 1e30, math.rounding_of_product(p[0], x, y), 0.0)
+    inverse = 1 / tl.where(p[0] == 0, 1.0, p[0])
+    s, c = math.sin_cos(y, low)
+    to_alpha = (s * inverse) * (tl.fma(2 * y, c, -s) * inverse)
+    return tl.fma(2 * s, c, 1.0), tl.where(p[0] == 0, x * x, to_alpha)
