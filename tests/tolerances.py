@@ -48,7 +48,8 @@ def value_bound(row: Activation, x: Tensor, oracle: Tensor, magnitude: Tensor, m
 def gradient_bound(row: Activation, x: Tensor, dz: Tensor, dy: Tensor, magnitude: Tensor, factor: Tensor | float, bend: Tensor) -> Tensor:
     """How far dz * factor may be off, dz = dy f'(z); bend is |f''| there."""
     ulp = unit(x)
-    absolute = row.derivative_absolute * (ulp / torch.finfo(torch.float32).eps) + bend * moved(x, magnitude)
+    oracles = 2 if x.dtype is torch.float64 else 1  # in float64 the oracle is no more exact than what it judges
+    absolute = oracles * row.derivative_absolute * (ulp / torch.finfo(torch.float32).eps) + bend * moved(x, magnitude)
     budget = (max(row.derivative_ulp, 1) + 3) * ulp * dz.abs() + dy.abs() * absolute
     oracle = dz * factor
     return budget * abs(factor) + torch.finfo(accumulate_dtype(x)).tiny + rounding(oracle, x.dtype)
