@@ -8,6 +8,8 @@ import sympy
 from .functions import stable, where
 from .grammar import FormulaError
 
+_MOST_BRANCHES = 64
+_HIGHEST_DEGREE = 8
 _NONSENSE = (sympy.I, sympy.nan, sympy.zoo, sympy.oo, -sympy.oo, sympy.Derivative, sympy.Subs, sympy.DiracDelta)
 
 
@@ -80,12 +82,30 @@ def _boundaries(expression: sympy.Basic) -> Iterator[sympy.Expr]:
             yield node.lhs - node.rhs
 
 
-def roots(boundary: sympy.Expr, x: sympy.Symbol, values: Mapping[sympy.Symbol, float]) -> list[float]:
-    """Where a polynomial boundary is 0 for these values of the other symbols; nothing is known of others."""
-    at = boundary.subs({symbol: sympy.Rational(repr(value)) for symbol, value in values.items()})
-    if not at.is_polynomial(x) or not at.has(x):
-        return []
-    polynomial = sympy.Poly(at, x)
-    if polynomial.degree() > 8 or not all(coefficient.is_Rational for coefficient in polynomial.all_coeffs()):
-        return []
-    return sorted({float(root) for root in sympy.real_roots(polynomial)})
+def roots(boundary: sympy.Expr, x: sympy.Symbol, values: Mapping[sympy.Symbol, float]) -> set[float]:
+    """Where a boundary that is polynomial branch by branch may be 0, for these values of the other symbols; of others nothing is said."""
+    exact = {symbol: sympy.Rational(repr(value)) for symbol, value in values.items()}
+    found = set()
+    for branch in _branches(boundary.subs(exact))[:_MOST_BRANCHES]:
+        if branch.has(x) and branch.is_polynomial(x):
+            polynomial = sympy.Poly(branch, x)
+            if polynomial.degree() <= _HIGHEST_DEGREE and all(coefficient.is_Rational for coefficient in polynomial.all_coeffs()):
+                found |= {float(root) for root in sympy.real_roots(polynomial)}
+    return found
+
+
+def _branches(expression: sympy.Expr) -> list[sympy.Expr]:
+    """The expression with its first choice made in each way, and so on, most of the ways if they are very many."""
+    for node in sympy.preorder_traversal(expression):
+        if isinstance(node, (sympy.Max, sympy.Min)):
+            ways = node.args
+        elif isinstance(node, sympy.Abs):
+            ways = node.args[0], -node.args[0]
+        elif isinstance(node, (sympy.sign, sympy.Heaviside)):
+            ways = sympy.S.NegativeOne, sympy.S.Zero, sympy.S.One
+        elif isinstance(node, where):
+            ways = node.args[1:]
+        else:
+            continue
+        return [branch for way in ways for branch in _branches(expression.xreplace({node: way}))[:_MOST_BRANCHES]]
+    return [expression]

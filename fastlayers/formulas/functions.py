@@ -69,6 +69,7 @@ class where(sympy.Function):
     """where(condition, a, b): a where the condition holds, else b. SymPy's Piecewise would solve and reorder the conditions."""
 
     nargs = 3
+    is_real = True
 
     @classmethod
     def eval(cls, condition: sympy.Basic, a: sympy.Expr, b: sympy.Expr) -> sympy.Expr | None:
