@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -223,9 +224,10 @@ def test_the_same_definition_again_changes_nothing() -> None:
 
 def test_in_tritons_interpreter() -> None:
     """All functions of formulas, whose libdevice the interpreter has not, against the reference; float32 and float64."""
-    formula = ("sin(x) + cos(x)*atan(3*x) + tan(x/9) + sinh(x/4) - cosh(x/4) + asinh(x) + erf(x)*erfc(x) + log1p(x**2) + expm1(-x*x) + sigmoid(x) "
-               "+ softplus(x)*sign(x) + Heaviside(x - 1) + relu(x) + min(x, 1, a*x) + (x**2 + 1)**0.3 + sqrt(1 + x**2)**3 + (x*x + 0.1)**(-2) "
-               "+ log(x**2 + 2) + exp(-abs(x)) + tanh(x)")
+    formula = (
+        "sin(x) + cos(x)*atan(3*x) + tan(x/9) + sinh(x/4) - cosh(x/4) + asinh(x) + erf(x)*erfc(x) + log1p(x**2) + expm1(-x*x) "
+        "+ sigmoid(x) + softplus(x)*sign(x) + Heaviside(x - 1) + relu(x) + min(x, 1, a*x) + (x**2 + 1)**0.3 + sqrt(1 + x**2)**3 "
+        "+ (x*x + 0.1)**(-2) + log(x**2 + 2) + exp(-abs(x)) + tanh(x)")
     done = subprocess.run([sys.executable, "-c", f"""
 import torch, fastlayers as fl
 layer = fl.register_activation("all_of_them", {formula!r}, parameters={{"a": 0.5}})()
@@ -297,9 +299,8 @@ REFUSED = [
 def test_refusal(call, message: str) -> None:
     before = list(ACTIVATIONS)
     start = time.perf_counter()
-    with pytest.raises(ValueError) as caught:
+    with pytest.raises(ValueError, match="^" + re.escape(START + message)):
         call()
-    assert str(caught.value).startswith(START + message), caught.value
     assert time.perf_counter() - start < 20
     assert list(ACTIVATIONS) == before
     assert "refused" not in generated.REGISTERED

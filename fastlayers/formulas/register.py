@@ -53,9 +53,9 @@ def register_activation(
     Accuracy: that of the formula as written, in float32 (float64 for float64), except that log(1 + exp(u)), exp(u) - 1, log(1 + u) and
     quotients that are sigmoid or tanh neither overflow nor cancel.
 
-    >>> Bump = fl.register_activation("bump", "x * exp(-beta * x**2)", parameters={"beta": 1.0})
-    >>> y = fl.nn.BatchNorm1d(4, activation=Bump(num_parameters=4))(torch.randn(8, 4))
-    >>> fl.unregister_activation("bump")
+    >>> Bump = register_activation("bump", "x * exp(-beta * x**2)", parameters={"beta": 1.0})
+    >>> y = nn.BatchNorm1d(4, activation=Bump(num_parameters=4))(torch.randn(8, 4))
+    >>> unregister_activation("bump")
     """
     parameters, constants = dict(parameters or {}), dict(constants or {})
     checks.text(_OPERATION, "name", name)

@@ -1,5 +1,4 @@
 """The functional API: checks its arguments, draws the seed, and hands over to the autograd functions."""
-from . import activations
 from .activations import FUNCTIONS as _FUNCTIONS
 from .activations import apply
 from .batch_norm import batch_norm

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from .. import generated
 
-absolute, asinh, atan, cos, cosh, erf, exp, expm1 = torch.abs, torch.asinh, torch.atan, torch.cos, torch.cosh, torch.erf, torch.exp, torch.expm1
+absolute, asinh, atan, cos, cosh, erf = torch.abs, torch.asinh, torch.atan, torch.cos, torch.cosh, torch.erf
+exp, expm1 = torch.exp, torch.expm1
 erfc, log, log1p, maximum, minimum, power = torch.erfc, torch.log, torch.log1p, torch.maximum, torch.minimum, torch.pow
 both, either, sigmoid, sign, sin, sinh, sqrt, tan, tanh, where = (
     torch.logical_and, torch.logical_or, torch.sigmoid, torch.sign, torch.sin, torch.sinh, torch.sqrt, torch.tan, torch.tanh, torch.where)
