@@ -15,6 +15,7 @@ import test_kernels
 import test_modules
 import test_specs
 import torch
+from conftest import running_on
 
 import fastlayers as fl
 from fastlayers import generated
@@ -170,6 +171,17 @@ def test_at_a_kink_the_derivative_is_the_right_one(formula: str, kinks: list[tup
         fl.unregister_activation("bent")
 
 
+def test_a_single_point_has_the_derivative_of_its_branch() -> None:
+    fl.register_activation("own_sinc", "1 if x == 0 else sin(x) / x")
+    try:
+        x = torch.tensor([0.0, 1e-3, 2.0], dtype=torch.float64)
+        torch.testing.assert_close(activations.function("own_sinc")(x), activations.function("sinc")(x))
+        for got, want in zip(*(activations.function(name, "derivative")(x) for name in ("own_sinc", "sinc")), strict=True):
+            torch.testing.assert_close(got, want, rtol=1e-8, atol=1e-10)
+    finally:
+        fl.unregister_activation("own_sinc")
+
+
 @pytest.mark.parametrize(("formula", "rewritten"), [
     ("log(1 + exp(2*x))", "softplus(2*x)"), ("log(exp(x) + 1) / 3", "softplus(x)/3"), ("log(1 + x**2)", "log1p(x**2)"),
     ("2*exp(x) - 2", "2*expm1(x)"), ("x * (exp(-x) - 1)", "x*expm1(-x)"), ("1 / (1 + exp(-x))", "sigmoid(x)"),
@@ -222,15 +234,50 @@ def test_the_same_definition_again_changes_nothing() -> None:
     assert fl.register_activation("own_two", formula, parameters=parameters, constants=constants) is fl.nn.OwnTwo
 
 
+EVERYTHING = (
+    "sin(x) + cos(x)*atan(3*x) + tan(x/9) + sinh(x/4) - cosh(x/4) + asinh(x) + erf(x)*erfc(x) + log1p(x**2) + expm1(-x*x) "
+    "+ sigmoid(x) + softplus(x)*sign(x) + Heaviside(x - 1) + relu(x) + min(x, 1, a*x) + (x**2 + 1)**0.3 + sqrt(1 + x**2)**3 "
+    "+ (x*x + 0.1)**(-2) + log(x**2 + 2) + exp(-abs(x)) + tanh(x)")
+
+
+@pytest.fixture
+def everything():
+    """A module of EVERYTHING, all functions of formulas."""
+    yield fl.register_activation("all_of_them", EVERYTHING, parameters={"a": 0.5})()
+    fl.unregister_activation("all_of_them")
+
+
+def test_all_functions_of_formulas(everything: torch.nn.Module) -> None:
+    """Compiled Triton beside the reference, value and both gradients."""
+    results = []
+    for name in ("reference", "triton"):
+        x = torch.linspace(-7, 7, 129, requires_grad=True)
+        with running_on(name):
+            y = everything(x)
+            results.append((y, *torch.autograd.grad(y.sum(), (x, everything.a))))
+    for got, want in zip(*results, strict=True):
+        torch.testing.assert_close(got, want, rtol=4e-6, atol=4e-6)
+
+
+@pytest.mark.parametrize("target", ["sm_100", "gfx942"])
+def test_all_functions_compile_for_other_gpus(everything: torch.nn.Module, target: str) -> None:
+    """AMD's library of functions is another one."""
+    compiled = pytest.importorskip("compiled", reason="needs the emulator: pip install -e tools/ptxsim")
+    x = torch.randn(64, 8)
+    with compiled.compiling(compiled.TARGETS[target]) as launches:
+        from fastlayers import kernels
+
+        arguments = (x, None, None, None, None, torch.rand(1, 1), None, "all_of_them", (), 0.0, 1)
+        kernels.epilogue_forward(*arguments)
+        kernels.epilogue_backward(x, *arguments, False, (True, False, False, False, True))
+    assert [launch.kernel for launch in launches][:2] == ["epilogue_forward_contiguous", "epilogue_backward_contiguous"]
+
+
 def test_in_tritons_interpreter() -> None:
     """All functions of formulas, whose libdevice the interpreter has not, against the reference; float32 and float64."""
-    formula = (
-        "sin(x) + cos(x)*atan(3*x) + tan(x/9) + sinh(x/4) - cosh(x/4) + asinh(x) + erf(x)*erfc(x) + log1p(x**2) + expm1(-x*x) "
-        "+ sigmoid(x) + softplus(x)*sign(x) + Heaviside(x - 1) + relu(x) + min(x, 1, a*x) + (x**2 + 1)**0.3 + sqrt(1 + x**2)**3 "
-        "+ (x*x + 0.1)**(-2) + log(x**2 + 2) + exp(-abs(x)) + tanh(x)")
     done = subprocess.run([sys.executable, "-c", f"""
 import torch, fastlayers as fl
-layer = fl.register_activation("all_of_them", {formula!r}, parameters={{"a": 0.5}})()
+layer = fl.register_activation("all_of_them", {EVERYTHING!r}, parameters={{"a": 0.5}})()
 for dtype, tolerance in ((torch.float32, 4e-6), (torch.float64, 1e-13)):
     results = []
     for name in ("reference", "triton"):
