@@ -10,6 +10,7 @@ import time
 import cases
 import pytest
 import sympy
+import test_activations
 import test_compile
 import test_kernels
 import test_modules
@@ -78,9 +79,20 @@ def test_batch_norm(backend: str, case: cases.Case) -> None:
     test_kernels.test_batch_norm(backend, case, True)
 
 
+@pytest.mark.parametrize("arguments", [test_specs.arguments_of, test_specs.moved_arguments], ids=["start", "moved"])
 @pytest.mark.parametrize("name", FORMULAS)
-def test_derivative_of_the_row(name: str) -> None:
-    test_specs.test_reference_derivative_is_that_of_the_reference_function(ACTIVATIONS[name])
+def test_derivative_of_the_row(name: str, arguments) -> None:
+    test_specs.test_reference_derivative_is_that_of_the_reference_function(ACTIVATIONS[name], arguments)
+
+
+@pytest.mark.parametrize("name", ["own_mish", "own_two"])
+def test_function_module_and_name(backend: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On every backend, C++ too, where the reference steps in."""
+    row = ACTIVATIONS[name]
+    monkeypatch.setitem(test_activations.ROWS_BY_MODULE, row.module, [row])
+    test_activations.test_function_module_and_name_are_one(backend, row)
+    if row.learnables:
+        test_activations.test_parameter_gradients_beside_autograd(backend, row, 4)
 
 
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])

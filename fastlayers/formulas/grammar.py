@@ -122,7 +122,7 @@ class _Reader:
             return self._piecewise(node)
         if name in _STEPS:
             raise FormulaError("be differentiable", f"{ast.unparse(node)!r}, which is a staircase")
-        known = sorted({*_FUNCTIONS, *_SEVERAL, *_CHOICES}, key=str.lower)
+        known = sorted([*_FUNCTIONS, *_SEVERAL, *_CHOICES], key=str.lower)
         raise FormulaError(f"use no functions but {', '.join(known)}", repr(name))
 
     def _piecewise(self, node: ast.Call) -> sympy.Expr:
