@@ -11,7 +11,7 @@ from dataclasses import dataclass
 class Generated:
     """Python source that defines functions ``name`` and ``name_derivative``, as PyTorch for the reference and as Triton.
 
-    The name is one of the content: Triton tells functions that a kernel takes apart by their names.
+    The name is one of the content, so that no cache, linecache's or Triton's, takes one formula for another.
     """
 
     name: str

@@ -225,7 +225,7 @@ def test_no_overflow_where_the_written_formula_has_one(backend: str) -> None:
 
 @KERNELS
 def test_a_name_given_up_and_taken_again_computes_the_new_formula(backend: str) -> None:
-    """Triton keeps compiled kernels by the name of the function they take."""
+    """No cache of kernels or of source takes the one for the other."""
     x = torch.linspace(-2, 2, 65)
     for formula, want in (("x * 2", x * 2), ("x * 3", x * 3)):
         fl.register_activation("changing", formula)
