@@ -2,6 +2,7 @@
 #   make demo    train two networks on real digits, with PyTorch and with fastlayers (DEMO="--net cnn --epochs 3" varies it)
 #   make test    run all tests                  (TESTS="tests/test_cli.py -k info" runs some of them)
 #   make bench   time everything                (BENCH="--only relu --no-compile")
+#   make docs    write docs/activations.md and its plots from specs.py
 #   make lint    ruff                           make wheel   build dist/*.whl          make clean   remove what make made
 
 PYTHON ?= python3
@@ -16,7 +17,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --quiet --disable-pip-version-check --no-input
 SOURCES := pyproject.toml setup.py $(shell find csrc -name '*.cpp' -o -name '*.h')
 
-.PHONY: demo test bench lint wheel clean
+.PHONY: demo test bench docs lint wheel clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.demo
@@ -30,6 +31,9 @@ endif
 
 bench: $(VENV)/.demo
 	$(BIN)/python -m fastlayers bench $(BENCH)
+
+docs: $(VENV)/.demo
+	$(BIN)/python tools/document_activations.py
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check

@@ -30,10 +30,24 @@ def register(kind: type[torch.nn.Module] | None, rows: Sequence[Activation]) -> 
         _ROWS_OF_CLASS[kind] = rows
 
 
-_DEFAULTS = {
-    row.name: Resolved(row, tuple(float(constant.default) for constant in row.constants), None) for row in ACTIVATIONS.values()
-    if not row.learnables and not row.random and not any(constant.required for constant in row.constants)
-}
+_DEFAULTS: dict[str, Resolved] = {}
+
+
+def add(row: Activation) -> None:
+    """Let a row be resolved by name alone where that says all."""
+    if not row.learnables and not row.random and not any(constant.required for constant in row.constants):
+        _DEFAULTS[row.name] = Resolved(row, tuple(float(constant.default) for constant in row.constants), None)
+
+
+def remove(row: Activation) -> None:
+    """Undo add, and register of the row's class."""
+    _DEFAULTS.pop(row.name, None)
+    for kind in [kind for kind, rows in _ROWS_OF_CLASS.items() if row in rows]:
+        del _ROWS_OF_CLASS[kind]
+
+
+for _row in ACTIVATIONS.values():
+    add(_row)
 
 
 def resolve(operation: str, activation: str | torch.nn.Module, training: bool = True) -> Resolved:
@@ -54,7 +68,8 @@ def resolve_module(operation: str, module: torch.nn.Module) -> Resolved:
     """Resolve a module of fastlayers.nn, or of torch.nn where the classes share a name."""
     row = row_of_module(operation, module)
     if row.learnables:
-        return Resolved(row, (), pack(row, [getattr(module, learnable.name) for learnable in row.learnables]))
+        constants = tuple([getattr(module, constant.name) for constant in row.constants]) if row.constants else ()
+        return Resolved(row, constants, pack(row, [getattr(module, learnable.name) for learnable in row.learnables]))
     if not row.constants:
         return _DEFAULTS[row.name]
     return drawing(with_constants(operation, row, tuple([getattr(module, constant.name) for constant in row.constants])), module.training)

@@ -8,9 +8,12 @@ from types import ModuleType
 from torch import Tensor
 
 from . import checks, reference
+from .generated import REGISTERED
 
 NAMES = ("reference", "cpp", "triton", "cuda")
 _MODULES = {"reference": "fastlayers.reference", "cpp": "fastlayers._C", "triton": "fastlayers.kernels"}
+_COMPILED = ("cpp", "cuda")
+"""What was compiled before any formula was registered."""
 _TITLES = {"cpp": "the C++ extension fastlayers._C", "triton": "Triton"}
 
 _choice = "auto"
@@ -68,8 +71,23 @@ def _reason_against(name: str, device: str | None = None) -> str:
     return "" if device in (None, runs_on) else f"triton runs on {runs_on} tensors here, not on {device} ones"
 
 
-def select(x: Tensor) -> ModuleType:
-    """The backend module that runs an operation whose first tensor is x."""
+def _lacks(name: str, activation: str) -> str:
+    """Why the backend cannot compute this activation; "" if it can."""
+    if name in _COMPILED and activation in REGISTERED:
+        return f"{name} has no kernel of {activation!r}, which was registered as a formula; triton and reference compute it"
+    return ""
+
+
+def select(x: Tensor, activation: str | None = None) -> ModuleType:
+    """The backend module that runs an operation whose first tensor is x; another where the choice lacks the activation."""
+    chosen = _select(x)
+    if activation in REGISTERED and any(chosen is _module(name)[0] and _lacks(name, activation) for name in _COMPILED):
+        return _module("triton")[0] if x.is_cuda and not _reason_against("triton", "cuda") else reference
+    return chosen
+
+
+def _select(x: Tensor) -> ModuleType:
+    """The chosen backend."""
     if _choice == "auto":
         if x.is_cpu:
             return _cpu_default
@@ -116,8 +134,10 @@ class backend:
         _choice = self._previous
 
 
-def backends() -> dict[str, str]:
+def backends(activation: str | None = None) -> dict[str, str]:
     """What can run here: each backend's name with "available" and on what, or one sentence why not.
+
+    With the name of an activation, what can compute it; a backend that cannot leaves it to Triton or to the reference.
 
     >>> import fastlayers as fl
     >>> fl.backends()["reference"]
@@ -128,7 +148,7 @@ def backends() -> dict[str, str]:
         details["cpp"] = f"on cpu, built for {_cpp.cpu_capability()}"
     report = {}
     for name in NAMES:
-        reason = _reason_against(name)
+        reason = _reason_against(name) or _lacks(name, activation)
         if not reason and name == "triton":
             details[name] = f"on {_triton_device()}"
         report[name] = f"not available: {reason}" if reason else f"available {details[name]}"

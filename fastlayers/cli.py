@@ -1,4 +1,4 @@
-"""``python -m fastlayers {demo,check,bench,info}``."""
+"""``python -m fastlayers {demo,check,bench,plot,info}``."""
 from __future__ import annotations
 
 import argparse
@@ -10,7 +10,7 @@ from typing import NoReturn
 
 import torch
 
-from . import __version__, check
+from . import __version__, check, plot
 from .backends import backends
 from .benchmarks import run as bench
 from .demo import command as demo
@@ -55,6 +55,7 @@ def _parser() -> argparse.ArgumentParser:
         ("demo", demo.add_arguments, demo.run, True, "train two networks on real digits, with PyTorch and with fastlayers"),
         ("check", check.add_arguments, check.run, False, "hold every operation on this machine against the float64 reference"),
         ("bench", bench.add_arguments, bench.run, True, "time every layer beside eager PyTorch and torch.compile"),
+        ("plot", plot.add_arguments, plot.run, False, "draw activations and their derivatives as a PNG sheet"),
         ("info", lambda parser: None, _info, False, "say what is installed and which backends are available"),
     ):
         command = commands.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")

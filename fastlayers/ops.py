@@ -20,7 +20,7 @@ def _epilogue_forward(
     x: Tensor, mean: Tensor | None, scale: Tensor | None, shift: Tensor | None, residual: Tensor | None, parameters: Tensor | None,
     seed: Tensor | None, activation: str, constants: Sequence[float], p: float, channel_dim: int,
 ) -> Tensor:
-    return select(x).epilogue_forward(
+    return select(x, activation).epilogue_forward(
         x, mean, scale, shift, residual, parameters, seed, activation, constants, p, channel_dim)
 
 
@@ -35,7 +35,7 @@ def _epilogue_backward(
     parameters: Tensor | None, seed: Tensor | None, activation: str, constants: Sequence[float], p: float, channel_dim: int,
     from_output: bool, output_mask: Sequence[bool],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    return _fill(x, select(x).epilogue_backward(
+    return _fill(x, select(x, activation).epilogue_backward(
         dy, x, mean, scale, shift, residual, parameters, seed, activation, constants, p, channel_dim, from_output, output_mask))
 
 
@@ -63,7 +63,7 @@ def _batch_norm_forward(
     num_batches_tracked: Tensor | None, residual: Tensor | None, parameters: Tensor | None, seed: Tensor | None, activation: str,
     constants: Sequence[float], p: float, training: bool, momentum: float | None, eps: float, channel_dim: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return select(x).batch_norm_forward(
+    return select(x, activation).batch_norm_forward(
         x, weight, bias, running_mean, running_var, num_batches_tracked, residual, parameters, seed, activation, constants, p, training,
         momentum, eps, channel_dim)
 
@@ -82,7 +82,7 @@ def _batch_norm_backward(
     parameters: Tensor | None, seed: Tensor | None, activation: str, constants: Sequence[float], p: float, training: bool,
     channel_dim: int, output_mask: Sequence[bool],
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    return _fill(x, select(x).batch_norm_backward(
+    return _fill(x, select(x, activation).batch_norm_backward(
         dy, x, mean, rstd, weight, bias, residual, parameters, seed, activation, constants, p, training, channel_dim, output_mask))
 
 
@@ -99,7 +99,7 @@ def _batch_norm_backward_input(
     parameters: Tensor | None, seed: Tensor | None, activation: str, constants: Sequence[float], p: float, channel_dim: int,
     mean_dz: Tensor, mean_dz_centred: Tensor,
 ) -> Tensor:
-    return select(x).batch_norm_backward_input(
+    return select(x, activation).batch_norm_backward_input(
         dy, x, mean, rstd, weight, bias, residual, parameters, seed, activation, constants, p, channel_dim, mean_dz, mean_dz_centred)
 
 

@@ -13,7 +13,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .. import reference
-from . import activations, launch, reductions, tiles
+from . import formulas, launch, reductions, tiles
 from .dropout import dropout_key, keep_multiplier
 
 
@@ -247,7 +247,7 @@ def launch_forward(
     with launch.device_guard(x):
         kernel[plan.grid](
             x, y, residual, mean, scale, weight, shift, parameters, seed, threshold(seed, p), *plan.sizes,
-            ACTIVATION=getattr(activations, activation), CONSTANTS=tuple(constants), LEARNABLE=learnable, PER_CHANNEL=columns > 1,
+            ACTIVATION=formulas.function(activation), CONSTANTS=tuple(constants), LEARNABLE=learnable, PER_CHANNEL=columns > 1,
             **plan.constants,
         )
     return y
@@ -287,7 +287,7 @@ def launch_backward(
     with launch.device_guard(x):
         kernel[plan.grid](
             dy, x, dx, dresidual, partials, residual, mean, scale, weight, shift, mean_dz, mean_dz_centred, parameters, seed,
-            threshold(seed, p), *plan.sizes, DERIVATIVE=getattr(activations, f"{activation}_{kind}"), CONSTANTS=tuple(constants),
+            threshold(seed, p), *plan.sizes, DERIVATIVE=formulas.function(activation, kind), CONSTANTS=tuple(constants),
             LEARNABLE=learnable, PER_CHANNEL=columns > 1, FROM_OUTPUT=from_output, DSHIFT=int(want_dshift), DSCALE=int(want_dscale),
             DPARAMETERS=learnable if want_dparameters else 0, **plan.constants,
         )

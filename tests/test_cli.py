@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import fastlayers as fl
-from fastlayers import check, reference, usage
+from fastlayers import check, plot, reference, usage
 from fastlayers.cli import main
 from fastlayers.specs import ACTIVATIONS
 
@@ -26,6 +26,12 @@ from fastlayers.specs import ACTIVATIONS
     (["demo", "--data"], "fastlayers demo: --data expected one argument"),
     (["demo", "--data", "/no/such"], "fastlayers demo: --data must be a folder with the four IDX files of MNIST, got '/no/such'"),
     (["demo", "--fast"], "fastlayers demo: unrecognized arguments: --fast"),
+    (["plot", "silu", "sillu"], f"fastlayers plot: NAME must be one of {', '.join(ACTIVATIONS)}, got 'sillu'"),
+    (["plot", "leaky_relu(steep=2)"],
+     "fastlayers plot: NAME leaky_relu must take no constants but negative_slope, got 'leaky_relu(steep=2)'"),
+    (["plot"], "fastlayers plot: the following arguments are required: NAME"),
+    (["plot", "silu", "--output", "/no/such/sheet.png"],
+     "fastlayers plot: --output must be a file that can be written, got '/no/such/sheet.png': No such file or directory"),
     (["check", "--dtype", "int8"], "fastlayers check: --dtype must be one of float32, float64, float16, bfloat16, got 'int8'"),
     (["bench", "--only", "nothing"], "fastlayers bench: --only must match the name of a case (--list shows them), got 'nothing'"),
     (["bench", "--against", "/no/such"],
@@ -55,6 +61,48 @@ def test_missing_extra(capsys, monkeypatch, tmp_path):
         options = ["--output", str(tmp_path)] if command == "demo" else []
         assert main([command, *options]) == 2
         assert capsys.readouterr().err == f"fastlayers {command}: rich is not installed: pip install fastlayers[{extra}]\n"
+
+
+def test_plot_without_matplotlib(capsys, monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert main(["plot", "silu", "--output", str(tmp_path / "sheet.png")]) == 2
+    assert capsys.readouterr().err == "fastlayers plot: matplotlib is not installed: pip install fastlayers[plot]\n"
+    assert not list(tmp_path.iterdir())
+
+
+def test_plot_writes_a_panel_for_each_name(capsys, tmp_path):
+    """Constants, learnable parameters, random slopes, required constants; the names stand in the file."""
+    sheet = tmp_path / "sheet.png"
+    names = ["silu", "leaky_relu(0.2)", "srelu", "rrelu", "threshold(0.1, value=2)", "gelu_tanh"]
+    assert main(["plot", *names, "--output", str(sheet)]) == 0
+    assert capsys.readouterr().out == f"wrote {sheet}\n"
+    assert plot.panels_of(sheet) == names
+
+
+def test_plot_knows_registered_formulas(tmp_path):
+    fl.register_activation("drawn", "max(a*x, x/2) * c", parameters={"a": 1.0}, constants={"c": 2.0})
+    try:
+        plot.draw(["drawn(3.0)"], tmp_path / "sheet.png")
+        assert plot.panels_of(tmp_path / "sheet.png") == ["drawn(3.0)"]
+        y, slope = plot.panel("drawn(3.0)").values(torch.tensor([-2.0, 2.0], dtype=torch.float64))
+        assert (y.tolist(), slope.tolist()) == ([-3.0, 6.0], [1.5, 3.0])
+    finally:
+        fl.unregister_activation("drawn")
+
+
+def test_plot_draws_function_and_derivative(monkeypatch, tmp_path):
+    """What is drawn of leaky_relu(0.2): no line across the jump of the derivative."""
+    pyplot = pytest.importorskip("matplotlib.pyplot")
+    drawn = []
+    monkeypatch.setattr(pyplot, "close", drawn.append)
+    plot.draw(["leaky_relu(0.2)"], tmp_path / "sheet.png")
+    y, slope = (line.get_ydata() for line in drawn[0].axes[0].lines[:2])
+    x = torch.linspace(-5, 5, len(y), dtype=torch.float64)
+    assert torch.equal(torch.from_numpy(y), torch.where(x > 0, x, 0.2 * x))
+    assert set(slope[slope == slope]) == {0.2, 1.0}
+    assert (slope != slope).sum() == 1
+    monkeypatch.undo()
+    pyplot.close(drawn[0])
 
 
 def test_need_lets_an_error_inside_the_package_through(tmp_path, monkeypatch):

@@ -19,7 +19,7 @@ class Activation(Function):
 
     @staticmethod
     def forward(ctx, x, parameters, row, constants):
-        kernels, channel_dim = kernels_for(x), 0 if parameters is None or x.dim() == 1 else 1
+        kernels, channel_dim = kernels_for(x, row.name), 0 if parameters is None or x.dim() == 1 else 1
         y = kernels.epilogue_forward(x, None, None, None, None, matrix(parameters), None, row.name, constants, 0.0, channel_dim)
         from_output = row.derives_from_output(constants)
         ctx.save_for_backward(y if from_output else x, parameters)

@@ -21,7 +21,7 @@ class BatchNorm(Function):
     @staticmethod
     def forward(ctx, x, weight, bias, residual, parameters, seed, running_mean, running_var, num_batches_tracked, arguments):
         row, constants, p, training, momentum, eps, channel_dim = arguments
-        kernels = kernels_for(x)
+        kernels = kernels_for(x, row.name)
         if training or kernels is not ops:
             y, mean, rstd = kernels.batch_norm_forward(
                 x, weight, bias, running_mean, running_var, num_batches_tracked, residual, matrix(parameters), seed, row.name,

@@ -10,9 +10,9 @@ from .. import ops, reference
 from ..backends import select
 
 
-def kernels_for(x: Tensor) -> ModuleType:
+def kernels_for(x: Tensor, activation: str) -> ModuleType:
     """Who computes: the custom ops while compiling, else the chosen backend."""
-    return ops if torch.compiler.is_compiling() else select(x)
+    return ops if torch.compiler.is_compiling() else select(x, activation)
 
 
 def differentiable(kernels: ModuleType) -> ModuleType:

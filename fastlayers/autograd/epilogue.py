@@ -19,7 +19,7 @@ class Epilogue(Function):
     @staticmethod
     def forward(ctx, x, scale, shift, residual, parameters, seed, arguments):
         row, constants, p, channel_dim = arguments
-        kernels = kernels_for(x)
+        kernels = kernels_for(x, row.name)
         y = kernels.epilogue_forward(x, None, scale, shift, residual, matrix(parameters), seed, row.name, constants, p, channel_dim)
         wants_scale = ctx.needs_input_grad[1]
         ctx.from_output = False

@@ -7,3 +7,10 @@ from .epilogue import bias_activation
 
 globals().update(_FUNCTIONS)
 __all__ = ["apply", "batch_norm", "bias_activation", "dropout", "dropout_mask", *_FUNCTIONS]
+
+
+def __getattr__(name: str) -> object:
+    """The function of a registered activation."""
+    if name in _FUNCTIONS:
+        return _FUNCTIONS[name]
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -59,12 +59,12 @@ def _function(rows: tuple[Activation, ...]) -> Callable[..., Tensor]:
             row = by_value[value]
         if given.pop("inplace", False) and not (dropout and training):
             return in_place(x, **given, inplace=True, **({"training": training} if row.random else {}))
+        constants = tuple([given.get(constant.name, constant.default) for constant in row.constants])
         if row.learnables:
             values = [given[learnable.name] for learnable in row.learnables]
             checks.learnable(name, row, values)
-            resolved = Resolved(row, (), pack(row, values if row.repeats else [value.flatten() for value in values]))
+            resolved = Resolved(row, constants, pack(row, values if row.repeats else [value.flatten() for value in values]))
         else:
-            constants = tuple([given.get(constant.name, constant.default) for constant in row.constants])
             resolved = drawing(with_constants(name, row, constants), training)
         return apply(name, x, resolved, dropout=dropout, training=training, seed=seed)
 
@@ -111,3 +111,13 @@ def _functions() -> dict[str, Callable[..., Tensor]]:
 
 
 FUNCTIONS = _functions()
+
+
+def add(row: Activation) -> None:
+    """Make the function of a registered row."""
+    FUNCTIONS[row.name] = _function((row,))
+
+
+def remove(row: Activation) -> None:
+    """Undo add."""
+    del FUNCTIONS[row.name]

@@ -1,7 +1,15 @@
 """Modules. A class with a torch.nn name is drop-in: same arguments, order, state_dict and numbers; new arguments are keyword-only."""
+from . import activations
 from .activations import *  # noqa: F403 - the classes are made from the rows of specs.py
 from .activations import __all__ as _activations
 from .batch_norm import BatchNorm1d, BatchNorm2d, BatchNorm3d
 from .dropout import Dropout
 
 __all__ = ["BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "Dropout", *_activations]
+
+
+def __getattr__(name: str) -> type:
+    """The class of a registered activation."""
+    if name in activations.CLASSES:
+        return activations.CLASSES[name]
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -165,4 +165,17 @@ def _classes() -> dict[str, type[torch.nn.Module]]:
 
 CLASSES = _classes()
 globals().update(CLASSES)
+
+
+def add(row: Activation) -> type[torch.nn.Module]:
+    """Make the class of a registered row; found here by its name, its modules can be copied and pickled."""
+    CLASSES[row.module] = globals()[row.module] = _class([row])
+    return CLASSES[row.module]
+
+
+def remove(row: Activation) -> None:
+    """Undo add."""
+    del CLASSES[row.module], globals()[row.module]
+
+
 __all__ = list(CLASSES)

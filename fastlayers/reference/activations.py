@@ -15,6 +15,9 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from .. import generated
+from . import formulas
+
 _SQRT_HALF = math.sqrt(0.5)
 _SQRT_2_OVER_PI = math.sqrt(2 / math.pi)
 _QUICK = 1.702
@@ -485,4 +488,6 @@ def _tanh_series(count: int) -> list[float]:
 
 def function(name: str, kind: str = "") -> Callable[..., Tensor]:
     """The function of row ``name``; kind is "", "derivative" or "derivative_from_output"."""
+    if name in generated.REGISTERED:
+        return formulas.function(name, kind)
     return globals()[f"{name}_{kind}" if kind else name]
