@@ -43,3 +43,39 @@ def keep_multiplier(key, group, offsets, WHOLE_GROUPS: tl.constexpr):
     else:
         kept = _keep(tl.randint4x(value, offsets >> 3), (offsets & 7).to(tl.int32), threshold)
     return tl.where(kept, scale, 0.0)
+
+
+@triton.jit
+def seed_value(seed):
+    """A seed once per program; nothing of use where it is None."""
+    if seed is None:
+        return 0
+    else:
+        return tl.load(seed)
+
+
+@triton.jit
+def _activation_words(value, group):
+    """The four words of counter ``group`` in the stream of random activations, counter word 2 = 1."""
+    group = group.to(tl.int64)
+    zero = (group * 0).to(tl.int32)
+    return tl.philox(value, group.to(tl.int32), (group >> 32).to(tl.int32), zero + 1, zero)
+
+
+@triton.jit
+def _number(words, column):
+    """The 16-bit number of element ``column`` (0 to 7)."""
+    w0, w1, w2, w3 = words
+    word = tl.where(column < 4, tl.where(column < 2, w0, w1), tl.where(column < 6, w2, w3))
+    return tl.where(column % 2 == 0, word & 0xFFFF, word >> 16)
+
+
+@triton.jit
+def uniform_number(value, group, offsets, WHOLE_GROUPS: tl.constexpr):
+    """What a random activation takes: (number + 1/2) / 65536 for every element; value is the seed's, groups are as for keep_multiplier."""
+    if WHOLE_GROUPS:
+        w0, w1, w2, w3 = _activation_words(value, group)
+        number = _number((w0[:, None], w1[:, None], w2[:, None], w3[:, None]), tl.arange(0, 8)[None, :])
+    else:
+        number = _number(_activation_words(value, offsets >> 3), (offsets & 7).to(tl.int32))
+    return tl.fma(number.to(tl.float32), 2.0**-16, 2.0**-17)

@@ -13,8 +13,9 @@ import triton.language as tl
 from torch import Tensor
 
 from .. import reference
+from ..specs import ACTIVATIONS
 from . import formulas, launch, reductions, tiles
-from .dropout import dropout_key, keep_multiplier
+from .dropout import dropout_key, keep_multiplier, seed_value, uniform_number
 
 
 @triton.jit
@@ -30,6 +31,15 @@ def _arguments(parameters, channel, present, channels, LEARNABLE: tl.constexpr, 
     for k in tl.static_range(len(CONSTANTS)):
         values += (tl.full((), CONSTANTS[k], COMPUTE),)
     return values
+
+
+@triton.jit
+def _with_uniform(arguments, slope_seed, slope_key, tile, WHOLE_GROUPS: tl.constexpr):
+    """The arguments of a random activation: one more, the tile's uniform numbers."""
+    if slope_seed is not None:
+        return arguments + (uniform_number(slope_key, tile[0], tile[1], WHOLE_GROUPS),)
+    else:
+        return arguments
 
 
 @triton.jit
@@ -65,11 +75,11 @@ def _pre_activation(
 
 @triton.jit
 def _forward_tile(
-    x, y, residual, tile, mean, scale, shift, seed, key, vectors, arguments, ACTIVATION: tl.constexpr, EDGES: tl.constexpr,
-    WHOLE_GROUPS: tl.constexpr, COMPUTE: tl.constexpr,
+    x, y, residual, tile, mean, scale, shift, seed, key, slope_seed, slope_key, vectors, arguments, ACTIVATION: tl.constexpr,
+    EDGES: tl.constexpr, WHOLE_GROUPS: tl.constexpr, COMPUTE: tl.constexpr,
 ):
     z, _ = _pre_activation(x, residual, tile, mean, scale, shift, vectors, None, EDGES, COMPUTE)
-    value = ACTIVATION(z, arguments)
+    value = ACTIVATION(z, _with_uniform(arguments, slope_seed, slope_key, tile, WHOLE_GROUPS))
     if seed is not None:
         value = value * keep_multiplier(key, tile[0], tile[1], WHOLE_GROUPS)
     tiles.store(y, value, tile, EDGES)
@@ -77,7 +87,7 @@ def _forward_tile(
 
 @triton.jit(do_not_specialize=["threshold", "slots", "chunk_slots", "chunks", "channels", "length", "row_groups", "multiplier", "bits"])
 def epilogue_forward_contiguous(
-    x, y, residual, mean, scale, weight, shift, parameters, seed, threshold,
+    x, y, residual, mean, scale, weight, shift, parameters, seed, slope_seed, threshold,
     slots, chunk_slots, chunks, channels, length, row_groups, multiplier, bits,
     ACTIVATION: tl.constexpr, CONSTANTS: tl.constexpr, LEARNABLE: tl.constexpr, PER_CHANNEL: tl.constexpr,
     ONE_ROW: tl.constexpr, ALIGNED: tl.constexpr, GROUPS: tl.constexpr, COMPUTE: tl.constexpr,
@@ -88,16 +98,17 @@ def epilogue_forward_contiguous(
     vectors = _channel_vectors(mean, scale, weight, shift, channel, None, False)
     arguments = _arguments(parameters, channel, None, channels, LEARNABLE, PER_CHANNEL, CONSTANTS, False, COMPUTE)
     key = dropout_key(seed, threshold, COMPUTE)
+    slope_key = seed_value(slope_seed)
     end = tl.minimum((chunk + 1) * chunk_slots, slots)
     for start in range(chunk * chunk_slots, end, GROUPS):
         tile = tiles.contiguous_tile(start, end, channel, channels, length, row_groups, multiplier, bits, ONE_ROW, ALIGNED, GROUPS)
-        _forward_tile(x, y, residual, tile, mean, scale, shift, seed, key, vectors, arguments, ACTIVATION, not ALIGNED, True,
-                      COMPUTE)
+        _forward_tile(x, y, residual, tile, mean, scale, shift, seed, key, slope_seed, slope_key, vectors, arguments, ACTIVATION,
+                      not ALIGNED, True, COMPUTE)
 
 
 @triton.jit(do_not_specialize=["threshold", "rows", "chunk_rows", "chunks", "channels", "blocks"])
 def epilogue_forward_channels_last(
-    x, y, residual, mean, scale, weight, shift, parameters, seed, threshold, rows, chunk_rows, chunks, channels, blocks,
+    x, y, residual, mean, scale, weight, shift, parameters, seed, slope_seed, threshold, rows, chunk_rows, chunks, channels, blocks,
     ACTIVATION: tl.constexpr, CONSTANTS: tl.constexpr, LEARNABLE: tl.constexpr, PER_CHANNEL: tl.constexpr,
     UNIT: tl.constexpr, LANES: tl.constexpr, COLUMNS: tl.constexpr, GROUPS: tl.constexpr, COMPUTE: tl.constexpr,
 ):
@@ -107,11 +118,12 @@ def epilogue_forward_channels_last(
     vectors = _channel_vectors(mean, scale, weight, shift, channel, present, True)
     arguments = _arguments(parameters, channel, present, channels, LEARNABLE, PER_CHANNEL, CONSTANTS, True, COMPUTE)
     key = dropout_key(seed, threshold, COMPUTE)
+    slope_key = seed_value(slope_seed)
     end = tl.minimum((chunk + 1) * chunk_rows, rows)
     for start in range(chunk * chunk_rows, end, GROUPS // COLUMNS):
         tile = tiles.channels_last_tile(start, end, column, channel, present, channels, UNIT, LANES, COLUMNS, GROUPS)
-        _forward_tile(x, y, residual, tile, mean, scale, shift, seed, key, vectors, arguments, ACTIVATION, False, UNIT == 8,
-                      COMPUTE)
+        _forward_tile(x, y, residual, tile, mean, scale, shift, seed, key, slope_seed, slope_key, vectors, arguments, ACTIVATION,
+                      False, UNIT == 8, COMPUTE)
 
 
 @triton.jit
@@ -152,8 +164,8 @@ def _add_sums(totals, dz, centred, gradient, slopes, DSHIFT: tl.constexpr, DSCAL
 
 @triton.jit
 def _backward_tile(
-    dy, x, dx, dresidual, residual, tile, mean, scale, shift, mean_dz, seed, key, vectors, batch_means, arguments, totals,
-    DERIVATIVE: tl.constexpr, FROM_OUTPUT: tl.constexpr, DSHIFT: tl.constexpr, DSCALE: tl.constexpr, DPARAMETERS: tl.constexpr,
+    dy, x, dx, dresidual, residual, tile, mean, scale, shift, mean_dz, seed, key, slope_seed, slope_key, vectors, batch_means,
+    arguments, totals, DERIVATIVE: tl.constexpr, FROM_OUTPUT: tl.constexpr, DSHIFT: tl.constexpr, DSCALE: tl.constexpr, DPARAMETERS: tl.constexpr,
     EDGES: tl.constexpr, WHOLE_GROUPS: tl.constexpr, COMPUTE: tl.constexpr,
 ):
     """Write dx and dresidual; return the accumulators with the tile's terms added."""
@@ -166,7 +178,7 @@ def _backward_tile(
     gradient = tiles.load(dy, tile, OTHER, EDGES, COMPUTE)
     if seed is not None:
         gradient = gradient * keep_multiplier(key, tile[0], tile[1], WHOLE_GROUPS)
-    slopes = DERIVATIVE(z, arguments)
+    slopes = DERIVATIVE(z, _with_uniform(arguments, slope_seed, slope_key, tile, WHOLE_GROUPS))
     dz = gradient * slopes[0]
     if dresidual is not None:
         tiles.store(dresidual, dz, tile, EDGES)
@@ -177,8 +189,8 @@ def _backward_tile(
 
 @triton.jit(do_not_specialize=["threshold", "slots", "chunk_slots", "chunks", "channels", "length", "row_groups", "multiplier", "bits"])
 def epilogue_backward_contiguous(
-    dy, x, dx, dresidual, partials, residual, mean, scale, weight, shift, mean_dz, mean_dz_centred, parameters, seed, threshold,
-    slots, chunk_slots, chunks, channels, length, row_groups, multiplier, bits,
+    dy, x, dx, dresidual, partials, residual, mean, scale, weight, shift, mean_dz, mean_dz_centred, parameters, seed, slope_seed,
+    threshold, slots, chunk_slots, chunks, channels, length, row_groups, multiplier, bits,
     DERIVATIVE: tl.constexpr, CONSTANTS: tl.constexpr, LEARNABLE: tl.constexpr, PER_CHANNEL: tl.constexpr, FROM_OUTPUT: tl.constexpr,
     DSHIFT: tl.constexpr, DSCALE: tl.constexpr, DPARAMETERS: tl.constexpr,
     ONE_ROW: tl.constexpr, ALIGNED: tl.constexpr, GROUPS: tl.constexpr, COMPUTE: tl.constexpr,
@@ -191,21 +203,22 @@ def epilogue_backward_contiguous(
     batch_means = _batch_means(mean_dz, mean_dz_centred, scale, vectors, channel, None, False)
     arguments = _arguments(parameters, channel, None, channels, LEARNABLE, PER_CHANNEL, CONSTANTS, False, COMPUTE)
     key = dropout_key(seed, threshold, COMPUTE)
+    slope_key = seed_value(slope_seed)
     totals = reductions.zeros(COUNT, COMPUTE, GROUPS)
     end = tl.minimum((chunk + 1) * chunk_slots, slots)
     for start in range(chunk * chunk_slots, end, GROUPS):
         tile = tiles.contiguous_tile(start, end, channel, channels, length, row_groups, multiplier, bits, ONE_ROW, ALIGNED, GROUPS)
         totals = _backward_tile(
-            dy, x, dx, dresidual, residual, tile, mean, scale, shift, mean_dz, seed, key, vectors, batch_means, arguments,
-            totals, DERIVATIVE, FROM_OUTPUT, DSHIFT, DSCALE, DPARAMETERS, not ALIGNED, True, COMPUTE,
+            dy, x, dx, dresidual, residual, tile, mean, scale, shift, mean_dz, seed, key, slope_seed, slope_key, vectors,
+            batch_means, arguments, totals, DERIVATIVE, FROM_OUTPUT, DSHIFT, DSCALE, DPARAMETERS, not ALIGNED, True, COMPUTE,
         )
     reductions.store_sums(partials, totals, chunk, chunks, channel, channels, COUNT, False, 1, 1, GROUPS)
 
 
 @triton.jit(do_not_specialize=["threshold", "rows", "chunk_rows", "chunks", "channels", "blocks"])
 def epilogue_backward_channels_last(
-    dy, x, dx, dresidual, partials, residual, mean, scale, weight, shift, mean_dz, mean_dz_centred, parameters, seed, threshold,
-    rows, chunk_rows, chunks, channels, blocks,
+    dy, x, dx, dresidual, partials, residual, mean, scale, weight, shift, mean_dz, mean_dz_centred, parameters, seed, slope_seed,
+    threshold, rows, chunk_rows, chunks, channels, blocks,
     DERIVATIVE: tl.constexpr, CONSTANTS: tl.constexpr, LEARNABLE: tl.constexpr, PER_CHANNEL: tl.constexpr, FROM_OUTPUT: tl.constexpr,
     DSHIFT: tl.constexpr, DSCALE: tl.constexpr, DPARAMETERS: tl.constexpr,
     UNIT: tl.constexpr, LANES: tl.constexpr, COLUMNS: tl.constexpr, GROUPS: tl.constexpr, COMPUTE: tl.constexpr,
@@ -218,20 +231,22 @@ def epilogue_backward_channels_last(
     batch_means = _batch_means(mean_dz, mean_dz_centred, scale, vectors, channel, present, True)
     arguments = _arguments(parameters, channel, present, channels, LEARNABLE, PER_CHANNEL, CONSTANTS, True, COMPUTE)
     key = dropout_key(seed, threshold, COMPUTE)
+    slope_key = seed_value(slope_seed)
     totals = reductions.zeros(COUNT, COMPUTE, GROUPS)
     end = tl.minimum((chunk + 1) * chunk_rows, rows)
     for start in range(chunk * chunk_rows, end, GROUPS // COLUMNS):
         tile = tiles.channels_last_tile(start, end, column, channel, present, channels, UNIT, LANES, COLUMNS, GROUPS)
         totals = _backward_tile(
-            dy, x, dx, dresidual, residual, tile, mean, scale, shift, mean_dz, seed, key, vectors, batch_means, arguments,
-            totals, DERIVATIVE, FROM_OUTPUT, DSHIFT, DSCALE, DPARAMETERS, False, UNIT == 8, COMPUTE,
+            dy, x, dx, dresidual, residual, tile, mean, scale, shift, mean_dz, seed, key, slope_seed, slope_key, vectors,
+            batch_means, arguments, totals, DERIVATIVE, FROM_OUTPUT, DSHIFT, DSCALE, DPARAMETERS, False, UNIT == 8, COMPUTE,
         )
     reductions.store_sums(partials, totals, chunk, chunks, block, channels, COUNT, True, LANES, COLUMNS, GROUPS)
 
 
-def threshold(seed: Tensor | None, p: float) -> int:
-    """An element is kept when its number is at least this; 0 without a seed."""
-    return 0 if seed is None else reference.dropout.threshold(p)
+def _seeds(seed: Tensor | None, activation: str, p: float) -> tuple[Tensor | None, Tensor | None, int]:
+    """(seed of dropout, seed of a random activation, threshold that an element's number must reach to be kept), None for neither."""
+    dropping = seed is not None and p > 0
+    return seed if dropping else None, seed if ACTIVATIONS[activation].random else None, reference.dropout.threshold(p) if dropping else 0
 
 
 def launch_forward(
@@ -246,8 +261,9 @@ def launch_forward(
     kernel = epilogue_forward_channels_last if plan.channels_last else epilogue_forward_contiguous
     with launch.device_guard(x):
         kernel[plan.grid](
-            x, y, residual, mean, scale, weight, shift, parameters, seed, threshold(seed, p), *plan.sizes,
-            ACTIVATION=formulas.function(activation), CONSTANTS=tuple(constants), LEARNABLE=learnable, PER_CHANNEL=columns > 1,
+            x, y, residual, mean, scale, weight, shift, parameters, *_seeds(seed, activation, p), *plan.sizes,
+            ACTIVATION=formulas.function(activation, "", x.dtype.itemsize == 2), CONSTANTS=tuple(constants), LEARNABLE=learnable,
+            PER_CHANNEL=columns > 1,
             **plan.constants,
         )
     return y
@@ -286,10 +302,10 @@ def launch_backward(
     kernel = epilogue_backward_channels_last if plan.channels_last else epilogue_backward_contiguous
     with launch.device_guard(x):
         kernel[plan.grid](
-            dy, x, dx, dresidual, partials, residual, mean, scale, weight, shift, mean_dz, mean_dz_centred, parameters, seed,
-            threshold(seed, p), *plan.sizes, DERIVATIVE=formulas.function(activation, kind), CONSTANTS=tuple(constants),
-            LEARNABLE=learnable, PER_CHANNEL=columns > 1, FROM_OUTPUT=from_output, DSHIFT=int(want_dshift), DSCALE=int(want_dscale),
-            DPARAMETERS=learnable if want_dparameters else 0, **plan.constants,
+            dy, x, dx, dresidual, partials, residual, mean, scale, weight, shift, mean_dz, mean_dz_centred, parameters,
+            *_seeds(seed, activation, p), *plan.sizes, DERIVATIVE=formulas.function(activation, kind, x.dtype.itemsize == 2),
+            CONSTANTS=tuple(constants), LEARNABLE=learnable, PER_CHANNEL=columns > 1, FROM_OUTPUT=from_output,
+            DSHIFT=int(want_dshift), DSCALE=int(want_dscale), DPARAMETERS=learnable if want_dparameters else 0, **plan.constants,
         )
     return dx, dresidual, partials, learnable if want_dparameters and columns == 1 else 0
 
