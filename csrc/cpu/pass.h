@@ -73,6 +73,8 @@ template <class Storage> class Worker {
     for (int k = 0; k < column_count; ++k) {
       if (run_.columns[k].step) varying_[varying_count_++] = k;
     }
+    streams_.element_bytes = sizeof(Storage);
+    for (const void* tensor : {static_cast<const void*>(run_.x), static_cast<const void*>(run_.dy), static_cast<const void*>(run_.y), static_cast<const void*>(run_.dx)}) streams_.add(tensor);
   }
 
   // Columns of channels [c0, c1), read anew from the pass, ready to be read beside x.
@@ -172,7 +174,7 @@ template <class Storage> class Worker {
     run_.y = source.y ? source.y + offset : nullptr;
     run_.dx = source.dx ? source.dx + offset : nullptr;
     run_.dresidual = source.dresidual ? source.dresidual + offset : nullptr;
-    run_.numbers = pass_.dropout ? numbers_.at(offset, count, last) : nullptr;
+    run_.numbers = pass_.dropout ? numbers_.at(offset, count, last, streams_) : nullptr;
     run_.sums = pass_.sum_count ? lanes : nullptr;
     run_.sums_step = lanes_step;
     pass_.function(run_);
@@ -182,6 +184,7 @@ template <class Storage> class Worker {
   const Geometry& geometry_;
   Run<Storage> run_;
   DropoutNumbers numbers_;
+  Streams streams_;
   const bool copies_columns_;
   Buffer<T> table_, lanes_;
   int64_t first_channel_ = 0, last_channel_ = 0;
