@@ -3,6 +3,8 @@ from importlib.metadata import version as _version
 
 from . import functional, nn, ops, optim, specs
 from .backends import backend, backends
+from .ensemble import mc_dropout
+from .stopping import EarlyStopping
 
 __version__ = _version("fastlayers")
-__all__ = ["backend", "backends", "functional", "nn", "ops", "optim", "specs"]
+__all__ = ["EarlyStopping", "backend", "backends", "functional", "mc_dropout", "nn", "ops", "optim", "specs"]

@@ -168,18 +168,57 @@ class DropoutNumbers {
   alignas(64) uint16_t numbers_[longest + 2 * numbers_per_store + 16];
 };
 
+// How elements are counted: one by one, or (sample > 0) all elements of a channel of a sample as one, number n * channels + c. Memory
+// is samples of `sample` elements, each any number of times `channels` rows of `length`.
+struct MaskIndex {
+  int64_t sample, channels, length;
+};
+
+// The numbers of a run of elements, each by its own index or by its channel's.
+class MaskNumbers {
+ public:
+  MaskNumbers(uint64_t seed, const MaskIndex& index) : numbers_(seed), index_(index) {}
+
+  // As DropoutNumbers::at.
+  const uint16_t* at(int64_t first, int64_t count, int64_t last, const Streams& streams) {
+    if (!index_.sample) return numbers_.at(first, count, last, streams);
+    spread(first, first + count);
+    return spread_;
+  }
+
+ private:
+  __attribute__((noinline)) void spread(int64_t first, int64_t end) {
+    uint16_t* next = spread_;
+    for (int64_t i = first; i < end;) {
+      const int64_t row = i / index_.sample * index_.channels, channel = i / index_.length % index_.channels;
+      const bool one_channel = index_.length > 1;
+      const int64_t count = smaller(end - i, one_channel ? index_.length - i % index_.length : index_.channels - channel);
+      const int64_t distinct = one_channel ? 1 : count, next_row = one_channel ? row + channel + 256 : row + index_.channels;
+      const uint16_t* const numbers = numbers_.at(row + channel, distinct, next_row);
+      for (int64_t j = 0; j < count; ++j) next[j] = numbers[one_channel ? 0 : j];
+      next += count;
+      i += count;
+    }
+  }
+  static constexpr int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+
+  DropoutNumbers numbers_;
+  const MaskIndex index_;
+  alignas(64) uint16_t spread_[DropoutNumbers::longest + 16];
+};
+
 typedef uint16_t QuarterWords __attribute__((vector_size(FL_VECTOR_BYTES / 4)));
 
-// keep where the element's number reaches the threshold, else 0.
-FL_HD Vector<float> dropout_multiplier(const uint16_t* numbers, int32_t threshold, Vector<float> keep) {
+// kept where the element's number reaches the threshold, else dropped.
+FL_HD Vector<float> kept_or_dropped(const uint16_t* numbers, int32_t threshold, Vector<float> kept, Vector<float> dropped) {
   using Truth = Native<float>::Truth;
   const Truth wide = reinterpret_cast<Truth>(widen(copy_in<HalfWords>(numbers)));
-  return select(Mask<float>{wide >= threshold - Truth{}}, keep, Vector<float>(0.0f));
+  return select(Mask<float>{wide >= threshold - Truth{}}, kept, dropped);
 }
-FL_HD Vector<double> dropout_multiplier(const uint16_t* numbers, int32_t threshold, Vector<double> keep) {
+FL_HD Vector<double> kept_or_dropped(const uint16_t* numbers, int32_t threshold, Vector<double> kept, Vector<double> dropped) {
   using Truth = Native<double>::Truth;
   const Truth wide = __builtin_convertvector(copy_in<QuarterWords>(numbers), Truth);
-  return select(Mask<double>{wide >= threshold - Truth{}}, keep, Vector<double>(0.0));
+  return select(Mask<double>{wide >= threshold - Truth{}}, kept, dropped);
 }
 
 }  // namespace

@@ -20,6 +20,7 @@ template <class Storage> struct Pass {
   Run<Storage> run;  // pointers to element 0 and columns of channel 0
   bool dropout;
   uint64_t seed;
+  MaskIndex index;
   int sum_count = 0;
   alignas(64) T defaults[3 + max_arguments][sum_lanes];  // sixteen equal values: 0, 1, -0, and the arguments that are the same for all
 };
@@ -38,12 +39,17 @@ template <class Storage> void set_up(Pass<Storage>& pass, const Epilogue& e, con
   pass.geometry = geometry;
   pass.dropout = e.dropout;
   pass.seed = e.seed;
+  pass.index = {e.sample, e.c, e.c == 1 ? e.sample : e.s};
   Run<Storage>& run = pass.run;
   run = {};
   run.x = static_cast<const Storage*>(e.x);
   run.residual = static_cast<const Storage*>(e.residual);
+  run.residual_after = static_cast<const Storage*>(e.residual_after);
   run.threshold = e.threshold;
   run.keep_scale = static_cast<T>(e.keep_scale);
+  run.keep_shift = static_cast<T>(e.keep_shift);
+  run.drop_value = static_cast<T>(e.drop_value);
+  run.shifts = e.dropout && (e.keep_shift != 0 || e.drop_value != 0);
   run.affine = e.mean || e.scale || e.shift;
   for (Column<T>& unused : run.columns) unused = zero;
   run.columns[column_mean] = column(e.mean, zero);
@@ -67,14 +73,17 @@ template <class Storage> class Worker {
   using T = typename Compute<Storage>::type;
 
   explicit Worker(const Pass<Storage>& pass)
-      : pass_(pass), geometry_(pass.geometry), run_(pass.run), numbers_(pass.seed), copies_columns_(geometry_.along && !in_place()),
-        table_(copies_columns_ ? column_count * geometry_.padded_row() : 0),
+      : pass_(pass), geometry_(pass.geometry), run_(pass.run), numbers_(pass.seed, pass.index),
+        copies_columns_(geometry_.along && !in_place()), table_(copies_columns_ ? column_count * geometry_.padded_row() : 0),
         lanes_(pass.sum_count * (geometry_.along ? geometry_.padded_row() : geometry_.group * sum_lanes)) {
     for (int k = 0; k < column_count; ++k) {
       if (run_.columns[k].step) varying_[varying_count_++] = k;
     }
     streams_.element_bytes = sizeof(Storage);
-    for (const void* tensor : {static_cast<const void*>(run_.x), static_cast<const void*>(run_.dy), static_cast<const void*>(run_.y), static_cast<const void*>(run_.dx)}) streams_.add(tensor);
+    streams_.add(run_.x);
+    streams_.add(run_.dy);
+    streams_.add(run_.y);
+    streams_.add(run_.dx);
   }
 
   // Columns of channels [c0, c1), read anew from the pass, ready to be read beside x.
@@ -171,6 +180,7 @@ template <class Storage> class Worker {
     run_.x = source.x + offset;
     run_.dy = source.dy ? source.dy + offset : nullptr;
     run_.residual = source.residual ? source.residual + offset : nullptr;
+    run_.residual_after = source.residual_after ? source.residual_after + offset : nullptr;
     run_.y = source.y ? source.y + offset : nullptr;
     run_.dx = source.dx ? source.dx + offset : nullptr;
     run_.dresidual = source.dresidual ? source.dresidual + offset : nullptr;
@@ -183,7 +193,7 @@ template <class Storage> class Worker {
   const Pass<Storage>& pass_;
   const Geometry& geometry_;
   Run<Storage> run_;
-  DropoutNumbers numbers_;
+  MaskNumbers numbers_;
   Streams streams_;
   const bool copies_columns_;
   Buffer<T> table_, lanes_;

@@ -34,11 +34,12 @@ template <class Storage> struct Run {
   using T = typename Compute<Storage>::type;
 
   int64_t count;
-  const Storage *x, *dy, *residual;  // residual may be null
+  const Storage *x, *dy, *residual, *residual_after;  // the residuals may be null
   Storage *y, *dx, *dresidual;       // dx and dresidual may be null
   const uint16_t* numbers;           // of the run's elements, or null for no dropout
   int32_t threshold;
-  T keep_scale;
+  T keep_scale, keep_shift, drop_value;
+  bool shifts;  // whether keep_shift or drop_value is anything but 0
   bool affine, corrected;  // whether mean, scale, shift are anything but 0, 1, 0; whether mean_dz and slope are anything but 0
   Column<T> columns[column_count];
   T* sums;  // sum k is at sums + k * sums_step: 16 partial ones (uniform) or one per element (along). Null: none wanted
@@ -137,25 +138,35 @@ template <class Activation, class Storage, bool along> struct ForwardLoop {
   Storage* const y;
   const uint16_t* const numbers;
   const int32_t threshold;
-  const V keep;
+  const V keep, nothing;
 
   FL_HD explicit ForwardLoop(const Run<Storage>& r)
-      : inputs(r), y(r.y), numbers(r.numbers), threshold(r.threshold), keep(r.keep_scale) {}
+      : inputs(r), y(r.y), numbers(r.numbers), threshold(r.threshold), keep(r.keep_scale), nothing(static_cast<typename V::Scalar>(0)) {}
 
-  template <bool whole> FL_HD void step(int64_t i, Access<whole> access) const {
+  // more: whether anything but a scale comes after the activation.
+  template <bool more, bool whole> FL_HD void step(int64_t i, Access<whole> access) const {
+    const Run<Storage>& run = inputs.run;
     V arguments[max_arguments], centred;
     inputs.read_arguments(i, access, arguments);
     V value = Activation::forward(inputs.pre_activation(i, access, centred), arguments);
-    if (numbers) value *= dropout_multiplier(numbers + i, threshold, keep);
+    if (numbers) value *= kept_or_dropped(numbers + i, threshold, keep, nothing);
+    if constexpr (more) {
+      if (run.shifts) value += kept_or_dropped(numbers + i, threshold, V(run.keep_shift), V(run.drop_value));
+      if (run.residual_after) value += access.template stream<V>(run.residual_after + i);
+    }
     access.write(y + i, value);
+  }
+
+  template <bool more> FL_HD void go(int64_t count) const {
+    int64_t i = 0;
+    for (; i + V::size <= count; i += V::size) step<more>(i, Access<true>{});
+    if (i < count) step<more>(i, Access<false>{static_cast<int>(count - i)});
   }
 
   static void run(const Run<Storage>& r) {
     const ForwardLoop loop(r);
-    const int64_t count = r.count;
-    int64_t i = 0;
-    for (; i + V::size <= count; i += V::size) loop.step(i, Access<true>{});
-    if (i < count) loop.step(i, Access<false>{static_cast<int>(count - i)});
+    if (r.shifts || r.residual_after) loop.template go<true>(r.count);
+    else loop.template go<false>(r.count);
   }
 };
 
@@ -170,7 +181,7 @@ template <class Activation, class Storage, bool along> struct BackwardLoop {
   Storage *const dx, *const dresidual;
   const uint16_t* const numbers;
   const int32_t threshold;
-  const V keep;
+  const V keep, nothing;
   const bool corrected;
   const ColumnReader<V, along> mean_dz, slope;
   T* const sums_memory;
@@ -179,8 +190,8 @@ template <class Activation, class Storage, bool along> struct BackwardLoop {
 
   FL_HD explicit BackwardLoop(const Run<Storage>& r)
       : inputs(r), dy(r.dy), dx(r.dx), dresidual(r.dresidual), numbers(r.numbers), threshold(r.threshold), keep(r.keep_scale),
-        corrected(r.corrected), mean_dz(r.columns[column_mean_dz]), slope(r.columns[column_slope]), sums_memory(r.sums),
-        sums_step(r.sums_step) {}
+        nothing(static_cast<T>(0)), corrected(r.corrected), mean_dz(r.columns[column_mean_dz]), slope(r.columns[column_slope]),
+        sums_memory(r.sums), sums_step(r.sums_step) {}
 
   // Adds to sum k: along channels in memory beside the elements; in a uniform run in registers, at its ragged end in memory.
   template <bool whole> FL_HD void add(int k, int j, int64_t i, Access<whole> access, V value) {
@@ -200,7 +211,7 @@ template <class Activation, class Storage, bool along> struct BackwardLoop {
     inputs.read_arguments(i, access, arguments);
     const V z = inputs.pre_activation(i, access, centred);
     V gradient = access.template stream<V>(dy + i);
-    if (numbers) gradient *= dropout_multiplier(numbers + i, threshold, keep);
+    if (numbers) gradient *= kept_or_dropped(numbers + i, threshold, keep, nothing);
     const V dz = gradient * Activation::derivative(z, arguments, slopes);
     if (dresidual) access.write(dresidual + i, dz);
     if (dx) {
