@@ -81,9 +81,14 @@ template <class Storage> class Worker {
     }
     streams_.element_bytes = sizeof(Storage);
     streams_.add(run_.x);
-    streams_.add(run_.dy);
+    if (run_.dy != run_.x) streams_.add(run_.dy);
+    if (run_.past_caches) return;
     streams_.add(run_.y);
     streams_.add(run_.dx);
+  }
+
+  ~Worker() {
+    if (run_.past_caches) finish_past_caches();
   }
 
   // Columns of channels [c0, c1), read anew from the pass, ready to be read beside x.

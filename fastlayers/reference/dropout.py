@@ -95,7 +95,10 @@ def apply(
     kept = mask_like(x, p, seed, sample, channel_dim)
     scale, shift, dropped = outcome or (keep_scale(p), 0.0, 0.0)
     y = y * (kept.to(y.dtype) * scale)
-    return y if gradient or shift == dropped == 0 else y + torch.where(kept, shift, dropped).to(y.dtype)
+    if gradient or shift == dropped == 0:
+        return y
+    shift, dropped = (torch.full((), value, dtype=y.dtype, device=y.device) for value in (shift, dropped))
+    return y + torch.where(kept, shift, dropped)
 
 
 def multiplier_like(x: Tensor, p: float, seed: Tensor | None) -> Tensor | float:
