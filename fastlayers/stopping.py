@@ -1,6 +1,7 @@
 """Early stopping."""
 from __future__ import annotations
 
+import copy
 import math
 
 import torch
@@ -93,7 +94,7 @@ class EarlyStopping:
     def load_state_dict(self, state: dict[str, object]) -> None:
         """Go on where state_dict() was taken."""
         for name in self._STATE:
-            setattr(self, name, state[name.removeprefix("_")])
+            setattr(self, name, copy.deepcopy(state[name.removeprefix("_")]))
 
     def __repr__(self) -> str:
         return (f"{type(self).__name__}(patience={self.patience}, min_delta={self.min_delta}, mode={self.mode!r}, "

@@ -35,8 +35,8 @@ def _number(bits, COMPUTE: tl.constexpr):
 def dropout_key(seed, threshold, keep_scale, keep_shift, drop_value, COMPUTE: tl.constexpr):
     """(seed's value, threshold, keep_scale, keep_shift, drop_value) once per program; nothing of use where ``seed`` is None.
 
-    The last three come as bits, or None for (1 / (1 - threshold / 65536), 0, 0), where the scale is 0 for a threshold of 65536, which
-    does not fit into half a word.
+    The last three come as bits, or None for (1 / (1 - threshold / 65536), 0, 0). A threshold of 65536 does not fit into half a word:
+    then what would be kept becomes what is dropped.
     """
     if seed is None:
         return 0, 0, 0.0, 0.0, 0.0
@@ -44,13 +44,13 @@ def dropout_key(seed, threshold, keep_scale, keep_shift, drop_value, COMPUTE: tl
         if keep_scale is None:
             scale = tl.where(threshold < 65536, 65536.0 / (65536 - threshold).to(COMPUTE), 0.0)
         else:
-            scale = _number(keep_scale, COMPUTE)
+            scale = tl.where(threshold < 65536, _number(keep_scale, COMPUTE), 0.0)
         if keep_shift is None:
             shift = 0.0
             dropped = 0.0
         else:
-            shift = _number(keep_shift, COMPUTE)
             dropped = _number(drop_value, COMPUTE)
+            shift = tl.where(threshold < 65536, _number(keep_shift, COMPUTE), dropped)
         return tl.load(seed), threshold.to(tl.uint32), scale, shift, dropped
 
 
@@ -91,7 +91,7 @@ def keeps(key, place):
 def mask_kernel(kept, seed, threshold, first, count, BLOCK: tl.constexpr):
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     key = dropout_key(seed, threshold, None, None, None, tl.float32)
-    tl.store(kept + i, keeps(key, (None, first.to(tl.int64) + i)), mask=i < count)
+    tl.store(kept + i, keeps(key, (None, first.to(tl.int64) + i)) & (threshold < 65536), mask=i < count)
 
 
 def outcome_bits(outcome: Sequence[float] | None) -> tuple[int | None, int | None, int | None]:
