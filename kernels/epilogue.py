@@ -16,7 +16,6 @@ from .. import reference
 from . import activations, launch, reductions, tiles
 from .dropout import dropout_key, keeps, mask_place, outcome_bits
 
-
 _DROPOUT = ("threshold", "keep_scale", "keep_shift", "drop_value", "sample_rows")
 
 

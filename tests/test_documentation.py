@@ -11,7 +11,8 @@ import pytest
 
 import fastlayers
 
-LIBRARY = ("functional", "backends", "nn", "optim", "ensemble", "stopping")  # the commands' modules have no examples and import what only an extra brings
+# Not the commands: their modules have no examples and import what only an extra brings.
+LIBRARY = ("functional", "backends", "nn", "optim", "ensemble", "stopping")
 MODULES = [
     name for part in LIBRARY for name in (
         f"fastlayers.{part}",
@@ -28,7 +29,8 @@ def test_examples_of_docstrings(name: str) -> None:
 
 def test_public_things_have_an_example() -> None:
     for thing in (fastlayers.functional.batch_norm, fastlayers.functional.bias_activation, fastlayers.functional.dropout,
-                  fastlayers.functional.dropout_mask, fastlayers.mc_dropout, fastlayers.EarlyStopping, fastlayers.backend, fastlayers.backends, fastlayers.nn.BatchNorm2d,
+                  fastlayers.functional.dropout_mask, fastlayers.mc_dropout, fastlayers.EarlyStopping,
+                  fastlayers.backend, fastlayers.backends, fastlayers.nn.BatchNorm2d,
                   fastlayers.nn.Dropout, fastlayers.optim.SGD, fastlayers.optim.Adam, fastlayers.optim.AdamW):
         assert ">>> " in thing.__doc__, thing
 

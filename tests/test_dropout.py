@@ -431,7 +431,8 @@ def test_infinities_and_nan_as_torch() -> None:
     (lambda x: F.dropout(x, residual_after=x[0]), RuntimeError, "dropout: residual_after must have the shape of x"),
     (lambda x: F.dropout(x, training=False, residual_after=x.double()), RuntimeError, "dropout: residual_after must have the dtype of x"),
     (lambda x: F.dropout(x, generator=3), TypeError, "dropout: generator must be a torch.Generator, got int"),
-    (lambda x: F.dropout(x, seed=3, generator=torch.Generator()), ValueError, "dropout: generator must be None where seed is given, got both"),
+    (lambda x: F.dropout(x, seed=3, generator=torch.Generator()), ValueError,
+     "dropout: generator must be None where seed is given, got both"),
     (lambda x: F.dropout_mask((3,), 0.5, 1, first=-1), ValueError, "dropout_mask: first must be between 0 and inf, got -1"),
     (lambda x: F.dropout_mask((3,), 1.5, 1), ValueError, "dropout_mask: p must be between 0 and 1, got 1.5"),
 ])

@@ -97,8 +97,10 @@ def test_mc_dropout_keeps_all_else_in_evaluation() -> None:
 
 
 @pytest.mark.parametrize(("call", "kind", "message"), [
-    (lambda: fl.mc_dropout(nn.Dropout(0.5), torch.ones(2, 3), samples=1), ValueError, "mc_dropout: samples must be between 2 and inf, got 1"),
-    (lambda: fl.mc_dropout(torch.nn.Linear(3, 3), torch.ones(2, 3)), ValueError, "mc_dropout: model must hold a dropout layer with p above 0"),
+    (lambda: fl.mc_dropout(nn.Dropout(0.5), torch.ones(2, 3), samples=1), ValueError,
+     "mc_dropout: samples must be between 2 and inf, got 1"),
+    (lambda: fl.mc_dropout(torch.nn.Linear(3, 3), torch.ones(2, 3)), ValueError,
+     "mc_dropout: model must hold a dropout layer with p above 0"),
     (lambda: fl.mc_dropout(nn.Dropout(0.0), torch.ones(2, 3)), ValueError, "mc_dropout: model must hold a dropout layer with p above 0"),
     (lambda: fl.mc_dropout(nn.Dropout(0.5), [1.0]), TypeError, "mc_dropout: x must be a Tensor, got list"),
     (lambda: fl.mc_dropout(torch.nn.Sequential(nn.Dropout(0.5), torch.nn.Flatten(0)), torch.ones(2, 3)), RuntimeError,

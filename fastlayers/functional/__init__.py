@@ -16,6 +16,6 @@ from .epilogue import bias_activation
 
 globals().update(_FUNCTIONS)
 __all__ = [
-    "CONVENTIONS", "alpha_dropout", "apply", "batch_norm", "bias_activation", "dropout", "dropout1d", "dropout2d", "dropout3d", "dropout_mask",
-    "feature_alpha_dropout", *_FUNCTIONS,
+    "CONVENTIONS", "alpha_dropout", "apply", "batch_norm", "bias_activation", "dropout", "dropout1d", "dropout2d", "dropout3d",
+    "dropout_mask", "feature_alpha_dropout", *_FUNCTIONS,
 ]

@@ -167,7 +167,7 @@ def _dropout(
     """All kinds; scale is one of CONVENTIONS or "alpha"."""
     checks.probability(operation, "p", p)
     factor = None
-    if p == 0 or x.numel() == 0 or not training and scale != "eval":
+    if p == 0 or x.numel() == 0 or (not training and scale != "eval"):
         y = x
     elif p == 1:
         y = factor = x.new_zeros(())  # whatever x's dtype is
