@@ -136,7 +136,8 @@ struct Streams {
 // The numbers of a stretch of elements, kept in L1 until a run outside it is asked for.
 class DropoutNumbers {
  public:
-  static constexpr int64_t longest = 2048;  // elements that one call may ask for
+  // Elements that one call may ask for: few enough that the processor overlaps making numbers with waiting for memory.
+  static constexpr int64_t longest = 512;
 
   explicit DropoutNumbers(uint64_t seed, uint32_t stream = dropout_stream) : keys_(seed), stream_(stream) {}
 

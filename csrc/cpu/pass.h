@@ -178,8 +178,23 @@ template <class Storage> class Worker {
     }
   }
 
-  // The loop on elements [offset, offset + count); up to `last` they are visited next.
+  // The loop on elements [offset, offset + count), in pieces that have numbers; up to `last` they are visited next.
   void call(int64_t offset, int64_t count, int64_t last, T* lanes, int64_t lanes_step) {
+    const int64_t piece = pass_.dropout ? DropoutNumbers::longest : count;
+    if (count <= piece) return call_piece(offset, count, last, lanes, lanes_step);
+    const int64_t along = geometry_.along ? 1 : 0;
+    for (int64_t start = 0; start < count; start += piece) {
+      call_piece(offset + start, smaller(piece, count - start), last, lanes + along * start, lanes_step);
+      move_columns(along * piece);
+    }
+    move_columns(-along * divide_up(count, piece) * piece);
+  }
+
+  void move_columns(int64_t elements) {
+    for (int k = 0; k < varying_count_; ++k) run_.columns[varying_[k]] = run_.columns[varying_[k]].from(elements);
+  }
+
+  void call_piece(int64_t offset, int64_t count, int64_t last, T* lanes, int64_t lanes_step) {
     const Run<Storage>& source = pass_.run;
     run_.count = count;
     run_.x = source.x + offset;
