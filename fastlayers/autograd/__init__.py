@@ -5,6 +5,7 @@ is itself differentiated (create_graph=True) goes through the reference formulas
 """
 from .activations import activation
 from .batch_norm import batch_norm
-from .epilogue import epilogue
+from .common import kernels_for
+from .epilogue import Arguments, epilogue
 
-__all__ = ["activation", "batch_norm", "epilogue"]
+__all__ = ["Arguments", "activation", "batch_norm", "epilogue", "kernels_for"]

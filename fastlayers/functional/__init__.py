@@ -2,11 +2,23 @@
 from .activations import FUNCTIONS as _FUNCTIONS
 from .activations import apply
 from .batch_norm import batch_norm
-from .dropout import dropout, dropout_mask
+from .dropout import (
+    CONVENTIONS,
+    alpha_dropout,
+    dropout,
+    dropout1d,
+    dropout2d,
+    dropout3d,
+    dropout_mask,
+    feature_alpha_dropout,
+)
 from .epilogue import bias_activation
 
 globals().update(_FUNCTIONS)
-__all__ = ["apply", "batch_norm", "bias_activation", "dropout", "dropout_mask", *_FUNCTIONS]
+__all__ = [
+    "CONVENTIONS", "alpha_dropout", "apply", "batch_norm", "bias_activation", "dropout", "dropout1d", "dropout2d", "dropout3d",
+    "dropout_mask", "feature_alpha_dropout", *_FUNCTIONS,
+]
 
 
 def __getattr__(name: str) -> object:

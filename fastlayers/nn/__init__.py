@@ -3,9 +3,12 @@ from . import activations
 from .activations import *  # noqa: F403 - the classes are made from the rows of specs.py
 from .activations import __all__ as _activations
 from .batch_norm import BatchNorm1d, BatchNorm2d, BatchNorm3d
-from .dropout import Dropout
+from .dropout import AlphaDropout, Dropout, Dropout1d, Dropout2d, Dropout3d, FeatureAlphaDropout
 
-__all__ = ["BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "Dropout", *_activations]
+__all__ = [
+    "AlphaDropout", "BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "Dropout", "Dropout1d", "Dropout2d", "Dropout3d", "FeatureAlphaDropout",
+    *_activations,
+]
 
 
 def __getattr__(name: str) -> type:
