@@ -165,8 +165,8 @@ def _add_sums(totals, dz, centred, gradient, slopes, DSHIFT: tl.constexpr, DSCAL
 @triton.jit
 def _backward_tile(
     dy, x, dx, dresidual, residual, tile, mean, scale, shift, mean_dz, seed, key, slope_seed, slope_key, vectors, batch_means,
-    arguments, totals, DERIVATIVE: tl.constexpr, FROM_OUTPUT: tl.constexpr, DSHIFT: tl.constexpr, DSCALE: tl.constexpr, DPARAMETERS: tl.constexpr,
-    EDGES: tl.constexpr, WHOLE_GROUPS: tl.constexpr, COMPUTE: tl.constexpr,
+    arguments, totals, DERIVATIVE: tl.constexpr, FROM_OUTPUT: tl.constexpr, DSHIFT: tl.constexpr, DSCALE: tl.constexpr,
+    DPARAMETERS: tl.constexpr, EDGES: tl.constexpr, WHOLE_GROUPS: tl.constexpr, COMPUTE: tl.constexpr,
 ):
     """Write dx and dresidual; return the accumulators with the tile's terms added."""
     OTHER: tl.constexpr = 0.0 if DSHIFT + DSCALE + DPARAMETERS > 0 else None  # what lies outside must not count
@@ -262,8 +262,8 @@ def launch_forward(
     with launch.device_guard(x):
         kernel[plan.grid](
             x, y, residual, mean, scale, weight, shift, parameters, *_seeds(seed, activation, p), *plan.sizes,
-            ACTIVATION=activations.function(activation, "", x.dtype.itemsize == 2), CONSTANTS=tuple(constants), LEARNABLE=learnable, PER_CHANNEL=columns > 1,
-            **plan.constants,
+            ACTIVATION=activations.function(activation, "", x.dtype.itemsize == 2), CONSTANTS=tuple(constants),
+            LEARNABLE=learnable, PER_CHANNEL=columns > 1, **plan.constants,
         )
     return y
 
