@@ -194,7 +194,7 @@ _ACTIVATIONS = (
         "rrelu", "RReLU",
         "f(x) = x if x > 0 else a x, a uniform in [lower, upper] for every element; in evaluation a = (lower + upper) / 2",
         "f'(x) = 1 if x > 0 else a", "Xu et al., arXiv:1505.00853",
-        constants=(Constant("lower", 1 / 8), Constant("upper", 1 / 3)), ordered=True, kinks=((0.0, None),), random=True, ulp=1,
+        constants=(Constant("lower", 1 / 8), Constant("upper", 1 / 3)), ordered=True, kinks=((0.0, None),), random=True, ulp=2,
     ),
     Activation(
         "elu", "ELU", "f(x) = x if x > 0 else alpha (exp(x) - 1)", "f'(x) = 1 if x > 0 else alpha exp(x)",
