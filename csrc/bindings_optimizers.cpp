@@ -9,6 +9,7 @@
 #include <torch/csrc/utils/pybind.h>
 
 #include <cmath>
+#include <map>
 #include <optional>
 #include <sstream>
 #include <string>
@@ -95,10 +96,16 @@ const at::Tensor& dense_like(const Tensors& list, int64_t i, at::ScalarType type
   return x;
 }
 
-// States are of the parameters' type, or float32 for half types.
+// States are of the parameters' type, or float32 or bfloat16 for any but float64.
 bool supported(NumberType type, NumberType state_type) {
-  return state_type == type || (state_type == NumberType::float32 && type != NumberType::float64);
+  return state_type == type ||
+         (type != NumberType::float64 && (state_type == NumberType::float32 || state_type == NumberType::bfloat16));
 }
+
+bool is_half(NumberType type) { return type == NumberType::float16 || type == NumberType::bfloat16; }
+
+// What averages of parameters are kept in.
+at::ScalarType average_type(at::ScalarType type) { return type == at::kDouble ? at::kDouble : at::kFloat; }
 
 int find_rule(const std::string& name) {
   const OptimizerKernels& kernels = FL_KERNELS(optimizer_kernels);
@@ -129,16 +136,19 @@ double gradient_factor(bool maximize, const Optional& grad_scale, std::optional<
 
 bool skips(const Optional& found_inf) { return found_inf && found_inf->item<double>() != 0; }
 
-// A step of one list, checked: the kernels' view of the tensors, and the step counts to advance.
+// A step of one list, checked: the kernels' view of the tensors, and the scalars to advance.
 struct Work {
   int rule;
   NumberType type, state_type;
   std::vector<double> hyperparameters;
   bool flags[max_flags] = {};
   std::vector<int> present;  // which of the rule's states there are
+  bool has_masters = false;
+  std::optional<double> ema_decay;
+  std::optional<uint64_t> seed;
   std::vector<UpdateTensor> tensors;
-  std::vector<float*> steps;
-  int64_t numel = 0;
+  std::vector<float*> scalars;
+  int64_t numel = 0, numbers = 0;
 
   const RuleFacts& facts() const { return FL_KERNELS(optimizer_kernels).rules[rule]; }
 
@@ -152,62 +162,111 @@ struct Work {
     }
   }
 
-  void add(UpdateTensor tensor, float* step) {
-    if (step) tensor.step = *step, steps.push_back(step);
+  // own_scalars: those of the tensor, facts().scalars of them.
+  void add(UpdateTensor tensor, float* const* own_scalars) {
+    float advanced[max_scalars];
+    const int count = facts().scalars;
+    for (int k = 0; k < count; ++k) advanced[k] = *own_scalars[k];
+    if (count) facts().advance(hyperparameters.data(), advanced);
+    for (int k = 0; k < count; ++k) {
+      tensor.scalars[k] = advanced[k];
+      scalars.push_back(own_scalars[k]);
+    }
     tensor.offset = numel;
+    tensor.first_number = numbers;
     numel += tensor.numel;
+    numbers += (tensor.numel + 7) / 8 * 8;
     tensors.push_back(tensor);
   }
 
   void run(double gradient_factor) const {
-    FL_KERNELS(optimizer_kernels).step({rule, type, state_type, hyperparameters.data(), flags, gradient_factor, tensors.data(),
+    const bool plain = !has_masters && !ema_decay && !seed;
+    FL_KERNELS(optimizer_kernels).step({rule, type, state_type, hyperparameters.data(), flags, gradient_factor,
+                                        1 - ema_decay.value_or(0), seed ? &*seed : nullptr, plain, tensors.data(),
                                         static_cast<int64_t>(tensors.size()), numel});
-    for (float* step : steps) *step += 1;
+    auto scalar = scalars.begin();
+    for (const UpdateTensor& tensor : tensors) {
+      for (int k = 0; k < facts().scalars; ++k) **scalar++ = static_cast<float>(tensor.scalars[k]);
+    }
   }
 };
 
-void gather(Work& work, const Tensors& params, const Tensors& grads, const Tensors& states, const Tensors& steps) {
-  const int64_t count = params.size();
-  const at::ScalarType type = params[0].scalar_type(), state_type = work.present.empty() ? type : states[0].scalar_type();
+UpdateTensor new_tensor(const at::Tensor& param, const at::Tensor& grad) {
+  return {param.mutable_data_ptr(), grad.const_data_ptr(), {}, nullptr, nullptr, {}, param.numel(), 0, 0};
+}
+
+// The lists of one call.
+struct Lists {
+  Tensors params, grads, states, scalars, masters, averages;
+};
+
+void gather(Work& work, const Lists& lists) {
+  const int64_t count = lists.params.size();
+  const at::ScalarType type = lists.params[0].scalar_type(), state_type = work.present.empty() ? type : lists.states[0].scalar_type();
   work.tensors.reserve(count);
-  work.steps.reserve(steps.size());
   for (int64_t i = 0; i < count; ++i) {
-    const at::Tensor& param = dense(params, i, type);
-    UpdateTensor tensor{param.mutable_data_ptr(), dense_like(grads, i, type, param).const_data_ptr(), {}, 0, param.numel(), 0};
+    const at::Tensor& param = dense(lists.params, i, type);
+    UpdateTensor tensor = new_tensor(param, dense_like(lists.grads, i, type, param));
     for (size_t k = 0; k < work.present.size(); ++k) {
       const int64_t at = static_cast<int64_t>(k) * count + i;
-      tensor.states[work.present[k]] = dense_like(states, at, state_type, param).mutable_data_ptr();
+      tensor.states[work.present[k]] = dense_like(lists.states, at, state_type, param).mutable_data_ptr();
     }
-    if (steps.size() && dense(steps, i, at::kFloat).numel() != 1) steps.refuse(i, "have one element", steps[i].sizes());
-    work.add(tensor, steps.size() ? steps[i].mutable_data_ptr<float>() : nullptr);
+    float* own_scalars[max_scalars];
+    for (int k = 0; k < work.facts().scalars; ++k) {
+      const at::Tensor& scalar = dense(lists.scalars, k * count + i, at::kFloat);
+      if (scalar.numel() != 1) lists.scalars.refuse(k * count + i, "have one element", scalar.sizes());
+      own_scalars[k] = scalar.mutable_data_ptr<float>();
+    }
+    if (work.has_masters) tensor.master = dense_like(lists.masters, i, at::kFloat, param).mutable_data_ptr();
+    if (work.ema_decay) tensor.average = dense_like(lists.averages, i, average_type(type), param).mutable_data_ptr();
+    work.add(tensor, own_scalars);
   }
 }
 
-// Autograd must see that parameters were written to. (No graph holds states and steps.)
+// Autograd must see that parameters were written to. (No graph holds states and scalars.)
 void mark_written(const Tensors& list) {
   for (int64_t i = 0; i < list.size(); ++i) list[i].unsafeGetTensorImpl()->bump_version();
 }
 
+std::optional<uint64_t> seed_value(const Optional& seed) {
+  return seed ? std::optional<uint64_t>(static_cast<uint64_t>(seed->item<int64_t>())) : std::nullopt;
+}
+
 void optimizer_step(
-    const std::string& rule, const py::object& param_list, const py::object& grad_list, const py::object& state_list,
-    const py::object& step_list, std::vector<double> hyperparameters, const std::vector<int>& flags, const Optional& lr,
-    const Optional& grad_scale, const Optional& found_inf, const Optional& norm, double max_grad_norm) {
-  const Tensors params("optimizer_step", "params", param_list), grads("optimizer_step", "grads", grad_list);
-  const Tensors states("optimizer_step", "states", state_list), steps("optimizer_step", "steps", step_list);
-  Work work(rule, std::move(hyperparameters), flags);
-  if (lr) work.hyperparameters[0] = lr->item<double>();
-  check_count("grads", grads.size(), params.size());
-  check_count("states", states.size(), work.present.size() * params.size());
-  check_count("steps", steps.size(), work.facts().counts_steps ? params.size() : 0);
-  if (params.size() == 0) return;
-  work.type = number_type(params, 0);
-  work.state_type = work.present.empty() ? work.type : number_type(states, 0);
-  if (!supported(work.type, work.state_type)) {
-    states.refuse(0, text("be ", params[0].scalar_type(), " like their parameter, or Float"), states[0].scalar_type());
+    const std::string& rule, const py::object& params, const py::object& grads, const py::object& states, const py::object& scalars,
+    const py::object& masters, const py::object& averages, std::vector<double> hyperparameters, const std::vector<int>& flags,
+    const std::vector<Optional>& tensors, const Optional& grad_scale, const Optional& found_inf, const Optional& norm,
+    const Optional& seed, double max_grad_norm, double ema_decay) {
+  const char* name = "optimizer_step";
+  const Lists lists{{name, "params", params},   {name, "grads", grads},     {name, "states", states},
+                    {name, "scalars", scalars}, {name, "masters", masters}, {name, "averages", averages}};
+  if (!tensors.empty()) check_count("tensors", tensors.size(), hyperparameters.size());
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    if (tensors[i]) hyperparameters[i] = tensors[i]->item<double>();
   }
-  gather(work, params, grads, states, steps);
+  Work work(rule, std::move(hyperparameters), flags);
+  const size_t count = lists.params.size();
+  check_count("grads", lists.grads.size(), count);
+  check_count("states", lists.states.size(), work.present.size() * count);
+  check_count("scalars", lists.scalars.size(), work.facts().scalars * count);
+  if (lists.masters.size()) check_count("masters", lists.masters.size(), count);
+  if (lists.averages.size()) check_count("averages", lists.averages.size(), count);
+  if (count == 0) return;
+  work.type = number_type(lists.params, 0);
+  work.state_type = work.present.empty() ? work.type : number_type(lists.states, 0);
+  if (!supported(work.type, work.state_type)) {
+    lists.states.refuse(0, text("be ", lists.params[0].scalar_type(), " like their parameter, Float or BFloat16"),
+                        lists.states[0].scalar_type());
+  }
+  work.has_masters = lists.masters.size() > 0;
+  if (work.has_masters && !is_half(work.type)) {
+    lists.params.refuse(0, "be Half or BFloat16 to have masters", lists.params[0].scalar_type());
+  }
+  if (lists.averages.size()) work.ema_decay = ema_decay;
+  work.seed = seed_value(seed);
+  gather(work, lists);
   if (skips(found_inf)) return;
-  mark_written(params);
+  mark_written(lists.params);
   const auto squares = norm ? std::optional<double>(norm->select(0, 0).item<double>()) : std::nullopt;
   const double factor = gradient_factor(work.flags[0], grad_scale, squares, max_grad_norm);
   py::gil_scoped_release released;
@@ -241,7 +300,7 @@ at::Tensor gradient_norm(const py::object& grad_list) {
   std::vector<UpdateTensor> tensors;
   for (int64_t i = 0; i < grads.size(); ++i) {
     const at::Tensor& grad = dense(grads, i, grads[0].scalar_type());
-    tensors.push_back({nullptr, grad.const_data_ptr(), {}, 0, grad.numel(), 0});
+    tensors.push_back({nullptr, grad.const_data_ptr(), {}, nullptr, nullptr, {}, grad.numel(), 0, 0});
   }
   at::Tensor result = at::zeros({2}, at::kDouble);
   if (tensors.empty()) return result;
@@ -262,9 +321,12 @@ bool fits(const at::Tensor& x, at::ScalarType type, const at::Tensor& param) {
 
 // The gradients of params, or None where a gradient is missing or anything does not fit its parameter: what an optimizer asks at
 // every step, in a tenth of the time that Python needs.
-py::object gradients_if_ready(const py::object& param_list, const py::object& state_list, const py::object& step_list) {
+py::object gradients_if_ready(
+    const py::object& param_list, const py::object& state_list, const py::object& scalar_list, const py::object& master_list,
+    const py::object& average_list) {
   const char* name = "gradients_if_ready";
-  const Tensors params(name, "params", param_list), states(name, "states", state_list), steps(name, "steps", step_list);
+  const Tensors params(name, "params", param_list), states(name, "states", state_list), scalars(name, "scalars", scalar_list);
+  const Tensors masters(name, "masters", master_list), averages(name, "averages", average_list);
   const int64_t count = params.size();
   py::list result(count);
   for (int64_t i = 0; i < count; ++i) {
@@ -273,7 +335,11 @@ py::object gradients_if_ready(const py::object& param_list, const py::object& st
     for (int64_t k = i; k < states.size(); k += count) {
       if (!fits(states[k], states[0].scalar_type(), param)) return py::none();
     }
-    if (steps.size() && (steps[i].scalar_type() != at::kFloat || steps[i].device() != param.device())) return py::none();
+    for (int64_t k = i; k < scalars.size(); k += count) {
+      if (scalars[k].scalar_type() != at::kFloat || scalars[k].device() != param.device()) return py::none();
+    }
+    if (masters.size() && !fits(masters[i], at::kFloat, param)) return py::none();
+    if (averages.size() && !fits(averages[i], average_type(param.scalar_type()), param)) return py::none();
     PyList_SET_ITEM(result.ptr(), i, THPVariable_Wrap(param.grad()));
   }
   return result;
@@ -285,62 +351,113 @@ const at::Tensor* lookup(PyObject* dictionary, PyObject* name) {
   return item && THPVariable_Check(item) ? &THPVariable_Unpack(item) : nullptr;
 }
 
-// Adds parameter i with its gradient and states; false if one is missing or does not fit.
-bool add_if_ready(Work& work, const at::Tensor& param, at::ScalarType type, PyObject* dictionary, const py::tuple& names) {
+// The memory of the state under that name if it is like the parameter, or nullptr.
+void* memory_if_ready(PyObject* dictionary, PyObject* name, at::ScalarType type, const at::Tensor& param) {
+  const at::Tensor* state = lookup(dictionary, name);
+  return state && fits(*state, type, param) ? state->mutable_data_ptr() : nullptr;
+}
+
+at::ScalarType scalar_type(NumberType type) {
+  switch (type) {
+    case NumberType::float32: return at::kFloat;
+    case NumberType::float64: return at::kDouble;
+    case NumberType::float16: return at::kHalf;
+    default: return at::kBFloat16;
+  }
+}
+
+// Adds a parameter with its gradient and states; false if one is missing or does not fit.
+bool add_if_ready(Work& work, const at::Tensor& param, PyObject* dictionary, const py::tuple& names, const py::tuple& scalar_names) {
+  static PyObject* const master = PyUnicode_InternFromString("master");
+  static PyObject* const average = PyUnicode_InternFromString("average");
+  const at::ScalarType type = scalar_type(work.type), state_type = scalar_type(work.state_type);
   if (!param.device().is_cpu() || !fits(param, type, param) || !param.is_non_overlapping_and_dense()) return false;
   if (!fits(param.grad(), type, param)) return false;
-  UpdateTensor tensor{param.mutable_data_ptr(), param.grad().const_data_ptr(), {}, 0, param.numel(), 0};
-  const at::ScalarType state_type = work.state_type == work.type ? type : at::kFloat;
+  const bool empty = param.numel() == 0;  // whose memory may be nullptr
+  UpdateTensor tensor = new_tensor(param, param.grad());
   for (size_t k = 0; k < work.present.size(); ++k) {
-    const at::Tensor* state = lookup(dictionary, PyTuple_GET_ITEM(names.ptr(), k));
-    if (!state || !fits(*state, state_type, param)) return false;
-    tensor.states[work.present[k]] = state->mutable_data_ptr();
+    void* memory = memory_if_ready(dictionary, PyTuple_GET_ITEM(names.ptr(), k), state_type, param);
+    if (!memory && !empty) return false;
+    tensor.states[work.present[k]] = memory;
   }
-  float* step = nullptr;
-  if (work.facts().counts_steps) {
-    static PyObject* const name = PyUnicode_InternFromString("step");
-    const at::Tensor* count = lookup(dictionary, name);
-    if (!count || count->numel() != 1 || !fits(*count, at::kFloat, *count) || !count->device().is_cpu()) return false;
-    step = count->mutable_data_ptr<float>();
+  float* scalars[max_scalars];
+  for (int k = 0; k < work.facts().scalars; ++k) {
+    const at::Tensor* scalar = lookup(dictionary, PyTuple_GET_ITEM(scalar_names.ptr(), k));
+    if (!scalar || scalar->numel() != 1 || !fits(*scalar, at::kFloat, *scalar) || !scalar->device().is_cpu()) return false;
+    scalars[k] = scalar->mutable_data_ptr<float>();
   }
-  work.add(tensor, step);
+  if (work.has_masters && !(tensor.master = memory_if_ready(dictionary, master, at::kFloat, param)) && !empty) return false;
+  if (work.ema_decay && !(tensor.average = memory_if_ready(dictionary, average, average_type(type), param)) && !empty) return false;
+  work.add(tensor, scalars);
+  return true;
+}
+
+// A launch of fastlayers.optim as Launch.native of plan.py makes it.
+struct NativeLaunch {
+  explicit NativeLaunch(const py::handle& handle) : items(py::reinterpret_borrow<py::tuple>(handle)) {}
+
+  py::object operator[](int i) const { return items[i]; }
+  Tensors params() const { return {"step_launches", "params", items[1]}; }
+  // (which launches share a norm, the largest it may be), or nothing.
+  std::optional<std::pair<int, double>> clipping() const { return items[10].cast<std::optional<std::pair<int, double>>>(); }
+
+  py::tuple items;
+};
+
+// The work of a launch; false if anything is missing or does not fit.
+bool prepare(std::vector<Work>& works, const NativeLaunch& launch) {
+  const Tensors params = launch.params();
+  const py::list dictionaries = launch[2];
+  const py::tuple names = launch[3], scalar_names = launch[4];
+  works.emplace_back(launch[0].cast<std::string>(), launch[5].cast<std::vector<double>>(), launch[6].cast<std::vector<int>>());
+  Work& work = works.back();
+  if (names.size() != work.present.size() || dictionaries.size() != static_cast<size_t>(params.size())) return false;
+  if (scalar_names.size() != static_cast<size_t>(work.facts().scalars)) return false;
+  work.type = work.state_type = number_type(params, 0);
+  work.has_masters = launch[7].cast<bool>();
+  work.ema_decay = launch[8].cast<std::optional<double>>();
+  work.seed = seed_value(launch[9].cast<Optional>());
+  if (!names.empty()) {
+    const at::Tensor* state = lookup(dictionaries[0].ptr(), names[0].ptr());
+    if (!state) return false;
+    switch (state->scalar_type()) {
+      case at::kFloat: work.state_type = NumberType::float32; break;
+      case at::kBFloat16: work.state_type = NumberType::bfloat16; break;
+      default: if (state->scalar_type() != params[0].scalar_type()) return false;
+    }
+  }
+  if (!supported(work.type, work.state_type) || (work.has_masters && !is_half(work.type))) return false;
+  work.tensors.reserve(params.size());
+  for (int64_t i = 0; i < params.size(); ++i) {
+    if (!add_if_ready(work, params[i], PyList_GET_ITEM(dictionaries.ptr(), i), names, scalar_names)) return false;
+  }
   return true;
 }
 
 // optimizer_step for all launches of a step of fastlayers.optim, read straight from params and their state dictionaries: with
-// hundreds of small parameters, building lists in Python takes longer than the update. A launch is (rule, params, dictionaries,
-// names of the states, hyperparameters, flags). Returns False, and has changed nothing, where anything is missing or does not fit.
-bool step_launches(
-    const py::list& launches, const Optional& grad_scale, const Optional& found_inf, std::optional<double> max_grad_norm) {
+// hundreds of small parameters, building lists in Python takes longer than the update. Returns False, and has changed nothing, where
+// anything is missing or does not fit.
+bool step_launches(const py::list& handles, const Optional& grad_scale, const Optional& found_inf) {
+  const std::vector<NativeLaunch> launches(handles.begin(), handles.end());
   std::vector<Work> works;
-  for (const py::handle& handle : launches) {
-    const auto launch = py::reinterpret_borrow<py::tuple>(handle);
-    const Tensors params("step_launches", "params", launch[1]);
-    const auto dictionaries = py::reinterpret_borrow<py::list>(launch[2]);
-    const auto names = py::reinterpret_borrow<py::tuple>(launch[3]);
-    works.emplace_back(launch[0].cast<std::string>(), launch[4].cast<std::vector<double>>(), launch[5].cast<std::vector<int>>());
-    Work& work = works.back();
-    if (names.size() != work.present.size() || dictionaries.size() != static_cast<size_t>(params.size())) return false;
-    work.type = work.state_type = number_type(params, 0);
-    const at::Tensor* state = names.empty() ? nullptr : lookup(dictionaries[0].ptr(), names[0].ptr());
-    if (state && state->scalar_type() != params[0].scalar_type()) work.state_type = NumberType::float32;
-    if (!supported(work.type, work.state_type)) return false;
-    work.tensors.reserve(params.size());
-    for (int64_t i = 0; i < params.size(); ++i) {
-      if (!add_if_ready(work, params[i], params[0].scalar_type(), PyList_GET_ITEM(dictionaries.ptr(), i), names)) return false;
-    }
+  works.reserve(launches.size());
+  std::vector<std::optional<std::pair<int, double>>> clippings;
+  for (const NativeLaunch& launch : launches) {
+    if (!prepare(works, launch)) return false;
+    clippings.push_back(launch.clipping());
   }
   if (skips(found_inf)) return true;
-  for (const py::handle& launch : launches) mark_written(Tensors("step_launches", "params", launch[py::int_(1)]));
+  for (const NativeLaunch& launch : launches) mark_written(launch.params());
 
-  std::optional<double> squares;
   py::gil_scoped_release released;
-  if (max_grad_norm) {
-    Squares all;
-    for (const Work& work : works) all.add(work.type, work.tensors);
-    squares = all.sum;
+  std::map<int, Squares> norms;
+  for (size_t i = 0; i < works.size(); ++i) {
+    if (clippings[i]) norms[clippings[i]->first].add(works[i].type, works[i].tensors);
   }
-  for (const Work& work : works) work.run(gradient_factor(work.flags[0], grad_scale, squares, max_grad_norm.value_or(0)));
+  for (size_t i = 0; i < works.size(); ++i) {
+    const auto squares = clippings[i] ? std::optional<double>(norms[clippings[i]->first].sum) : std::nullopt;
+    works[i].run(gradient_factor(works[i].flags[0], grad_scale, squares, clippings[i] ? clippings[i]->second : 0));
+  }
   return true;
 }
 
@@ -348,12 +465,12 @@ bool step_launches(
 
 void bind_optimizers(py::module_& module) {
   using namespace py::literals;
-  module.def("optimizer_step", &optimizer_step, "rule"_a, "params"_a, "grads"_a, "states"_a, "steps"_a, "hyperparameters"_a, "flags"_a,
-             "lr"_a, "grad_scale"_a, "found_inf"_a, "norm"_a, "max_grad_norm"_a,
-             "fastlayers.reference.optimizers.optimizer_step for CPU tensors");
-  module.def("gradients_if_ready", &gradients_if_ready, "params"_a, "states"_a, "steps"_a,
+  module.def("optimizer_step", &optimizer_step, "rule"_a, "params"_a, "grads"_a, "states"_a, "scalars"_a, "masters"_a, "averages"_a,
+             "hyperparameters"_a, "flags"_a, "tensors"_a, "grad_scale"_a, "found_inf"_a, "norm"_a, "seed"_a, "max_grad_norm"_a,
+             "ema_decay"_a, "fastlayers.reference.optimizers.optimizer_step for CPU tensors");
+  module.def("gradients_if_ready", &gradients_if_ready, "params"_a, "states"_a, "scalars"_a, "masters"_a, "averages"_a,
              "fastlayers.optim.layout.gradients_if_ready, faster");
-  module.def("step_launches", &step_launches, "launches"_a, "grad_scale"_a, "found_inf"_a, "max_grad_norm"_a,
+  module.def("step_launches", &step_launches, "launches"_a, "grad_scale"_a, "found_inf"_a,
              "A whole step of fastlayers.optim, or False where it needs preparation");
   module.def("gradient_norm", &gradient_norm, "grads"_a, "fastlayers.reference.optimizers.gradient_norm for CPU tensors");
 }

@@ -55,11 +55,11 @@ struct PhiloxKeys {
 };
 
 // The numbers of counters group .. group + Counters::size - 1.
-FL_HD void store_numbers(uint16_t* numbers, uint64_t group, const PhiloxKeys& keys) {
+FL_HD void store_numbers(uint16_t* numbers, uint64_t group, uint32_t stream, const PhiloxKeys& keys) {
   Counters::Lanes groups;
   for (int i = 0; i < Counters::size; ++i) groups[i] = i;
   const Counters low_word(static_cast<uint64_t>(0xffffffff));
-  Counters c0 = Counters{groups} + Counters(group), c1 = c0 >> 32, c2(static_cast<uint64_t>(dropout_stream)), c3(static_cast<uint64_t>(0));
+  Counters c0 = Counters{groups} + Counters(group), c1 = c0 >> 32, c2(static_cast<uint64_t>(stream)), c3(static_cast<uint64_t>(0));
 #pragma GCC unroll 10
   for (int round = 0; round < philox_rounds; ++round) {
     const Counters product0 = multiply_words(c0, Counters(static_cast<uint64_t>(philox_multiplier0)));
@@ -77,7 +77,7 @@ class DropoutNumbers {
  public:
   static constexpr int64_t longest = 2048;  // elements that one call may ask for
 
-  explicit DropoutNumbers(uint64_t seed) : keys_(seed) {}
+  explicit DropoutNumbers(uint64_t seed, uint32_t stream = dropout_stream) : keys_(seed), stream_(stream) {}
 
   // Numbers of elements first .. first + count - 1, in memory order, followed by at least 16 readable ones. Elements up to
   // last - 1 will be asked for next.
@@ -93,10 +93,11 @@ class DropoutNumbers {
     begin_ = first / numbers_per_counter * numbers_per_counter;
     const int64_t end = first + (wanted < longest ? wanted : longest);
     uint16_t* next = numbers_;
-    for (end_ = begin_; end_ < end; end_ += per_store, next += per_store) store_numbers(next, end_ / numbers_per_counter, keys_);
+    for (end_ = begin_; end_ < end; end_ += per_store, next += per_store) store_numbers(next, end_ / numbers_per_counter, stream_, keys_);
   }
 
   const PhiloxKeys keys_;
+  const uint32_t stream_;
   int64_t begin_ = 0, end_ = 0;
   alignas(64) uint16_t numbers_[longest + 2 * per_store + 16];
 };
