@@ -123,3 +123,33 @@ def oracle(step: Step, before: Lists, **options: object) -> Lists:
     run(reference, step, after, **options)
     after.masters = after.params if masters else []
     return after
+
+
+class PaperLion(torch.optim.Optimizer):
+    """The pseudocode of arXiv:2302.06675, algorithm 2, which torch.optim does not have."""
+
+    def __init__(
+        self, params, lr=1e-4, betas=(0.9, 0.99), weight_decay=0, *, foreach=None, maximize=False, capturable=False, differentiable=False,
+        fused=None,
+    ) -> None:
+        super().__init__(params, {
+            "lr": lr, "betas": betas, "weight_decay": weight_decay, "foreach": foreach, "maximize": maximize, "capturable": capturable,
+            "differentiable": differentiable, "fused": fused})
+
+    @torch.no_grad()
+    def step(self) -> None:
+        for group in self.param_groups:
+            beta1, beta2 = group["betas"]
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                grad = -p.grad if group["maximize"] else p.grad
+                momentum = self.state[p].setdefault("exp_avg", torch.zeros_like(p))
+                update = beta1 * momentum + (1 - beta1) * grad
+                p.sub_(float(group["lr"]) * (torch.sign(update) + group["weight_decay"] * p))
+                momentum.copy_(beta2 * momentum + (1 - beta2) * grad)
+
+
+def twin(name: str) -> type[torch.optim.Optimizer]:
+    """The class of torch.optim, or what stands for it."""
+    return PaperLion if name == "Lion" else getattr(torch.optim, name)

@@ -36,7 +36,8 @@ def test_every_update_rule_has_every_cell(row) -> None:
     for file in ("fastlayers/reference/optimizers.py", "csrc/common/update_rules.h", "kernels/optimizers.py"):
         assert re.search(rf"\b{row.name}\b", (ROOT / file).read_text()), f"{file} lacks {row.name}"
     assert hasattr(fl.optim, row.optimizer), f"fastlayers.optim lacks {row.optimizer}"
-    assert issubclass(getattr(fl.optim, row.optimizer), getattr(torch.optim, row.optimizer))
+    assert issubclass(getattr(fl.optim, row.optimizer), getattr(torch.optim, row.optimizer, torch.optim.Optimizer))
+    assert getattr(fl.optim, row.optimizer).row is row
 
 
 def arguments_of(row):

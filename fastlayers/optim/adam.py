@@ -122,7 +122,7 @@ class NAdam(FusedStep, torch.optim.NAdam, row="nadam"):
     >>> p.grad = torch.full((3,), 0.5)
     >>> fastlayers.optim.NAdam([p], lr=0.1).step()
     >>> p
-    tensor([0.8971, 0.8971, 0.8971], requires_grad=True)
+    tensor([0.8944, 0.8944, 0.8944], requires_grad=True)
     """
 
 
