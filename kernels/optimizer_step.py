@@ -36,7 +36,7 @@ def _arrays(
     MASTER: tl.constexpr, AVERAGE: tl.constexpr, ALIGNED: tl.constexpr,
 ):
     """(param, grad, states, master, average) of a chunk; masters and averages of half types are float32."""
-    WIDE: tl.constexpr = tl.float64 if PARAM == tl.float64 else tl.float32
+    WIDE: tl.constexpr = tl.float64 if tl.float64 == PARAM else tl.float32
     states = ()
     for k in tl.static_range(STATES):
         states = states + (array(table, 2 + k, count, tensor, start, STATE, ALIGNED),)
@@ -77,7 +77,7 @@ def _walk(seed, sizes, count, tensor, start, BLOCK: tl.constexpr):
 @triton.jit
 def _rounded(value, numbers, STORAGE: tl.constexpr):
     """value as memory of this type keeps it: rounded to nearest, or to bfloat16 by the numbers, where there are any."""
-    if numbers is None or STORAGE != tl.bfloat16:
+    if numbers is None or tl.bfloat16 != STORAGE:
         return value.to(STORAGE)
     else:
         cut = ((value.to(tl.uint32, bitcast=True) + numbers) >> 16).to(tl.uint16).to(tl.bfloat16, bitcast=True)

@@ -16,10 +16,12 @@ from fastlayers.reference.dropout import random_numbers
 from fastlayers.reference.optimizers import stochastically_rounded
 from fastlayers.specs import UPDATE_RULES
 
-SIZES = (0, 1, 5, 64, 127, 128, 129, 4095, 8191, 8192, 8193, 20003)  # 8192: what one Triton program takes
-MIXED = ((torch.float16, None), (torch.float16, torch.float32), (torch.bfloat16, torch.float32))
-CASES = [(step, dtype, None) for step in STEPS for dtype in (torch.float32, torch.float64, torch.bfloat16)] + [
-    (step, dtype, state_dtype) for step in RICHEST.values() for dtype, state_dtype in MIXED]
+SIZES = (0, 1, 5, 64, 127, 129, 4095, 8192, 8193, 17003)  # 8192: what one Triton program takes
+MIXED = ((torch.float16, None), (torch.float16, torch.float32), (torch.float16, torch.bfloat16), (torch.bfloat16, torch.float32),
+         (torch.float32, torch.bfloat16))
+CASES = [(step, dtype, None) for step in STEPS for dtype in (torch.float32, torch.bfloat16)] + [
+    (step, torch.float64, None) for step in RICHEST.values()] + [
+    (RICHEST[rule], dtype, state_dtype) for rule in ("sgd", "adamw", "rmsprop", "adamax") for dtype, state_dtype in MIXED]
 ROUNDINGS = 8  # no element of any rule goes through more operations than this that lose half a unit of p, g or a state
 
 
@@ -65,7 +67,7 @@ def test_tensor_hyperparameters_scaling_and_clipping(kernels, step: Step, dtype:
         assert_updated(before, after, oracle(step, before, **options, max_grad_norm=max_grad_norm))
 
 
-@pytest.mark.parametrize("step", RICHEST.values(), ids=str)
+@pytest.mark.parametrize("step", [RICHEST["sgd"], RICHEST["nadam"]], ids=str)
 def test_found_inf_changes_nothing(kernels, step: Step) -> None:
     before = lists(step, (7, 300), torch.bfloat16, device=kernels.device, masters=True, averages=True)
     after = before.map(Tensor.clone)
@@ -95,7 +97,7 @@ def test_nan_and_infinite_gradients_reach_their_own_elements_only(kernels, step:
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("step", RICHEST.values(), ids=str)
+@pytest.mark.parametrize("step", [RICHEST["adam"], RICHEST["lion"]], ids=str)
 def test_masters(kernels, step: Step, dtype: torch.dtype) -> None:
     """The arithmetic goes on from what was lost in rounding, but for parameters that were changed since."""
     before = lists(step, SIZES, dtype, torch.float32, kernels.device, masters=True)
@@ -107,7 +109,7 @@ def test_masters(kernels, step: Step, dtype: torch.dtype) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("step", RICHEST.values(), ids=str)
+@pytest.mark.parametrize("step", [RICHEST["sgd"], RICHEST["nadam"]], ids=str)
 def test_averages(kernels, step: Step, dtype: torch.dtype) -> None:
     """They are averages of the parameters as stored."""
     before = lists(step, SIZES, dtype, device=kernels.device, averages=True)
@@ -120,31 +122,17 @@ def test_averages(kernels, step: Step, dtype: torch.dtype) -> None:
         assert_within(new.cpu(), want, 3 * unit(p) * (old.cpu().double().abs() + p.cpu().double().abs() + 1), "average")
 
 
-STATE_DTYPES = ((torch.float32, torch.bfloat16), (torch.float16, torch.bfloat16), (torch.float16, torch.float32),
-                (torch.bfloat16, torch.float32))
-
-
-@pytest.mark.parametrize(("dtype", "state_dtype"), STATE_DTYPES, ids=str)
-@pytest.mark.parametrize("step", RICHEST.values(), ids=str)
-def test_states_of_another_dtype(kernels, step: Step, dtype: torch.dtype, state_dtype: torch.dtype) -> None:
-    before = lists(step, (0, 5, 129, 9001), dtype, state_dtype, kernels.device)
-    after = before.map(Tensor.clone)
-    run(kernels, step, after)
-    assert_updated(before, after, oracle(step, before))
-
-
-@pytest.mark.parametrize("masters", [False, True])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("step", RICHEST.values(), ids=str)
+@pytest.mark.parametrize(("dtype", "masters"), [(torch.float32, False), (torch.bfloat16, False), (torch.bfloat16, True)], ids=str)
+@pytest.mark.parametrize("step", [RICHEST["adamw"], RICHEST["rmsprop"]], ids=str)
 def test_stochastic_rounding(kernels, step: Step, dtype: torch.dtype, masters: bool) -> None:
     """Rounding by given numbers is monotone: results lie between those of the oracle less and plus what arithmetic may be off."""
-    masters = masters and dtype == torch.bfloat16
     seed = 0x123456789ABCDEF
-    before = lists(step, SIZES, dtype, torch.bfloat16, kernels.device, masters=masters)
+    sizes = (0, 5, 64, 129, 8193)
+    before = lists(step, sizes, dtype, torch.bfloat16, kernels.device, masters=masters)
     after, want = before.map(Tensor.clone), oracle(step, before)
     run(kernels, step, after, seed=torch.tensor(seed, device=kernels.device))
     numbers, first = [], 0
-    for size in SIZES:
+    for size in sizes:
         numbers.append(random_numbers(first, size, torch.tensor(seed), 2))
         first += (size + 7) // 8 * 8
     drawn = [*([] if masters or dtype != torch.bfloat16 else zip(numbers, before.params, after.params, want.params, strict=True)),
@@ -293,19 +281,26 @@ def test_written_tensors_are_marked_for_autograd(kernels) -> None:
 
 def _arguments(**changed: object) -> list[object]:
     p, g, m, v = (torch.ones(2, 3) for _ in range(4))
-    arguments = {"rule": "adam", "params": [p], "grads": [g], "states": [m, v], "steps": [torch.zeros(())],
-                 "hyperparameters": [0.1, 0.0, 0.9, 0.999, 1e-8], "flags": [False, False], "lr": None, "grad_scale": None,
-                 "found_inf": None, "norm": None, "max_grad_norm": 0.0}
+    arguments = {"rule": "adam", "params": [p], "grads": [g], "states": [m, v], "scalars": [torch.zeros(())], "masters": [],
+                 "averages": [], "hyperparameters": [0.1, 0.0, 0.9, 0.999, 1e-8], "flags": [False, False], "tensors": [],
+                 "grad_scale": None, "found_inf": None, "norm": None, "seed": None, "max_grad_norm": 0.0, "ema_decay": 0.0}
     return list({**arguments, **changed}.values())
 
 
 @pytest.mark.parametrize(("kind", "message", "changed"), [
-    (ValueError, "optimizer_step: rule must be one of sgd, adam, adamw, got 'adagrad'", {"rule": "adagrad"}),
+    (ValueError, "optimizer_step: rule must be one of sgd, adagrad, rmsprop, adam, adamw, nadam, radam, adamax, lion, got 'rprop'",
+     {"rule": "rprop"}),
     (ValueError, "optimizer_step: hyperparameters must have 5 elements, got 2", {"hyperparameters": [0.1, 0.0]}),
     (ValueError, "optimizer_step: flags must have 2 elements, got 1", {"flags": [False]}),
     (ValueError, "optimizer_step: states must have 2 elements, got 1", {"states": [torch.ones(2, 3)]}),
-    (ValueError, "optimizer_step: steps must have 1 elements, got 0", {"steps": []}),
+    (ValueError, "optimizer_step: scalars must have 1 elements, got 0", {"scalars": []}),
     (ValueError, "optimizer_step: grads must have 1 elements, got 0", {"grads": []}),
+    (ValueError, "optimizer_step: tensors must have 5 elements, got 1", {"tensors": [None]}),
+    (ValueError, "optimizer_step: averages must have 1 elements, got 2", {"averages": [torch.ones(2, 3)] * 2}),
+    (RuntimeError, "optimizer_step: averages must all be Float, got Double at position 0", {"averages": [torch.ones(2, 3).double()]}),
+    (RuntimeError, "optimizer_step: params must be Half or BFloat16 to have masters, got Float at position 0",
+     {"masters": [torch.ones(2, 3)]}),
+    (RuntimeError, "optimizer_step: scalars must have one element, got [2] at position 0", {"scalars": [torch.zeros(2)]}),
     (TypeError, "optimizer_step: grads must be a list of tensors, got int", {"grads": 3}),
     (TypeError, "optimizer_step: grads must hold tensors, got NoneType at position 0", {"grads": [None]}),
     (RuntimeError, "optimizer_step: params must be float32, float64, float16 or bfloat16, got Int at position 0",
@@ -317,7 +312,7 @@ def _arguments(**changed: object) -> list[object]:
      {"grads": [torch.ones(3, 2).t()]}),
     (RuntimeError, "optimizer_step: params must fill their memory without gaps, got strides [6, 1] at position 0",
      {"params": [torch.ones(2, 6)[:, :3]]}),
-    (RuntimeError, "optimizer_step: states must be Float like their parameter, or Float, got Half at position 0",
+    (RuntimeError, "optimizer_step: states must be Float like their parameter, Float or BFloat16, got Half at position 0",
      {"states": [torch.ones(2, 3).half(), torch.ones(2, 3).half()]}),
     (RuntimeError, "optimizer_step: grads must be on cpu, got meta at position 0", {"grads": [torch.ones(2, 3, device="meta")]}),
 ], ids=lambda value: value if isinstance(value, str) else "")
@@ -325,10 +320,10 @@ def test_cpp_refuses_before_anything_changes(kind, message: str, changed: dict) 
     with running_on("cpp"):
         module = sys.modules["fastlayers.backends"].select(torch.empty(0))
         arguments = _arguments(**changed)
-        before = [[x.clone() for x in value] for value in arguments[1:5] if isinstance(value, list) and None not in value]
+        before = [[x.clone() for x in value] for value in arguments[1:7] if isinstance(value, list) and None not in value]
         with pytest.raises(kind) as error:
             module.optimizer_step(*arguments)
         assert str(error.value) == message
-        after = [value for value in arguments[1:5] if isinstance(value, list) and None not in value]
+        after = [value for value in arguments[1:7] if isinstance(value, list) and None not in value]
         assert all(x.device.type == "meta" or torch.equal(x, y) for a, b in zip(before, after, strict=True)
                    for x, y in zip(a, b, strict=True))

@@ -296,7 +296,8 @@ def test_a_parameter_given_twice_and_one_that_options_do_not_fit() -> None:
     with pytest.raises(ValueError, match=r"^SGD: params must hold every parameter once, got one at positions 0 and 1, of shape \(2, 3\)$"):
         fl.optim.SGD([("a", p), ("b", p)])
     for dtype, options, message in (
-        (torch.float16, {"stochastic_rounding": True}, "params must not be float16 with stochastic_rounding, which is for bfloat16, got float16"),
+        (torch.float16, {"stochastic_rounding": True},
+         "params must not be float16 with stochastic_rounding, which is for bfloat16, got float16"),
         (torch.float64, {"state_dtype": torch.bfloat16}, "state_dtype must be None for float64 params, got bfloat16"),
     ):
         p = torch.ones(3, dtype=dtype, requires_grad=True)

@@ -7,7 +7,7 @@ import io
 import pytest
 import torch
 from optimizer_cases import twin
-from test_optimizers import NAMES, SHAPES, assert_equal, device, make_params, set_grads  # noqa: F401  (device is a fixture)
+from test_optimizers import EVERY_RULE, NAMES, SHAPES, assert_equal, device, make_params, set_grads  # noqa: F401  (device is a fixture)
 from torch import Tensor, nn
 
 import fastlayers as fl
@@ -43,7 +43,7 @@ def resumed(optimizer: torch.optim.Optimizer, name: str, params: list[Tensor], *
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("device", "name"), EVERY_RULE, indirect=["device"])
 def test_master_weights_follow_float64(device, name: str, dtype: torch.dtype) -> None:  # noqa: F811
     """Ten steps with a save and load in the middle: the masters, kept in float32 with float32 states, and their roundings."""
     options = {"master_weights": True, "state_dtype": torch.float32}
@@ -63,7 +63,7 @@ def test_master_weights_follow_float64(device, name: str, dtype: torch.dtype) ->
         assert torch.equal(master.to(dtype), p)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("device", "name"), EVERY_RULE, indirect=["device"])
 def test_state_dtype(device, name: str) -> None:  # noqa: F811
     """bfloat16 states cost bfloat16's precision and no more, and stay what they are through a checkpoint."""
     params = make_params(device=device)
@@ -84,7 +84,7 @@ def test_state_dtype(device, name: str) -> None:  # noqa: F811
 
 
 @pytest.mark.parametrize("options", [{"stochastic_rounding": True}, {"master_weights": True}], ids=str)
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("device", "name"), EVERY_RULE, indirect=["device"])
 def test_bfloat16_training_arrives(device, name: str, options: dict) -> None:  # noqa: F811
     """100 steps of lr 1e-3 from 1.0 to 0.9 for rules whose steps are of lr's size; in bfloat16 torch's stay at 1.0."""
     p, theirs = (torch.ones(2000, dtype=torch.bfloat16, device=device, requires_grad=True) for _ in range(2))
@@ -130,7 +130,7 @@ def test_stochastic_rounding_is_reproducible_and_the_same_on_every_backend() -> 
         assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("device", "name"), EVERY_RULE, indirect=["device"])
 def test_float16_with_zero_gradients_gives_no_nan(device, name: str) -> None:  # noqa: F811
     params = make_params(torch.float16, device)
     before = [p.detach().clone() for p in params]
@@ -153,7 +153,7 @@ def test_centered_rmsprop_survives_a_constant_gradient(device) -> None:  # noqa:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("device", "name"), EVERY_RULE, indirect=["device"])
 def test_averages_and_swapping_them(device, name: str, dtype: torch.dtype) -> None:  # noqa: F811
     params = make_params(dtype, device)
     want = [p.detach().double().cpu() for p in params]
@@ -252,7 +252,7 @@ def test_parameters_that_are_loaded_between_steps_take_their_masters_along(devic
             assert (optimizer.state[p]["master"] == value - 4 * 2.0**-10).all()
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("device", "name"), EVERY_RULE, indirect=["device"])
 def test_diagnostics_say_what_the_step_does(device, name: str) -> None:  # noqa: F811
     params = make_params(device=device)
     optimizer = optimizer_of(name, params, max_grad_norm=2.0)

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import pytest
@@ -39,6 +39,15 @@ SAMPLES = [(name, sample.kwargs) for name in INFO if name in NAMES for sample in
     (name, kwargs) for name in NAMES for kwargs in MORE[name]]
 
 
+def on_backends(every: Sequence, few: Sequence) -> list:
+    """(backend, *case) for each case; on Triton, whose emulator is slow, only the few: its kernels have tests of their own."""
+    return [(backend, *(case if isinstance(case, tuple) else (case,))) for backend in BACKENDS
+            for case in (few if backend == "triton" else every)]
+
+
+EVERY_RULE = on_backends(NAMES, ("AdamW", "NAdam"))
+
+
 @pytest.fixture(params=BACKENDS)
 def device(request: pytest.FixtureRequest):
     """Where tensors are; optimizers run on each backend in turn."""
@@ -72,8 +81,10 @@ def pair(name: str, params: tuple[list[Tensor], list[Tensor]] | None = None, dev
     return ours, getattr(fl.optim, name)(ours, **kwargs, **extra), theirs, twin(name)(theirs, **kwargs, foreach=False)
 
 
-@pytest.mark.parametrize("dtype", list(TOLERANCE), ids=str)
-@pytest.mark.parametrize(("name", "kwargs"), SAMPLES, ids=str)
+@pytest.mark.parametrize(
+    ("device", "name", "kwargs", "dtype"),
+    on_backends([(*sample, dtype) for sample in SAMPLES for dtype in TOLERANCE], [(name, MORE[name][-1], torch.float32) for name in NAMES]),
+    indirect=["device"], ids=str)
 def test_every_sample_of_torch_with_states_exchanged(device, name: str, kwargs: dict, dtype: torch.dtype) -> None:
     ours, optimizer, theirs, theirs_optimizer = pair(name, (make_params(dtype, device), make_params(dtype, device)), **kwargs)
     for step in range(12):
@@ -116,7 +127,7 @@ def test_signature_is_torchs_and_the_options(name: str) -> None:
 
 
 @pytest.mark.parametrize("max_grad_norm", [0.0, 0.5, 1e6])
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("device", "name"), EVERY_RULE, indirect=["device"])
 def test_max_grad_norm_is_clip_grad_norm(device, name: str, max_grad_norm: float) -> None:
     ours, optimizer, theirs, theirs_optimizer = pair(name, lr=0.1, device=device, ours={"max_grad_norm": max_grad_norm})
     for _ in range(10):
@@ -169,7 +180,7 @@ def test_grad_scaler(device, name: str, kwargs: dict, unscale_first: bool) -> No
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("device", "name"), EVERY_RULE, indirect=["device"])
 def test_half_precision_is_computed_in_float32(device, name: str, dtype: torch.dtype) -> None:
     """One step from given states, which is what torch's fused kernels do, too."""
     params, exact = make_params(dtype, device), [p.detach().double().requires_grad_() for p in make_params(dtype)]

@@ -45,8 +45,8 @@ class RMSprop(FusedStep, torch.optim.RMSprop, row="rmsprop"):
     With gradient g (negated if ``maximize``, clipped if ``max_grad_norm``), weight decay λ and momentum μ::
 
         g = g + λ p
-        v = α v + (1 - α) g²
-        a = α a + (1 - α) g                   and w = max(v - a², 0) if centered, else w = v
+        v = alpha v + (1 - alpha) g²
+        a = alpha a + (1 - alpha) g           and w = max(v - a², 0) if centered, else w = v
         u = g / (sqrt(w) + eps)
         b = μ b + u                           and b stands for u if μ > 0
         p = p - lr u
@@ -57,7 +57,7 @@ class RMSprop(FusedStep, torch.optim.RMSprop, row="rmsprop"):
     Args:
         params: parameters, (name, parameter) pairs, or dictionaries of parameter groups; float32, bfloat16, float16 or float64.
         lr: learning rate, a number or a one-element tensor (default 1e-2).
-        alpha: α (default 0.99).
+        alpha: how much of v is kept at each step (default 0.99).
         eps: keeps the denominator away from 0 (default 1e-8).
         weight_decay: λ, an L2 penalty (default 0).
         momentum: μ (default 0).

@@ -56,7 +56,9 @@ def optimizer_step(
     if found_inf is not None and found_inf.item() != 0:
         return
     update, count, first_number = update_rule(rule), len(params), 0
-    values = [value if tensor is None else tensor.item() for value, tensor in zip(hyperparameters, tensors or [None] * len(hyperparameters))]
+    values = list(hyperparameters)
+    for k, tensor in enumerate(tensors):
+        values[k] = values[k] if tensor is None else tensor.item()
     factor = _gradient_factor(flags[0], grad_scale, norm, max_grad_norm)
     for i, (param, grad) in enumerate(zip(params, grads, strict=True)):
         compute = torch.float64 if param.dtype == torch.float64 else torch.float32
