@@ -10,6 +10,7 @@
 #include <torch/csrc/autograd/python_variable.h>
 #include <torch/csrc/utils/pybind.h>
 
+#include <algorithm>
 #include <cmath>
 #include <optional>
 #include <sstream>
@@ -150,6 +151,7 @@ struct Work {
   std::vector<UpdateTensor> tensors;
   std::vector<float*> scalars;
   int64_t numel = 0, numbers = 0;
+  float before[max_scalars], advanced[max_scalars];  // of the tensor added last
 
   const RuleFacts& facts() const { return FL_KERNELS(optimizer_kernels).rules[rule]; }
 
@@ -165,14 +167,18 @@ struct Work {
 
   // own_scalars: those of the tensor, facts().scalars of them.
   void add(UpdateTensor tensor, float* const* own_scalars) {
-    float advanced[max_scalars];
     const int count = facts().scalars;
-    for (int k = 0; k < count; ++k) advanced[k] = *own_scalars[k];
-    if (count) facts().advance(hyperparameters.data(), advanced);
+    bool same = count && !tensors.empty();  // as the tensor's before: advancing may take two powers, felt where tensors are small
     for (int k = 0; k < count; ++k) {
-      tensor.scalars[k] = advanced[k];
+      same = same && *own_scalars[k] == before[k];
+      before[k] = *own_scalars[k];
       scalars.push_back(own_scalars[k]);
     }
+    if (!same && count) {
+      std::copy_n(before, count, advanced);
+      facts().advance(hyperparameters.data(), advanced);
+    }
+    std::copy_n(advanced, count, tensor.scalars);
     tensor.offset = numel;
     tensor.first_number = numbers;
     numel += tensor.numel;
