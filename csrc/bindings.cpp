@@ -24,6 +24,7 @@ void translate(std::exception_ptr thrown) {
 
 void bind_layers(pybind11::module_& module);
 void bind_optimizers(pybind11::module_& module);
+void bind_steps(pybind11::module_& module);
 }  // namespace fastlayers
 
 PYBIND11_MODULE(_C, module) {
@@ -31,4 +32,5 @@ PYBIND11_MODULE(_C, module) {
   fastlayers::cpu_capability();  // an unknown FASTLAYERS_CPU_CAPABILITY fails here, at import
   fastlayers::bind_layers(module);
   fastlayers::bind_optimizers(module);
+  fastlayers::bind_steps(module);
 }
