@@ -8,8 +8,6 @@
 #include "memory.h"
 
 namespace fastlayers::FL_CPU_CAPABILITY {
-
-
 namespace {
 
 FL_HD HalfWords stochastically_rounded(Vector<float> value, const uint16_t* numbers) {
