@@ -6,5 +6,6 @@ is itself differentiated (create_graph=True) goes through the reference formulas
 from .activations import activation
 from .batch_norm import batch_norm
 from .epilogue import epilogue
+from .gated import gated
 
-__all__ = ["activation", "batch_norm", "epilogue"]
+__all__ = ["activation", "batch_norm", "epilogue", "gated"]

@@ -4,9 +4,10 @@ from .activations import apply
 from .batch_norm import batch_norm
 from .dropout import dropout, dropout_mask
 from .epilogue import bias_activation
+from .gated import glu
 
 globals().update(_FUNCTIONS)
-__all__ = ["apply", "batch_norm", "bias_activation", "dropout", "dropout_mask", *_FUNCTIONS]
+__all__ = ["apply", "batch_norm", "bias_activation", "dropout", "dropout_mask", "glu", *_FUNCTIONS]
 
 
 def __getattr__(name: str) -> object:

@@ -4,8 +4,9 @@ from .activations import *  # noqa: F403 - the classes are made from the rows of
 from .activations import __all__ as _activations
 from .batch_norm import BatchNorm1d, BatchNorm2d, BatchNorm3d
 from .dropout import Dropout
+from .gated import GEGLU, GLU, ReGLU, SwiGLU
 
-__all__ = ["BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "Dropout", *_activations]
+__all__ = ["BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "Dropout", "GEGLU", "GLU", "ReGLU", "SwiGLU", *_activations]
 
 
 def __getattr__(name: str) -> type:
