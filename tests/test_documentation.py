@@ -37,8 +37,8 @@ def test_examples_of_docstrings(name: str) -> None:
 def test_public_things_have_an_example() -> None:
     for thing in (fastlayers.functional.batch_norm, fastlayers.functional.bias_activation, fastlayers.functional.dropout,
                   fastlayers.functional.dropout_mask, fastlayers.backend, fastlayers.backends, fastlayers.nn.BatchNorm2d,
-                  fastlayers.nn.Dropout, fastlayers.optim.SGD, fastlayers.optim.Adam, fastlayers.optim.AdamW,
-                  fastlayers.register_activation):
+                  fastlayers.nn.Dropout, fastlayers.nn.GLU, fastlayers.nn.SwiGLU, fastlayers.functional.glu, fastlayers.optim.SGD,
+                  fastlayers.optim.Adam, fastlayers.optim.AdamW, fastlayers.register_activation):
         assert ">>> " in thing.__doc__, thing
 
 
