@@ -166,7 +166,9 @@ def test_irregular_shapes_stay_inside(call: Call, shape: tuple[int, ...], layout
         execute(call, kernels, shape, layout, torch.bfloat16, monkeypatch)
 
 
-@pytest.mark.parametrize(("shape", "layout"), [((3, 6, 7, 6), "contiguous"), ((2, 10, 3, 4), "channels_last"), ((4, 2, 1, 2), "contiguous")])
+@pytest.mark.parametrize(("shape", "layout"), [
+    ((3, 6, 7, 6), "contiguous"), ((2, 10, 3, 4), "channels_last"), ((4, 2, 1, 2), "contiguous"),
+])
 @pytest.mark.parametrize("call", [GATED_CALLS[0], GATED_CALLS[4]], ids=str)
 def test_irregular_halves_stay_inside(call: Call, shape: tuple[int, ...], layout: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for offset in (0, 3 * (layout == "contiguous")):
