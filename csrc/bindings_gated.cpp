@@ -23,6 +23,8 @@ struct GatedArguments {
       : e(Arguments{op, x, std::nullopt, parameters, seed, activation, constants, p, dim}.checked()), sizes(x.sizes()),
         strides(x.strides()) {
     TORCH_CHECK_VALUE(x.dim() > 0 && x.size(dim) % 2 == 0, op, ": x must have an even size along dim ", dim, ", got shape ", x.sizes());
+    TORCH_CHECK_VALUE(!activation_facts[e.activation].random, op, ": activation must not draw random numbers, got ",
+                      std::string(activation));
     TORCH_CHECK_VALUE(e.parameter_count == 1, op, ": parameters must be one value each, got ", e.parameter_count);
     sizes[dim] /= 2;
     for (int64_t& stride : strides) stride = stride <= x.stride(dim) ? stride : stride / 2;

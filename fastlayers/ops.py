@@ -52,7 +52,7 @@ def _gated_forward(
     x: Tensor, parameters: Tensor | None, seed: Tensor | None, activation: str, constants: Sequence[float], p: float, dim: int,
     gate_first: bool,
 ) -> Tensor:
-    return select(x).gated_forward(x, parameters, seed, activation, constants, p, dim, gate_first)
+    return select(x, activation).gated_forward(x, parameters, seed, activation, constants, p, dim, gate_first)
 
 
 @_gated_forward.register_fake
@@ -65,7 +65,7 @@ def _gated_backward(
     dy: Tensor, x: Tensor, parameters: Tensor | None, seed: Tensor | None, activation: str, constants: Sequence[float], p: float,
     dim: int, gate_first: bool, output_mask: Sequence[bool],
 ) -> tuple[Tensor, Tensor]:
-    return _fill(x, select(x).gated_backward(dy, x, parameters, seed, activation, constants, p, dim, gate_first, output_mask))
+    return _fill(x, select(x, activation).gated_backward(dy, x, parameters, seed, activation, constants, p, dim, gate_first, output_mask))
 
 
 @_gated_backward.register_fake

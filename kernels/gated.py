@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .. import reference
 from ..reference.gated import empty_halved
-from . import activations, launch, reductions, tiles
+from . import formulas, launch, reductions, tiles
 from .dropout import dropout_key, keep_multiplier
 from .epilogue import _arguments, threshold
 
@@ -128,7 +128,7 @@ def gated_forward(
     plan, sizes, constexprs = _plan(x, dim, False)
     with launch.device_guard(x):
         gated_forward_halves[plan.grid](
-            x, y, parameters, seed, threshold(seed, p), *sizes, ACTIVATION=getattr(activations, activation), CONSTANTS=tuple(constants),
+            x, y, parameters, seed, threshold(seed, p), *sizes, ACTIVATION=formulas.function(activation), CONSTANTS=tuple(constants),
             LEARNABLE=0 if parameters is None else parameters.size(0), GATE_FIRST=gate_first, **constexprs)
     return y
 
@@ -148,7 +148,7 @@ def gated_backward(
     partials = reductions.empty_partials(x, count, plan.chunks, 1) if count else None
     with launch.device_guard(x):
         gated_backward_halves[plan.grid](
-            dy, x, dx, partials, parameters, seed, threshold(seed, p), *sizes, ACTIVATION=getattr(activations, activation),
-            DERIVATIVE=getattr(activations, f"{activation}_derivative"), CONSTANTS=tuple(constants), LEARNABLE=learnable,
+            dy, x, dx, partials, parameters, seed, threshold(seed, p), *sizes, ACTIVATION=formulas.function(activation),
+            DERIVATIVE=formulas.function(activation, "derivative"), CONSTANTS=tuple(constants), LEARNABLE=learnable,
             DPARAMETERS=count, GATE_FIRST=gate_first, **constexprs)
     return dx, reductions.finish(partials, 0)[0] if count else None

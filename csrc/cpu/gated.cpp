@@ -19,6 +19,7 @@ template <class Storage> struct GatedRun {
   const uint16_t* numbers;           // of the run's elements, or null for no dropout
   int32_t threshold;
   T keep_scale;
+  int repeats;  // how many of each learnable parameter there are
   T arguments[max_arguments];
   T* sums;  // 16 partial sums of each learnable parameter's gradient, or null
 };
@@ -32,13 +33,26 @@ template <class Storage, class Body> FL_HD void for_each_row(const GatedRun<Stor
   }
 }
 
-// The activation's arguments, the same for all elements.
-template <class Activation, class Storage> struct Arguments {
+// The activation with its arguments, the same for all elements.
+template <class Activation, class Storage> struct Gate {
   using V = Vector<typename Compute<Storage>::type>;
-  V values[max_arguments];
+  const int repeats;
+  V arguments[max_arguments];
 
-  FL_HD explicit Arguments(const GatedRun<Storage>& r) {
-    for (int k = 0; k < Activation::learnables + Activation::constants; ++k) values[k] = V(r.arguments[k]);
+  FL_HD explicit Gate(const GatedRun<Storage>& r) : repeats(r.repeats) {
+    for (int k = 0; k < learnables() + Activation::constants; ++k) arguments[k] = V(r.arguments[k]);
+  }
+  FL_HD int learnables() const {
+    if constexpr (Activation::most_repeats > 1) return Activation::learnables * repeats;
+    else return Activation::learnables;
+  }
+  FL_HD V forward(V b) const {
+    if constexpr (Activation::most_repeats > 1) return Activation::forward(b, arguments, repeats);
+    else return Activation::forward(b, arguments);
+  }
+  FL_HD V derivative(V b, V* slopes) const {
+    if constexpr (Activation::most_repeats > 1) return Activation::derivative(b, arguments, slopes, repeats);
+    else return Activation::derivative(b, arguments, slopes);
   }
 };
 
@@ -46,12 +60,12 @@ template <class Activation, class Storage> struct GatedForward {
   using V = Vector<typename Compute<Storage>::type>;
 
   static void run(const GatedRun<Storage>& r) {
-    const Arguments<Activation, Storage> arguments(r);
+    const Gate<Activation, Storage> gate(r);
     const V keep(r.keep_scale);
     for_each_row(r, [&](int64_t in, int64_t out, int64_t number, int64_t count) {
       const auto step = [&](int64_t i, auto access) __attribute__((always_inline)) {
         V result = access.template stream<V>(r.value + in + i) *
-                   Activation::forward(access.template stream<V>(r.gate + in + i), arguments.values);
+                   gate.forward(access.template stream<V>(r.gate + in + i));
         if (r.numbers) result *= dropout_multiplier(r.numbers + number + i, r.threshold, keep);
         access.write(r.y + out + i, result);
       };
@@ -65,29 +79,28 @@ template <class Activation, class Storage> struct GatedForward {
 template <class Activation, class Storage> struct GatedBackward {
   using T = typename Compute<Storage>::type;
   using V = Vector<T>;
-  static constexpr int learnables = Activation::learnables;
   static constexpr int group = sum_lanes / V::size;  // vectors that make up the 16 partial sums
 
   static void run(const GatedRun<Storage>& r) {
-    const Arguments<Activation, Storage> arguments(r);
+    const Gate<Activation, Storage> gate(r);
     const V keep(r.keep_scale);
-    V sums[learnables + 1][group];
-    for (int k = 0; k < learnables; ++k) {
+    V sums[Activation::learnables * Activation::most_repeats + 1][group];
+    for (int k = 0; k < gate.learnables(); ++k) {
       for (int j = 0; j < group; ++j) sums[k][j] = V(static_cast<T>(0));
     }
     for_each_row(r, [&](int64_t in, int64_t out, int64_t number, int64_t count) {
       const auto step = [&](int j, int64_t i, auto access) __attribute__((always_inline)) {
         V slopes[max_learnables];
-        const V gate = access.template stream<V>(r.gate + in + i);
+        const V b = access.template stream<V>(r.gate + in + i);
         V gradient = access.template stream<V>(r.dy + out + i);
         if (r.numbers) gradient *= dropout_multiplier(r.numbers + number + i, r.threshold, keep);
         const V outer = gradient * access.template stream<V>(r.value + in + i);
-        const V slope = Activation::derivative(gate, arguments.values, slopes);
+        const V slope = gate.derivative(b, slopes);
         if (r.dvalue) {
-          access.write(r.dvalue + in + i, gradient * Activation::forward(gate, arguments.values));
+          access.write(r.dvalue + in + i, gradient * gate.forward(b));
           access.write(r.dgate + in + i, outer * slope);
         }
-        for (int k = 0; k < learnables; ++k) sums[k][j] += access.counted(outer * slopes[k]);
+        for (int k = 0; k < gate.learnables(); ++k) sums[k][j] += access.counted(outer * slopes[k]);
       };
       int64_t i = 0;
       for (; i + sum_lanes <= count; i += sum_lanes) {
@@ -98,7 +111,7 @@ template <class Activation, class Storage> struct GatedBackward {
       for (int j = 0; i < count; ++j, i += V::size) step(j, i, Access<false>{static_cast<int>(smaller(count - i, V::size))});
     });
     if (!r.sums) return;
-    for (int k = 0; k < learnables; ++k) {
+    for (int k = 0; k < gate.learnables(); ++k) {
       for (int j = 0; j < group; ++j) store(r.sums + k * sum_lanes + j * V::size, sums[k][j]);
     }
   }
@@ -107,14 +120,19 @@ template <class Activation, class Storage> struct GatedBackward {
 template <class Storage> struct GatedLoops {
   void (*forward)(const GatedRun<Storage>&);
   void (*backward)(const GatedRun<Storage>&);
-  int learnables, constants;
+  int learnables, constants;  // learnables of one repeat
+  double (*constant)(const double* given, int k);
 };
+
+template <class Activation, class Storage> constexpr GatedLoops<Storage> gated_loops_of() {
+  if constexpr (Activation::random) return {};  // the bindings refuse it
+  else return {GatedForward<Activation, Storage>::run, GatedBackward<Activation, Storage>::run, Activation::learnables,
+               Activation::constants, Activation::constant};
+}
 
 // Those of every activation, in the order of FL_ACTIVATIONS.
 template <class Storage> const GatedLoops<Storage>& gated_loops(int activation) {
-#define FL_LOOPS(name)                                                                                    \
-  {GatedForward<activations::name, Storage>::run, GatedBackward<activations::name, Storage>::run,         \
-   activations::name::learnables, activations::name::constants},
+#define FL_LOOPS(name) gated_loops_of<activations::name, Storage>(),
   static constexpr GatedLoops<Storage> loops[] = {FL_ACTIVATIONS(FL_LOOPS)};
 #undef FL_LOOPS
   return loops[activation];
@@ -128,8 +146,10 @@ template <class Storage> GatedRun<Storage> run_of(const Epilogue& e, bool gate_f
   run.gate = static_cast<const Storage*>(e.x) + (gate_first ? 0 : run.inner);
   run.threshold = e.threshold;
   run.keep_scale = static_cast<T>(e.keep_scale);
-  for (int k = 0; k < loops.learnables; ++k) run.arguments[k] = static_cast<const T*>(e.parameters)[k];
-  for (int k = 0; k < loops.constants; ++k) run.arguments[loops.learnables + k] = static_cast<T>(e.constants[k]);
+  run.repeats = e.repeats;
+  const int learnables = loops.learnables * e.repeats;
+  for (int k = 0; k < learnables; ++k) run.arguments[k] = static_cast<const T*>(e.parameters)[k];
+  for (int k = 0; k < loops.constants; ++k) run.arguments[learnables + k] = static_cast<T>(loops.constant(e.constants, k));
   return run;
 }
 
@@ -139,7 +159,7 @@ void for_each_run(const Epilogue& e, const GatedRun<Storage>& whole, Function fu
   const int64_t numel = e.n * whole.inner;
   parallel_for(divide_up(numel, elements_per_unit), elements_per_task / elements_per_unit, [&](int64_t begin, int64_t end) {
     GatedRun<Storage> run = whole;
-    DropoutNumbers numbers(e.seed);
+    RandomNumbers numbers(e.seed, dropout_stream);
     for (int64_t unit = begin; unit < end; ++unit) {
       const int64_t last = smaller(numel, (unit + 1) * elements_per_unit);
       for (run.first = unit * elements_per_unit; run.first < last; run.first += longest_run) {
@@ -168,7 +188,7 @@ template <class Storage> void backward(const Epilogue& e, bool gate_first, const
     run.dgate = static_cast<Storage*>(g.dx) + (gate_first ? 0 : run.inner);
   }
   if (!g.dparameters) return for_each_run(e, run, [&](const GatedRun<Storage>& part, int64_t) { loops.backward(part); });
-  const int64_t units = divide_up(e.n * run.inner, elements_per_unit), learnables = loops.learnables;
+  const int64_t units = divide_up(e.n * run.inner, elements_per_unit), learnables = loops.learnables * e.repeats;
   Buffer<double> partial(units * learnables);
   for (int64_t i = 0; i < units * learnables; ++i) partial[i] = 0;
   for_each_run(e, run, [&](GatedRun<Storage>& part, int64_t unit) {

@@ -18,7 +18,7 @@ class Gated(Function):
     @staticmethod
     def forward(ctx, x, parameters, seed, arguments):
         row, constants, p, dim, gate_first = arguments
-        kernels = kernels_for(x)
+        kernels = kernels_for(x, row.name)
         y = kernels.gated_forward(x, matrix(parameters), seed, row.name, constants, p, dim, gate_first)
         ctx.save_for_backward(x, parameters, seed)
         ctx.kernels, ctx.arguments, ctx.stride = kernels, arguments, y.stride()
