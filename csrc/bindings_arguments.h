@@ -150,7 +150,10 @@ inline void check_activation(const char* op, const Tensor& x, const Optional& pa
   e.parameter_count = parameters->size(1);
 }
 
-inline void check_dropout(const char* op, const Optional& seed, double p, Epilogue& e) {
+// What becomes of kept and dropped values, where it is not the default: keep_scale, keep_shift, drop_value.
+using Outcome = std::optional<std::array<double, 3>>;
+
+inline void check_dropout(const char* op, const Optional& seed, double p, Epilogue& e, int64_t sample = 0, const Outcome& outcome = {}) {
   e.dropout = seed.has_value() && p != 0;
   if (!seed) return;
   TORCH_CHECK_VALUE(p >= 0 && p <= 1, op, ": p must be in [0, 1], got ", p);
@@ -158,7 +161,18 @@ inline void check_dropout(const char* op, const Optional& seed, double p, Epilog
                    ": seed must be a 0-d int64 CPU tensor, got ", seed->scalar_type(), " of shape ", seed->sizes(), " on ", seed->device());
   e.seed = static_cast<uint64_t>(*seed->const_data_ptr<int64_t>());
   e.threshold = host::dropout_threshold(p);
-  e.keep_scale = host::dropout_keep_scale(p);
+  if (outcome) {
+    e.keep_scale = (*outcome)[0];
+    e.keep_shift = (*outcome)[1];
+    e.drop_value = (*outcome)[2];
+  } else {
+    e.keep_scale = host::dropout_keep_scale(p);
+  }
+  TORCH_CHECK_VALUE(sample >= 0, op, ": sample must be at least 0, got ", sample);
+  const int64_t numel = e.n * e.c * e.s;
+  TORCH_CHECK_VALUE(sample == 0 || numel == 0 || (numel % sample == 0 && (e.c == 1 || sample % (e.c * e.s) == 0)), op,
+                    ": sample must be the elements of whole channels of one of equal samples, got ", sample);
+  e.sample = sample;
 }
 
 // The arguments that every kernel takes, checked.
@@ -170,6 +184,8 @@ struct Arguments {
   const Constants& constants;
   double p;
   int64_t channel_dim;
+  int64_t sample = 0;
+  Outcome outcome = {};
 
   Epilogue checked() const {
     Epilogue e = {};
@@ -177,7 +193,7 @@ struct Arguments {
     if (residual) check_like(op, "residual", *residual, x);
     e.residual = data_of(residual);
     check_activation(op, x, parameters, activation, constants, e);
-    check_dropout(op, seed, p, e);
+    check_dropout(op, seed, p, e, sample, outcome);
     TORCH_CHECK_VALUE(seed || !activation_facts[e.activation].random, op, ": seed must be given for ", std::string(activation),
                       ", got None");
     return e;

@@ -15,10 +15,12 @@ namespace {
 
 Tensor epilogue_forward(const Tensor& x, const Optional& mean, const Optional& scale, const Optional& shift, const Optional& residual,
                         const Optional& parameters, const Optional& seed, std::string_view activation, const Constants& constants, double p,
-                        int64_t channel_dim) {
+                        int64_t channel_dim, const Optional& residual_after, int64_t sample, const Outcome& outcome) {
   const char* op = "epilogue_forward";
-  Epilogue e = Arguments{op, x, residual, parameters, seed, activation, constants, p, channel_dim}.checked();
+  Epilogue e = Arguments{op, x, residual, parameters, seed, activation, constants, p, channel_dim, sample, outcome}.checked();
   set_affine(op, x, mean, scale, shift, e);
+  if (residual_after) check_like(op, "residual_after", *residual_after, x);
+  e.residual_after = data_of(residual_after);
   Tensor y = new_tensor_like(x);
   void* const out = y.mutable_data_ptr();
   py::gil_scoped_release released;
@@ -28,9 +30,10 @@ Tensor epilogue_forward(const Tensor& x, const Optional& mean, const Optional& s
 
 Gradients epilogue_backward(const Tensor& dy, const Tensor& x, const Optional& mean, const Optional& scale, const Optional& shift,
                             const Optional& residual, const Optional& parameters, const Optional& seed, std::string_view activation,
-                            const Constants& constants, double p, int64_t channel_dim, bool from_output, const OutputMask& output_mask) {
+                            const Constants& constants, double p, int64_t channel_dim, bool from_output, const OutputMask& output_mask,
+                            int64_t sample, const Outcome& outcome) {
   const char* op = "epilogue_backward";
-  Epilogue e = Arguments{op, x, residual, parameters, seed, activation, constants, p, channel_dim}.checked();
+  Epilogue e = Arguments{op, x, residual, parameters, seed, activation, constants, p, channel_dim, sample, outcome}.checked();
   set_affine(op, x, mean, scale, shift, e);
   check_like(op, "dy", dy, x);
   TORCH_CHECK_VALUE(!from_output || activation_facts[e.activation].from_output, op,
@@ -210,8 +213,14 @@ Tensor dropout_mask(int64_t first, int64_t count, const Tensor& seed, double p) 
 }  // namespace
 
 void bind_layers(py::module_& module) {
-  module.def("epilogue_forward", &epilogue_forward);
-  module.def("epilogue_backward", &epilogue_backward);
+  const auto sample = py::arg("sample") = 0;
+  const auto outcome = py::arg("outcome") = py::none();
+  module.def("epilogue_forward", &epilogue_forward, py::arg("x"), py::arg("mean"), py::arg("scale"), py::arg("shift"),
+             py::arg("residual"), py::arg("parameters"), py::arg("seed"), py::arg("activation"), py::arg("constants"), py::arg("p"),
+             py::arg("channel_dim"), py::arg("residual_after") = py::none(), sample, outcome);
+  module.def("epilogue_backward", &epilogue_backward, py::arg("dy"), py::arg("x"), py::arg("mean"), py::arg("scale"), py::arg("shift"),
+             py::arg("residual"), py::arg("parameters"), py::arg("seed"), py::arg("activation"), py::arg("constants"), py::arg("p"),
+             py::arg("channel_dim"), py::arg("from_output"), py::arg("output_mask"), sample, outcome);
   module.def("batch_norm_statistics", &batch_norm_statistics);
   module.def("batch_norm_forward", &batch_norm_forward);
   module.def("batch_norm_backward", &batch_norm_backward);

@@ -3,7 +3,12 @@ from importlib.metadata import version as _version
 
 from . import functional, nn, ops, optim, specs
 from .backends import backend, backends
+from .ensemble import mc_dropout
 from .formulas import register_activation, unregister_activation
+from .stopping import EarlyStopping
 
 __version__ = _version("fastlayers")
-__all__ = ["backend", "backends", "functional", "nn", "ops", "optim", "register_activation", "specs", "unregister_activation"]
+__all__ = [
+    "EarlyStopping", "backend", "backends", "functional", "mc_dropout", "nn", "ops", "optim", "register_activation", "specs",
+    "unregister_activation",
+]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 import keyword
 import math
+import warnings
 from collections.abc import Sequence
 from numbers import Integral, Real
 from typing import NoReturn
@@ -99,6 +100,36 @@ def seed(operation: str, value: object, x: Tensor) -> None:
     _on_device(operation, "seed", value, x)
 
 
+def generator(operation: str, value: object, x: Tensor) -> None:
+    """A torch.Generator of x's device."""
+    if not isinstance(value, torch.Generator):
+        raise TypeError(f"{operation}: generator must be a torch.Generator, got {type(value).__name__}")
+    if value.device.type != x.device.type:
+        raise RuntimeError(f"{operation}: generator must be on {x.device} like x, got one on {value.device}")
+
+
+def one_source(operation: str, generator: object) -> None:
+    """Nothing is drawn where a seed is given."""
+    if generator is not None:
+        raise ValueError(f"{operation}: generator must be None where seed is given, got both")
+
+
+def channels_to_drop(operation: str, x: Tensor, wanted: Sequence[int], strict: bool) -> None:
+    """The number of dimensions of channel dropout's x; unless strict, another one than wanted is only warned of, as in torch."""
+    if x.dim() in wanted:
+        return
+    rule = f"{operation}: x must be {' or '.join(f'{n}-D' for n in wanted)}, got {x.dim()}-D of shape {tuple(x.shape)}"
+    if strict:
+        raise RuntimeError(rule)
+    warnings.warn(f"{rule}; as torch's, it will be refused in the future", stacklevel=4)
+
+
+def has_channels(operation: str, x: Tensor) -> None:
+    """Samples and channels, dimensions 0 and 1."""
+    if x.dim() < 2:
+        raise RuntimeError(f"{operation}: x must be at least 2-D, got {x.dim()}-D of shape {tuple(x.shape)}")
+
+
 def channel_dimension(operation: str, x: Tensor, channel_dim: int) -> int:
     """x has a dimension channel_dim; counted from the front, as kernels take it."""
     if not -x.dim() <= channel_dim < x.dim():
@@ -138,14 +169,18 @@ def parameters(operation: str, argument: str, value: Tensor, x: Tensor, channels
 
 def residual(operation: str, value: Tensor | None, x: Tensor) -> None:
     """residual is None or just like x."""
-    if value is None:
-        return
-    tensor(operation, "residual", value)
+    if value is not None:
+        like_x(operation, "residual", value, x)
+
+
+def like_x(operation: str, argument: str, value: Tensor, x: Tensor) -> None:
+    """value has x's shape, dtype and device."""
+    tensor(operation, argument, value)
     if value.shape != x.shape:
-        raise RuntimeError(f"{operation}: residual must have the shape of x, {tuple(x.shape)}, got {tuple(value.shape)}")
+        raise RuntimeError(f"{operation}: {argument} must have the shape of x, {tuple(x.shape)}, got {tuple(value.shape)}")
     if value.dtype != x.dtype:
-        raise RuntimeError(f"{operation}: residual must have the dtype of x, {_name(x.dtype)}, got {_name(value.dtype)}")
-    _on_device(operation, "residual", value, x)
+        raise RuntimeError(f"{operation}: {argument} must have the dtype of x, {_name(x.dtype)}, got {_name(value.dtype)}")
+    _on_device(operation, argument, value, x)
 
 
 def dimensions(operation: str, x: Tensor, allowed: Sequence[int]) -> None:
@@ -269,6 +304,25 @@ def batch_norm(
         if not eps > 0:
             raise ValueError(f"{operation}: eps must be above 0 when training, got {eps}")
         more_than_one_value(operation, x, channel_dim)
+
+
+def any_dropout(operation: str, modules: Sequence[object]) -> None:
+    """A model without dropout is no ensemble."""
+    if not modules:
+        raise ValueError(f"{operation}: model must hold a dropout layer with p above 0, got none")
+
+
+def batched_output(operation: str, y: object, batch: int) -> None:
+    """A tensor with as many rows as the model was given."""
+    tensor(operation, "the model's output", y)
+    if y.dim() == 0 or y.size(0) != batch:
+        raise RuntimeError(f"{operation}: the model's output must have the batch of {batch} in dimension 0, got shape {tuple(y.shape)}")
+
+
+def model_to_restore(operation: str, restore_best: bool, model: object) -> None:
+    """The weights to keep are the model's."""
+    if restore_best and not isinstance(model, torch.nn.Module):
+        raise TypeError(f"{operation}: model must be a Module where restore_best is True, got {type(model).__name__}")
 
 
 # Optimizers

@@ -19,14 +19,17 @@ from .reference.gated import empty_halved
 @torch.library.custom_op("fastlayers::epilogue_forward", mutates_args=())
 def _epilogue_forward(
     x: Tensor, mean: Tensor | None, scale: Tensor | None, shift: Tensor | None, residual: Tensor | None, parameters: Tensor | None,
-    seed: Tensor | None, activation: str, constants: Sequence[float], p: float, channel_dim: int,
+    seed: Tensor | None, activation: str, constants: Sequence[float], p: float, channel_dim: int, residual_after: Tensor | None = None,
+    sample: int = 0, outcome: Sequence[float] | None = None,
 ) -> Tensor:
     return select(x, activation).epilogue_forward(
-        x, mean, scale, shift, residual, parameters, seed, activation, constants, p, channel_dim)
+        x, mean, scale, shift, residual, parameters, seed, activation, constants, p, channel_dim, residual_after, sample, outcome)
 
 
 @_epilogue_forward.register_fake
-def _epilogue_forward_fake(x, mean, scale, shift, residual, parameters, seed, activation, constants, p, channel_dim):
+def _epilogue_forward_fake(
+    x, mean, scale, shift, residual, parameters, seed, activation, constants, p, channel_dim, residual_after=None, sample=0, outcome=None
+):
     return torch.empty_like(x)
 
 
@@ -34,17 +37,29 @@ def _epilogue_forward_fake(x, mean, scale, shift, residual, parameters, seed, ac
 def _epilogue_backward(
     dy: Tensor, x: Tensor, mean: Tensor | None, scale: Tensor | None, shift: Tensor | None, residual: Tensor | None,
     parameters: Tensor | None, seed: Tensor | None, activation: str, constants: Sequence[float], p: float, channel_dim: int,
-    from_output: bool, output_mask: Sequence[bool],
+    from_output: bool, output_mask: Sequence[bool], sample: int = 0, outcome: Sequence[float] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     return _fill(x, select(x, activation).epilogue_backward(
-        dy, x, mean, scale, shift, residual, parameters, seed, activation, constants, p, channel_dim, from_output, output_mask))
+        dy, x, mean, scale, shift, residual, parameters, seed, activation, constants, p, channel_dim, from_output, output_mask, sample,
+        outcome))
 
 
 @_epilogue_backward.register_fake
 def _epilogue_backward_fake(
-    dy, x, mean, scale, shift, residual, parameters, seed, activation, constants, p, channel_dim, from_output, output_mask
+    dy, x, mean, scale, shift, residual, parameters, seed, activation, constants, p, channel_dim, from_output, output_mask, sample=0,
+    outcome=None
 ):
     return _gradients_fake(x, parameters, channel_dim, output_mask)
+
+
+@torch.library.custom_op("fastlayers::dropout_mask", mutates_args=())
+def _dropout_mask(first: int, count: int, seed: Tensor, p: float) -> Tensor:
+    return select(seed).dropout_mask(first, count, seed, p)
+
+
+@_dropout_mask.register_fake
+def _dropout_mask_fake(first, count, seed, p):
+    return seed.new_empty(count, dtype=torch.bool)
 
 
 @torch.library.custom_op("fastlayers::gated_forward", mutates_args=())
@@ -168,6 +183,7 @@ def _gradient_norm_fake(grads):
 
 
 epilogue_forward = torch.ops.fastlayers.epilogue_forward
+dropout_mask = torch.ops.fastlayers.dropout_mask
 gated_forward = torch.ops.fastlayers.gated_forward
 batch_norm_statistics = torch.ops.fastlayers.batch_norm_statistics
 batch_norm_forward = torch.ops.fastlayers.batch_norm_forward
@@ -177,8 +193,8 @@ gradient_norm = torch.ops.fastlayers.gradient_norm
 
 
 def epilogue_backward(*arguments: object) -> tuple[Tensor | None, ...]:
-    """The op, with None for what its last argument, output_mask, does not ask for."""
-    return _drop(torch.ops.fastlayers.epilogue_backward(*arguments), arguments[-1])
+    """The op, with None for what its fourteenth argument, output_mask, does not ask for."""
+    return _drop(torch.ops.fastlayers.epilogue_backward(*arguments), arguments[13])
 
 
 def gated_backward(*arguments: object) -> tuple[Tensor | None, ...]:

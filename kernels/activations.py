@@ -50,8 +50,9 @@ _SINC_SERIES = tl.constexpr((
     1.9270852604185937e-09, -2.5052108385441718e-07, 2.2045855379188714e-05, -1.1904761904761906e-03, 3.3333333333333333e-02,
     -3.3333333333333331e-01,
 ))  # (-1)^k 2 k / (2 k + 1)!, from k = 11 down
-_SINC_SLOPE = tl.constexpr((2.1829824618180282e-05, -1.1906080180779099e-03, 3.3333450555801392e-02, -3.3333334326744080e-01))
-# D of sinc' x = x D(x^2), within 2^-25 relative for |x| <= 1
+_SINC_SLOPE = tl.constexpr((
+    -2.4753614979999838e-07, 2.2080861526774243e-05, -1.1905836872756481e-03, 3.3333417028188705e-02, -3.3333334326744080e-01,
+))  # D of sinc' x = x D(x^2), within 2^-25 relative for |x| <= 1.76
 
 
 @triton.jit
@@ -107,7 +108,7 @@ def sigmoid(x, p):
 
 @triton.jit
 def sigmoid_derivative(x, p):
-    s, n, _ = math.gate(x)
+    s, n, _ = math.gate(-tl.abs(x))
     return (s * n,)
 
 
@@ -123,7 +124,7 @@ def tanh(x, p):
 
 @triton.jit
 def tanh_derivative(x, p):
-    s, n, _ = math.gate(2 * x)
+    s, n, _ = math.gate(-2 * tl.abs(x))
     return (4 * s * n,)
 
 
@@ -543,7 +544,7 @@ def sinc(x, p):
 
 @triton.jit
 def sinc_derivative(x, p):
-    """x D(x^2) up to 1, else (cos x - sin x / x) / x."""
+    """x D(x^2) up to 1.75, else (cos x - sin x / x) / x."""
     sine, cosine = math.sin_cos(x, 0.0)
     far = (cosine - sine / x) / x
     square = x * x
@@ -553,8 +554,8 @@ def sinc_derivative(x, p):
             series = tl.fma(series, square, math.constant(x, _SINC_SERIES[k]))
         near = series * x
     else:
-        near = math.polynomial(square, _SINC_SLOPE, 3) * x
-    return (tl.where(tl.abs(x) <= 1, near, tl.where(tl.abs(x) == float("inf"), 0.0, far)),)
+        near = math.polynomial(square, _SINC_SLOPE, 4) * x
+    return (tl.where(tl.abs(x) <= 1.75, near, tl.where(tl.abs(x) == float("inf"), 0.0, far)),)
 
 
 @triton.jit
@@ -569,7 +570,7 @@ def mish(x, p):
 @triton.jit
 def mish_derivative(x, p):
     """t + x (1 - t^2) s, with t = n / (n + 2), 1 - t^2 = 4 (n + 1) / (n + 2)^2, n + 1 = (e + 1)^2 and s = e / (e + 1)."""
-    near = math.at_most(math.at_least(x, -80.0 if x.dtype == tl.float32 else -700.0), _OPEN)
+    near = math.at_most(math.at_least(x, -_FAR if x.dtype == tl.float32 else -_FAR_FLOAT64), _OPEN)
     e = math.fast_exp(near, 1.0)
     n = e * (e + 2)
     inverse = 1 / (n + 2)
@@ -674,7 +675,7 @@ def log_sigmoid(x, p):
 
 @triton.jit
 def log_sigmoid_derivative(x, p):
-    return (math.gate(x)[1],)
+    return (math.gate(-x)[0],)
 
 
 @triton.jit
@@ -751,15 +752,27 @@ def _phase(x, alpha):
 def snake(x, p):
     """x + sin(alpha x)^2 / alpha; alpha = 0 gives x."""
     y, low, rate = _phase(x, p[0])
-    s = math.sin(y, low)
-    return tl.where(tl.abs(y) > 0, x + s * s * (1 / rate), x)
+    return tl.where(tl.abs(y) > 0, x + math.sin_squared(y, low) * (1 / rate), x)
 
 
 @triton.jit
 def snake_derivative(x, p):
+    """df/dx is 1 + 2 sin cos = (sin + cos)^2."""
     y = p[0] * x
     low = tl.where(tl.abs(y) < 1e30, math.rounding_of_product(p[0], x, y), 0.0)
     inverse = 1 / tl.where(p[0] == 0, 1.0, p[0])
     s, c = math.sin_cos(y, low)
     to_alpha = (s * inverse) * (tl.fma(2 * y, c, -s) * inverse)
-    return tl.fma(2 * s, c, 1.0), tl.where(p[0] == 0, x * x, to_alpha)
+    return (s + c) * (s + c), tl.where(p[0] == 0, x * x, to_alpha)
+
+
+@triton.jit
+def silu_half(x, p):
+    finite = math.at_least(x, -_FAR)
+    return finite * math.half_gate(finite)
+
+
+def function(name: str, kind: str, half: bool) -> triton.runtime.JITFunction:
+    """The function of row ``name`` for half types or not; kind is "", "derivative" or "derivative_from_output"."""
+    full = f"{name}_{kind}" if kind else name
+    return globals().get(f"{full}_half", globals()[full]) if half else globals()[full]

@@ -5,8 +5,16 @@ group, and each element picks its half of one of them by its column, which is a 
 """
 from __future__ import annotations
 
+import struct
+from collections.abc import Sequence
+
+import torch
 import triton
 import triton.language as tl
+from torch import Tensor
+
+from ..reference.dropout import threshold
+from . import launch
 
 
 @triton.jit
@@ -18,28 +26,123 @@ def _keep(words, column, threshold):
 
 
 @triton.jit
-def dropout_key(seed, threshold, COMPUTE: tl.constexpr):
-    """(seed's value, threshold, 1 / (1 - threshold / 65536)) once per program; nothing of use where ``seed`` is None.
-
-    A threshold of 65536 does not fit into half a word: then the scale is 0.
-    """
-    if seed is None:
-        return 0, 0, 0.0
-    else:
-        scale = tl.where(threshold < 65536, 65536.0 / (65536 - threshold).to(COMPUTE), 0.0)
-        return tl.load(seed), threshold.to(tl.uint32), scale
+def _number(bits, COMPUTE: tl.constexpr):
+    """The float64 that an argument holds the bits of: as a number it would come as a float32."""
+    return bits.to(tl.int64).to(tl.float64, bitcast=True).to(COMPUTE)
 
 
 @triton.jit
-def keep_multiplier(key, group, offsets, WHOLE_GROUPS: tl.constexpr):
-    """What dropout multiplies a tile by: 1 / (1 - threshold / 65536) where kept, 0 where dropped; key is from dropout_key.
+def dropout_key(seed, threshold, keep_scale, keep_shift, drop_value, COMPUTE: tl.constexpr):
+    """(seed's value, threshold, keep_scale, keep_shift, drop_value) once per program; nothing of use where ``seed`` is None.
 
-    WHOLE_GROUPS: row g of the tile is group[g]. Otherwise every element makes its own counter from its offset.
+    The last three come as bits, or None for (1 / (1 - threshold / 65536), 0, 0). A threshold of 65536 does not fit into half a word:
+    then what would be kept becomes what is dropped.
     """
-    value, threshold, scale = key
-    if WHOLE_GROUPS:
-        w0, w1, w2, w3 = tl.randint4x(value, group)
-        kept = _keep((w0[:, None], w1[:, None], w2[:, None], w3[:, None]), tl.arange(0, 8)[None, :], threshold)
+    if seed is None:
+        return 0, 0, 0.0, 0.0, 0.0
     else:
-        kept = _keep(tl.randint4x(value, offsets >> 3), (offsets & 7).to(tl.int32), threshold)
-    return tl.where(kept, scale, 0.0)
+        if keep_scale is None:
+            scale = tl.where(threshold < 65536, 65536.0 / (65536 - threshold).to(COMPUTE), 0.0)
+        else:
+            scale = tl.where(threshold < 65536, _number(keep_scale, COMPUTE), 0.0)
+        if keep_shift is None:
+            shift = 0.0
+            dropped = 0.0
+        else:
+            dropped = _number(drop_value, COMPUTE)
+            shift = tl.where(threshold < 65536, _number(keep_shift, COMPUTE), dropped)
+        return tl.load(seed), threshold.to(tl.uint32), scale, shift, dropped
+
+
+@triton.jit
+def mask_place(tile, channel, channels, sample_rows, CHANNELS_LAST: tl.constexpr, UNIT: tl.constexpr):
+    """(group, index): where the elements of a tile stand in the mask. One of them is None: index where row g of the tile is group[g].
+
+    ``sample_rows`` is None where every element has a place of its own; else the rows of a sample, whose channels have one place each:
+    n * channels + channel, with n the row divided by sample_rows.
+    """
+    group, offsets, _inside, _full, row = tile
+    if sample_rows is None:
+        if not CHANNELS_LAST or UNIT == 8:
+            return group, None
+        else:
+            return None, offsets
+    elif not CHANNELS_LAST:
+        return None, ((row // sample_rows).to(tl.int64) * channels + channel)[:, None]
+    elif UNIT == 8:
+        return row // sample_rows * (channels // 8) + (group - row * (channels // 8)), None
+    else:
+        return None, (row // sample_rows).to(tl.int64)[:, None] * channels + channel
+
+
+@triton.jit
+def keeps(key, place):
+    """Whether the elements at mask_place are kept; key is from dropout_key."""
+    value, threshold, _scale, _shift, _dropped = key
+    group, index = place
+    if index is None:
+        w0, w1, w2, w3 = tl.randint4x(value, group)
+        return _keep((w0[:, None], w1[:, None], w2[:, None], w3[:, None]), tl.arange(0, 8)[None, :], threshold)
+    else:
+        return _keep(tl.randint4x(value, index >> 3), (index & 7).to(tl.int32), threshold)
+
+
+@triton.jit
+def seed_value(seed):
+    """A seed once per program; nothing of use where it is None."""
+    if seed is None:
+        return 0
+    else:
+        return tl.load(seed)
+
+
+@triton.jit
+def _activation_words(value, group):
+    """The four words of counter ``group`` in the stream of random activations, counter word 2 = 1."""
+    group = group.to(tl.int64)
+    zero = (group * 0).to(tl.int32)
+    return tl.philox(value, group.to(tl.int32), (group >> 32).to(tl.int32), zero + 1, zero)
+
+
+@triton.jit
+def _half_word(words, column):
+    """The 16-bit number of element ``column`` (0 to 7)."""
+    w0, w1, w2, w3 = words
+    word = tl.where(column < 4, tl.where(column < 2, w0, w1), tl.where(column < 6, w2, w3))
+    return tl.where(column % 2 == 0, word & 0xFFFF, word >> 16)
+
+
+@triton.jit
+def uniform_number(value, place):
+    """What a random activation takes: (number + 1/2) / 65536 for every element at mask_place; value is the seed's."""
+    group, index = place
+    if index is None:
+        w0, w1, w2, w3 = _activation_words(value, group)
+        number = _half_word((w0[:, None], w1[:, None], w2[:, None], w3[:, None]), tl.arange(0, 8)[None, :])
+    else:
+        number = _half_word(_activation_words(value, index >> 3), (index & 7).to(tl.int32))
+    return tl.fma(number.to(tl.float32), 2.0**-16, 2.0**-17)
+
+
+@triton.jit
+def mask_kernel(kept, seed, threshold, first, count, BLOCK: tl.constexpr):
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    key = dropout_key(seed, threshold, None, None, None, tl.float32)
+    tl.store(kept + i, keeps(key, (None, first.to(tl.int64) + i)) & (threshold < 65536), mask=i < count)
+
+
+def outcome_bits(outcome: Sequence[float] | None) -> tuple[int | None, int | None, int | None]:
+    """dropout_key's last three arguments; None for what is the default."""
+    if outcome is None:
+        return None, None, None
+    scale, shift, dropped = (struct.unpack("<q", struct.pack("<d", number))[0] for number in outcome)
+    return (scale, shift, dropped) if shift or dropped else (scale, None, None)
+
+
+def dropout_mask(first: int, count: int, seed: Tensor, p: float) -> Tensor:
+    """Whether elements first .. first + count - 1 are kept: bool [count]."""
+    kept = torch.empty(count, dtype=torch.bool, device=seed.device)
+    if count:
+        with launch.device_guard(seed):
+            mask_kernel[(triton.cdiv(count, 1024),)](kept, seed, threshold(p), first, count, BLOCK=1024)
+    return kept

@@ -1,4 +1,4 @@
-"""The epilogue y = dropout(activation((x - mean) * scale + shift + residual)) and its gradients, in Triton.
+"""The epilogue y = dropout(activation((x - mean) * scale + shift + residual)) + residual_after and its gradients, in Triton.
 
 Functions and conventions are those of fastlayers/reference/epilogue.py. One launch walks the tensor once, by the access patterns of
 tiles.py; sums over a channel leave one partial per program, which a second launch adds in a fixed order.
@@ -13,8 +13,11 @@ import triton.language as tl
 from torch import Tensor
 
 from .. import reference
+from ..specs import ACTIVATIONS
 from . import formulas, launch, reductions, tiles
-from .dropout import dropout_key, keep_multiplier
+from .dropout import dropout_key, keeps, mask_place, outcome_bits, seed_value, uniform_number
+
+_DROPOUT = ("threshold", "keep_scale", "keep_shift", "drop_value", "sample_rows")
 
 
 @triton.jit
@@ -30,6 +33,15 @@ def _arguments(parameters, channel, present, channels, LEARNABLE: tl.constexpr, 
     for k in tl.static_range(len(CONSTANTS)):
         values += (tl.full((), CONSTANTS[k], COMPUTE),)
     return values
+
+
+@triton.jit
+def _with_uniform(arguments, slope_seed, slope_key, place):
+    """The arguments of a random activation: one more, the tile's uniform numbers."""
+    if slope_seed is not None:
+        return arguments + (uniform_number(slope_key, place),)
+    else:
+        return arguments
 
 
 @triton.jit
@@ -65,20 +77,25 @@ def _pre_activation(
 
 @triton.jit
 def _forward_tile(
-    x, y, residual, tile, mean, scale, shift, seed, key, vectors, arguments, ACTIVATION: tl.constexpr, EDGES: tl.constexpr,
-    WHOLE_GROUPS: tl.constexpr, COMPUTE: tl.constexpr,
+    x, y, residual, residual_after, tile, mean, scale, shift, seed, keep_shift, key, place, vectors, arguments,
+    ACTIVATION: tl.constexpr, EDGES: tl.constexpr, COMPUTE: tl.constexpr,
 ):
     z, _ = _pre_activation(x, residual, tile, mean, scale, shift, vectors, None, EDGES, COMPUTE)
     value = ACTIVATION(z, arguments)
     if seed is not None:
-        value = value * keep_multiplier(key, tile[0], tile[1], WHOLE_GROUPS)
+        kept = keeps(key, place)
+        value = value * tl.where(kept, key[2], 0.0)
+        if keep_shift is not None:
+            value = value + tl.where(kept, key[3], key[4])
+    if residual_after is not None:
+        value = value + tiles.load(residual_after, tile, None, EDGES, COMPUTE)
     tiles.store(y, value, tile, EDGES)
 
 
-@triton.jit(do_not_specialize=["threshold", "slots", "chunk_slots", "chunks", "channels", "length", "row_groups", "multiplier", "bits"])
+@triton.jit(do_not_specialize=[*_DROPOUT, "slots", "chunk_slots", "chunks", "channels", "length", "row_groups", "multiplier", "bits"])
 def epilogue_forward_contiguous(
-    x, y, residual, mean, scale, weight, shift, parameters, seed, threshold,
-    slots, chunk_slots, chunks, channels, length, row_groups, multiplier, bits,
+    x, y, residual, residual_after, mean, scale, weight, shift, parameters, seed, slope_seed, threshold, keep_scale, keep_shift,
+    drop_value, sample_rows, slots, chunk_slots, chunks, channels, length, row_groups, multiplier, bits,
     ACTIVATION: tl.constexpr, CONSTANTS: tl.constexpr, LEARNABLE: tl.constexpr, PER_CHANNEL: tl.constexpr,
     ONE_ROW: tl.constexpr, ALIGNED: tl.constexpr, GROUPS: tl.constexpr, COMPUTE: tl.constexpr,
 ):
@@ -87,17 +104,21 @@ def epilogue_forward_contiguous(
     chunk = program if ONE_ROW else program // channels
     vectors = _channel_vectors(mean, scale, weight, shift, channel, None, False)
     arguments = _arguments(parameters, channel, None, channels, LEARNABLE, PER_CHANNEL, CONSTANTS, False, COMPUTE)
-    key = dropout_key(seed, threshold, COMPUTE)
+    key = dropout_key(seed, threshold, keep_scale, keep_shift, drop_value, COMPUTE)
+    slope_key = seed_value(slope_seed)
     end = tl.minimum((chunk + 1) * chunk_slots, slots)
     for start in range(chunk * chunk_slots, end, GROUPS):
         tile = tiles.contiguous_tile(start, end, channel, channels, length, row_groups, multiplier, bits, ONE_ROW, ALIGNED, GROUPS)
-        _forward_tile(x, y, residual, tile, mean, scale, shift, seed, key, vectors, arguments, ACTIVATION, not ALIGNED, True,
-                      COMPUTE)
+        place = mask_place(tile, channel, channels, sample_rows, False, 8)
+        drawn = _with_uniform(arguments, slope_seed, slope_key, mask_place(tile, channel, channels, None, False, 8))
+        _forward_tile(x, y, residual, residual_after, tile, mean, scale, shift, seed, keep_shift, key, place, vectors, drawn,
+                      ACTIVATION, not ALIGNED, COMPUTE)
 
 
-@triton.jit(do_not_specialize=["threshold", "rows", "chunk_rows", "chunks", "channels", "blocks"])
+@triton.jit(do_not_specialize=[*_DROPOUT, "rows", "chunk_rows", "chunks", "channels", "blocks"])
 def epilogue_forward_channels_last(
-    x, y, residual, mean, scale, weight, shift, parameters, seed, threshold, rows, chunk_rows, chunks, channels, blocks,
+    x, y, residual, residual_after, mean, scale, weight, shift, parameters, seed, slope_seed, threshold, keep_scale, keep_shift,
+    drop_value, sample_rows, rows, chunk_rows, chunks, channels, blocks,
     ACTIVATION: tl.constexpr, CONSTANTS: tl.constexpr, LEARNABLE: tl.constexpr, PER_CHANNEL: tl.constexpr,
     UNIT: tl.constexpr, LANES: tl.constexpr, COLUMNS: tl.constexpr, GROUPS: tl.constexpr, COMPUTE: tl.constexpr,
 ):
@@ -106,12 +127,15 @@ def epilogue_forward_channels_last(
     column, channel, present = tiles.channels_last_columns(program % blocks, channels, UNIT, LANES, COLUMNS, GROUPS)
     vectors = _channel_vectors(mean, scale, weight, shift, channel, present, True)
     arguments = _arguments(parameters, channel, present, channels, LEARNABLE, PER_CHANNEL, CONSTANTS, True, COMPUTE)
-    key = dropout_key(seed, threshold, COMPUTE)
+    key = dropout_key(seed, threshold, keep_scale, keep_shift, drop_value, COMPUTE)
+    slope_key = seed_value(slope_seed)
     end = tl.minimum((chunk + 1) * chunk_rows, rows)
     for start in range(chunk * chunk_rows, end, GROUPS // COLUMNS):
         tile = tiles.channels_last_tile(start, end, column, channel, present, channels, UNIT, LANES, COLUMNS, GROUPS)
-        _forward_tile(x, y, residual, tile, mean, scale, shift, seed, key, vectors, arguments, ACTIVATION, False, UNIT == 8,
-                      COMPUTE)
+        place = mask_place(tile, channel, channels, sample_rows, True, UNIT)
+        drawn = _with_uniform(arguments, slope_seed, slope_key, mask_place(tile, channel, channels, None, True, UNIT))
+        _forward_tile(x, y, residual, residual_after, tile, mean, scale, shift, seed, keep_shift, key, place, vectors, drawn,
+                      ACTIVATION, False, COMPUTE)
 
 
 @triton.jit
@@ -152,9 +176,9 @@ def _add_sums(totals, dz, centred, gradient, slopes, DSHIFT: tl.constexpr, DSCAL
 
 @triton.jit
 def _backward_tile(
-    dy, x, dx, dresidual, residual, tile, mean, scale, shift, mean_dz, seed, key, vectors, batch_means, arguments, totals,
+    dy, x, dx, dresidual, residual, tile, mean, scale, shift, mean_dz, seed, key, place, vectors, batch_means, arguments, totals,
     DERIVATIVE: tl.constexpr, FROM_OUTPUT: tl.constexpr, DSHIFT: tl.constexpr, DSCALE: tl.constexpr, DPARAMETERS: tl.constexpr,
-    EDGES: tl.constexpr, WHOLE_GROUPS: tl.constexpr, COMPUTE: tl.constexpr,
+    EDGES: tl.constexpr, COMPUTE: tl.constexpr,
 ):
     """Write dx and dresidual; return the accumulators with the tile's terms added."""
     OTHER: tl.constexpr = 0.0 if DSHIFT + DSCALE + DPARAMETERS > 0 else None  # what lies outside must not count
@@ -165,7 +189,7 @@ def _backward_tile(
         z, centred = _pre_activation(x, residual, tile, mean, scale, shift, vectors, OTHER, EDGES, COMPUTE)
     gradient = tiles.load(dy, tile, OTHER, EDGES, COMPUTE)
     if seed is not None:
-        gradient = gradient * keep_multiplier(key, tile[0], tile[1], WHOLE_GROUPS)
+        gradient = gradient * tl.where(keeps(key, place), key[2], 0.0)
     slopes = DERIVATIVE(z, arguments)
     dz = gradient * slopes[0]
     if dresidual is not None:
@@ -175,10 +199,10 @@ def _backward_tile(
     return _add_sums(totals, dz, centred, gradient, slopes, DSHIFT, DSCALE, DPARAMETERS)
 
 
-@triton.jit(do_not_specialize=["threshold", "slots", "chunk_slots", "chunks", "channels", "length", "row_groups", "multiplier", "bits"])
+@triton.jit(do_not_specialize=[*_DROPOUT, "slots", "chunk_slots", "chunks", "channels", "length", "row_groups", "multiplier", "bits"])
 def epilogue_backward_contiguous(
-    dy, x, dx, dresidual, partials, residual, mean, scale, weight, shift, mean_dz, mean_dz_centred, parameters, seed, threshold,
-    slots, chunk_slots, chunks, channels, length, row_groups, multiplier, bits,
+    dy, x, dx, dresidual, partials, residual, mean, scale, weight, shift, mean_dz, mean_dz_centred, parameters, seed, slope_seed,
+    threshold, keep_scale, keep_shift, drop_value, sample_rows, slots, chunk_slots, chunks, channels, length, row_groups, multiplier, bits,
     DERIVATIVE: tl.constexpr, CONSTANTS: tl.constexpr, LEARNABLE: tl.constexpr, PER_CHANNEL: tl.constexpr, FROM_OUTPUT: tl.constexpr,
     DSHIFT: tl.constexpr, DSCALE: tl.constexpr, DPARAMETERS: tl.constexpr,
     ONE_ROW: tl.constexpr, ALIGNED: tl.constexpr, GROUPS: tl.constexpr, COMPUTE: tl.constexpr,
@@ -190,22 +214,25 @@ def epilogue_backward_contiguous(
     vectors = _channel_vectors(mean, scale, weight, shift, channel, None, False)
     batch_means = _batch_means(mean_dz, mean_dz_centred, scale, vectors, channel, None, False)
     arguments = _arguments(parameters, channel, None, channels, LEARNABLE, PER_CHANNEL, CONSTANTS, False, COMPUTE)
-    key = dropout_key(seed, threshold, COMPUTE)
+    key = dropout_key(seed, threshold, keep_scale, keep_shift, drop_value, COMPUTE)
+    slope_key = seed_value(slope_seed)
     totals = reductions.zeros(COUNT, COMPUTE, GROUPS)
     end = tl.minimum((chunk + 1) * chunk_slots, slots)
     for start in range(chunk * chunk_slots, end, GROUPS):
         tile = tiles.contiguous_tile(start, end, channel, channels, length, row_groups, multiplier, bits, ONE_ROW, ALIGNED, GROUPS)
+        place = mask_place(tile, channel, channels, sample_rows, False, 8)
         totals = _backward_tile(
-            dy, x, dx, dresidual, residual, tile, mean, scale, shift, mean_dz, seed, key, vectors, batch_means, arguments,
-            totals, DERIVATIVE, FROM_OUTPUT, DSHIFT, DSCALE, DPARAMETERS, not ALIGNED, True, COMPUTE,
+            dy, x, dx, dresidual, residual, tile, mean, scale, shift, mean_dz, seed, key, place, vectors, batch_means,
+            _with_uniform(arguments, slope_seed, slope_key, mask_place(tile, channel, channels, None, False, 8)),
+            totals, DERIVATIVE, FROM_OUTPUT, DSHIFT, DSCALE, DPARAMETERS, not ALIGNED, COMPUTE,
         )
     reductions.store_sums(partials, totals, chunk, chunks, channel, channels, COUNT, False, 1, 1, GROUPS)
 
 
-@triton.jit(do_not_specialize=["threshold", "rows", "chunk_rows", "chunks", "channels", "blocks"])
+@triton.jit(do_not_specialize=[*_DROPOUT, "rows", "chunk_rows", "chunks", "channels", "blocks"])
 def epilogue_backward_channels_last(
-    dy, x, dx, dresidual, partials, residual, mean, scale, weight, shift, mean_dz, mean_dz_centred, parameters, seed, threshold,
-    rows, chunk_rows, chunks, channels, blocks,
+    dy, x, dx, dresidual, partials, residual, mean, scale, weight, shift, mean_dz, mean_dz_centred, parameters, seed, slope_seed,
+    threshold, keep_scale, keep_shift, drop_value, sample_rows, rows, chunk_rows, chunks, channels, blocks,
     DERIVATIVE: tl.constexpr, CONSTANTS: tl.constexpr, LEARNABLE: tl.constexpr, PER_CHANNEL: tl.constexpr, FROM_OUTPUT: tl.constexpr,
     DSHIFT: tl.constexpr, DSCALE: tl.constexpr, DPARAMETERS: tl.constexpr,
     UNIT: tl.constexpr, LANES: tl.constexpr, COLUMNS: tl.constexpr, GROUPS: tl.constexpr, COMPUTE: tl.constexpr,
@@ -217,37 +244,47 @@ def epilogue_backward_channels_last(
     vectors = _channel_vectors(mean, scale, weight, shift, channel, present, True)
     batch_means = _batch_means(mean_dz, mean_dz_centred, scale, vectors, channel, present, True)
     arguments = _arguments(parameters, channel, present, channels, LEARNABLE, PER_CHANNEL, CONSTANTS, True, COMPUTE)
-    key = dropout_key(seed, threshold, COMPUTE)
+    key = dropout_key(seed, threshold, keep_scale, keep_shift, drop_value, COMPUTE)
+    slope_key = seed_value(slope_seed)
     totals = reductions.zeros(COUNT, COMPUTE, GROUPS)
     end = tl.minimum((chunk + 1) * chunk_rows, rows)
     for start in range(chunk * chunk_rows, end, GROUPS // COLUMNS):
         tile = tiles.channels_last_tile(start, end, column, channel, present, channels, UNIT, LANES, COLUMNS, GROUPS)
+        place = mask_place(tile, channel, channels, sample_rows, True, UNIT)
         totals = _backward_tile(
-            dy, x, dx, dresidual, residual, tile, mean, scale, shift, mean_dz, seed, key, vectors, batch_means, arguments,
-            totals, DERIVATIVE, FROM_OUTPUT, DSHIFT, DSCALE, DPARAMETERS, False, UNIT == 8, COMPUTE,
+            dy, x, dx, dresidual, residual, tile, mean, scale, shift, mean_dz, seed, key, place, vectors, batch_means,
+            _with_uniform(arguments, slope_seed, slope_key, mask_place(tile, channel, channels, None, True, UNIT)),
+            totals, DERIVATIVE, FROM_OUTPUT, DSHIFT, DSCALE, DPARAMETERS, False, COMPUTE,
         )
     reductions.store_sums(partials, totals, chunk, chunks, block, channels, COUNT, True, LANES, COLUMNS, GROUPS)
 
 
-def threshold(seed: Tensor | None, p: float) -> int:
-    """An element is kept when its number is at least this; 0 without a seed."""
-    return 0 if seed is None else reference.dropout.threshold(p)
+def _seeds(seed: Tensor | None, activation: str, p: float, outcome: Sequence[float] | None, sample: int, layout: launch.Layout) -> tuple:
+    """What kernels take: the seeds of dropout and of a random activation, None where it does not draw, and what _DROPOUT names."""
+    slope_seed = seed if ACTIVATIONS[activation].random else None
+    if seed is None or p == 0:
+        return None, slope_seed, 0, None, None, None, None
+    sample_rows = sample // (layout.channels * layout.length)
+    return seed, slope_seed, reference.dropout.threshold(p), *outcome_bits(outcome), sample_rows or None
 
 
 def launch_forward(
     x: Tensor, mean: Tensor | None, scale: Tensor | None, weight: Tensor | None, shift: Tensor | None, residual: Tensor | None,
     parameters: Tensor | None, seed: Tensor | None, activation: str, constants: Sequence[float], p: float, channel_dim: int,
+    residual_after: Tensor | None = None, sample: int = 0, outcome: Sequence[float] | None = None,
 ) -> Tensor:
     """epilogue_forward with scale * weight for scale."""
     y = torch.empty_like(x)
     learnable, columns = (0, 1) if parameters is None else parameters.shape
-    layout = launch.layout(x, channel_dim, columns > 1 or scale is not None or shift is not None)
+    layout = launch.layout(x, channel_dim, columns > 1 or scale is not None or shift is not None, sample if seed is not None else 0)
     plan = launch.plan(layout, x.dtype, False)
     kernel = epilogue_forward_channels_last if plan.channels_last else epilogue_forward_contiguous
     with launch.device_guard(x):
         kernel[plan.grid](
-            x, y, residual, mean, scale, weight, shift, parameters, seed, threshold(seed, p), *plan.sizes,
-            ACTIVATION=formulas.function(activation), CONSTANTS=tuple(constants), LEARNABLE=learnable, PER_CHANNEL=columns > 1,
+            x, y, residual, residual_after, mean, scale, weight, shift, parameters,
+            *_seeds(seed, activation, p, outcome, sample, layout), *plan.sizes,
+            ACTIVATION=formulas.function(activation, "", x.dtype.itemsize == 2), CONSTANTS=tuple(constants), LEARNABLE=learnable,
+            PER_CHANNEL=columns > 1,
             **plan.constants,
         )
     return y
@@ -256,17 +293,20 @@ def launch_forward(
 def epilogue_forward(
     x: Tensor, mean: Tensor | None, scale: Tensor | None, shift: Tensor | None, residual: Tensor | None,
     parameters: Tensor | None, seed: Tensor | None, activation: str, constants: Sequence[float], p: float, channel_dim: int,
+    residual_after: Tensor | None = None, sample: int = 0, outcome: Sequence[float] | None = None,
 ) -> Tensor:
     """y, with the shape, strides and dtype of x."""
     if x.numel() == 0:
         return torch.empty_like(x)
-    return launch_forward(x, mean, scale, None, shift, residual, parameters, seed, activation, constants, p, channel_dim)
+    return launch_forward(
+        x, mean, scale, None, shift, residual, parameters, seed, activation, constants, p, channel_dim, residual_after, sample, outcome)
 
 
 def launch_backward(
     dy: Tensor, x: Tensor, mean: Tensor | None, scale: Tensor | None, weight: Tensor | None, shift: Tensor | None,
     residual: Tensor | None, parameters: Tensor | None, seed: Tensor | None, activation: str, constants: Sequence[float], p: float,
-    channel_dim: int, from_output: bool, output_mask: Sequence[bool], batch_means: Tensor | None = None,
+    channel_dim: int, from_output: bool, output_mask: Sequence[bool], batch_means: Tensor | None = None, sample: int = 0,
+    outcome: Sequence[float] | None = None,
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None, int]:
     """(dx, dresidual, partials, parameter sums that are shared by all channels): one launch.
 
@@ -276,7 +316,8 @@ def launch_backward(
     want_dx, want_dresidual, want_dscale, want_dshift, want_dparameters = output_mask
     learnable, columns = (0, 1) if parameters is None else parameters.shape
     count = want_dshift + want_dscale + (learnable if want_dparameters else 0)
-    layout = launch.layout(x, channel_dim, columns > 1 or scale is not None or shift is not None or want_dshift or want_dscale)
+    layout = launch.layout(x, channel_dim, columns > 1 or scale is not None or shift is not None or want_dshift or want_dscale,
+                           sample if seed is not None else 0)
     plan = launch.plan(layout, x.dtype, count > 0)
     dx = torch.empty_like(x) if want_dx else None
     dresidual = torch.empty_like(x) if want_dresidual else None
@@ -286,9 +327,10 @@ def launch_backward(
     kernel = epilogue_backward_channels_last if plan.channels_last else epilogue_backward_contiguous
     with launch.device_guard(x):
         kernel[plan.grid](
-            dy, x, dx, dresidual, partials, residual, mean, scale, weight, shift, mean_dz, mean_dz_centred, parameters, seed,
-            threshold(seed, p), *plan.sizes, DERIVATIVE=formulas.function(activation, kind), CONSTANTS=tuple(constants),
-            LEARNABLE=learnable, PER_CHANNEL=columns > 1, FROM_OUTPUT=from_output, DSHIFT=int(want_dshift), DSCALE=int(want_dscale),
+            dy, x, dx, dresidual, partials, residual, mean, scale, weight, shift, mean_dz, mean_dz_centred, parameters,
+            *_seeds(seed, activation, p, outcome, sample, layout), *plan.sizes,
+            DERIVATIVE=formulas.function(activation, kind, x.dtype.itemsize == 2), CONSTANTS=tuple(constants), LEARNABLE=learnable,
+            PER_CHANNEL=columns > 1, FROM_OUTPUT=from_output, DSHIFT=int(want_dshift), DSCALE=int(want_dscale),
             DPARAMETERS=learnable if want_dparameters else 0, **plan.constants,
         )
     return dx, dresidual, partials, learnable if want_dparameters and columns == 1 else 0
@@ -297,14 +339,16 @@ def launch_backward(
 def epilogue_backward(
     dy: Tensor, x: Tensor, mean: Tensor | None, scale: Tensor | None, shift: Tensor | None, residual: Tensor | None,
     parameters: Tensor | None, seed: Tensor | None, activation: str, constants: Sequence[float], p: float, channel_dim: int,
-    from_output: bool, output_mask: Sequence[bool],
+    from_output: bool, output_mask: Sequence[bool], sample: int = 0, outcome: Sequence[float] | None = None,
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
     """(dx, dresidual, dscale, dshift, dparameters), None where output_mask says that nobody asks."""
     if x.numel() == 0:
         return reference.epilogue_backward(
-            dy, x, mean, scale, shift, residual, parameters, seed, activation, constants, p, channel_dim, from_output, output_mask)
+            dy, x, mean, scale, shift, residual, parameters, seed, activation, constants, p, channel_dim, from_output, output_mask,
+            sample, outcome)
     dx, dresidual, partials, shared = launch_backward(
-        dy, x, mean, scale, None, shift, residual, parameters, seed, activation, constants, p, channel_dim, from_output, output_mask)
+        dy, x, mean, scale, None, shift, residual, parameters, seed, activation, constants, p, channel_dim, from_output, output_mask,
+        None, sample, outcome)
     if partials is None:
         return dx, dresidual, None, None, None
     _, _, want_dscale, want_dshift, want_dparameters = output_mask

@@ -228,10 +228,10 @@ def power(base, exponent):
         return libdevice.pow(base, exponent)
 
 
-def function(name: str, kind: str = "") -> object:
-    """The Triton function of a row, or its derivative, built in or registered."""
+def function(name: str, kind: str, half: bool) -> object:
+    """The Triton function of a row, or its derivative, built in or registered; half: for float16 and bfloat16."""
     if name not in generated.REGISTERED:
-        return getattr(activations, f"{name}_{kind}" if kind else name)
+        return activations.function(name, kind, half)
     source = generated.REGISTERED[name]
     return _compiled(source)[f"{source.name}_{kind}" if kind else source.name]
 

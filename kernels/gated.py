@@ -16,8 +16,8 @@ from torch import Tensor
 from .. import reference
 from ..reference.gated import empty_halved
 from . import formulas, launch, reductions, tiles
-from .dropout import dropout_key, keep_multiplier
-from .epilogue import _arguments, threshold
+from .dropout import dropout_key, keeps
+from .epilogue import _arguments
 
 
 @triton.jit
@@ -54,9 +54,9 @@ def _tiles(
         first = offsets + _row(offsets, length, multiplier, bits, ROWS) * tl.cast(length, tl.int64)
         second = first + length
     if GATE_FIRST:
-        return (slot, offsets, inside, full), (slot, second, inside, full), (slot, first, inside, full)
+        return (slot, offsets, inside, full, None), (slot, second, inside, full, None), (slot, first, inside, full, None)
     else:
-        return (slot, offsets, inside, full), (slot, first, inside, full), (slot, second, inside, full)
+        return (slot, offsets, inside, full, None), (slot, first, inside, full, None), (slot, second, inside, full, None)
 
 
 @triton.jit(do_not_specialize=["threshold", "slots", "chunk_slots", "numel", "length", "multiplier", "bits"])
@@ -66,13 +66,13 @@ def gated_forward_halves(
     ROWS: tl.constexpr, GROUPS: tl.constexpr, COMPUTE: tl.constexpr,
 ):
     arguments = _arguments(parameters, 0, None, 1, LEARNABLE, False, CONSTANTS, False, COMPUTE)
-    key = dropout_key(seed, threshold, COMPUTE)
+    key = dropout_key(seed, threshold, None, None, None, COMPUTE)
     end = tl.minimum((tl.program_id(0) + 1) * chunk_slots, slots)
     for start in range(tl.program_id(0) * chunk_slots, end, GROUPS):
         out, value, gate = _tiles(start, end, numel, length, multiplier, bits, GATE_FIRST, ALIGNED, ROWS, GROUPS)
         result = tiles.load(x, value, None, False, COMPUTE) * ACTIVATION(tiles.load(x, gate, None, False, COMPUTE), arguments)
         if seed is not None:
-            result = result * keep_multiplier(key, out[0], out[1], True)
+            result = result * tl.where(keeps(key, (out[0], None)), key[2], 0.0)
         tiles.store(y, result, out, not ALIGNED)
 
 
@@ -84,14 +84,14 @@ def gated_backward_halves(
 ):
     OTHER: tl.constexpr = 0.0 if DPARAMETERS > 0 else None  # what lies outside must not count
     arguments = _arguments(parameters, 0, None, 1, LEARNABLE, False, CONSTANTS, False, COMPUTE)
-    key = dropout_key(seed, threshold, COMPUTE)
+    key = dropout_key(seed, threshold, None, None, None, COMPUTE)
     totals = reductions.zeros(DPARAMETERS, COMPUTE, GROUPS)
     end = tl.minimum((tl.program_id(0) + 1) * chunk_slots, slots)
     for start in range(tl.program_id(0) * chunk_slots, end, GROUPS):
         out, value, gate = _tiles(start, end, numel, length, multiplier, bits, GATE_FIRST, ALIGNED, ROWS, GROUPS)
         gradient = tiles.load(dy, out, OTHER, not ALIGNED, COMPUTE)
         if seed is not None:
-            gradient = gradient * keep_multiplier(key, out[0], out[1], True)
+            gradient = gradient * tl.where(keeps(key, (out[0], None)), key[2], 0.0)
         b = tiles.load(x, gate, OTHER, False, COMPUTE)
         outer = gradient * tiles.load(x, value, OTHER, False, COMPUTE)
         slopes = DERIVATIVE(b, arguments)
@@ -103,6 +103,11 @@ def gated_backward_halves(
             sums += (tl.fma(outer, slopes[k + 1], totals[k]),)
         totals = sums
     reductions.store_sums(partials, totals, tl.program_id(0), tl.num_programs(0), 0, 1, DPARAMETERS, False, 1, 1, GROUPS)
+
+
+def _dropout(seed: Tensor | None, p: float) -> tuple[Tensor | None, int]:
+    """(seed, threshold) as kernels take them; no seed where nothing can be dropped."""
+    return (None, 0) if seed is None or p == 0 else (seed, reference.dropout.threshold(p))
 
 
 def _plan(x: Tensor, dim: int, sums: bool) -> tuple[launch.Plan, tuple[int, ...], dict[str, object]]:
@@ -126,9 +131,10 @@ def gated_forward(
     if y.numel() == 0:
         return y
     plan, sizes, constexprs = _plan(x, dim, False)
+    half = x.dtype.itemsize == 2
     with launch.device_guard(x):
         gated_forward_halves[plan.grid](
-            x, y, parameters, seed, threshold(seed, p), *sizes, ACTIVATION=formulas.function(activation), CONSTANTS=tuple(constants),
+            x, y, parameters, *_dropout(seed, p), *sizes, ACTIVATION=formulas.function(activation, "", half), CONSTANTS=tuple(constants),
             LEARNABLE=0 if parameters is None else parameters.size(0), GATE_FIRST=gate_first, **constexprs)
     return y
 
@@ -144,11 +150,12 @@ def gated_backward(
     learnable = 0 if parameters is None else parameters.size(0)
     count = learnable if want_dparameters else 0
     plan, sizes, constexprs = _plan(x, dim, count > 0)
+    half = x.dtype.itemsize == 2
     dx = torch.empty_like(x) if want_dx else None
     partials = reductions.empty_partials(x, count, plan.chunks, 1) if count else None
     with launch.device_guard(x):
         gated_backward_halves[plan.grid](
-            dy, x, dx, partials, parameters, seed, threshold(seed, p), *sizes, ACTIVATION=formulas.function(activation),
-            DERIVATIVE=formulas.function(activation, "derivative"), CONSTANTS=tuple(constants), LEARNABLE=learnable,
+            dy, x, dx, partials, parameters, *_dropout(seed, p), *sizes, ACTIVATION=formulas.function(activation, "", half),
+            DERIVATIVE=formulas.function(activation, "derivative", half), CONSTANTS=tuple(constants), LEARNABLE=learnable,
             DPARAMETERS=count, GATE_FIRST=gate_first, **constexprs)
     return dx, reductions.finish(partials, 0)[0] if count else None

@@ -40,9 +40,11 @@ class Plan(NamedTuple):
     constants: dict[str, object]
 
 
-def layout(x: Tensor, channel_dim: int, per_channel: bool) -> Layout:
-    """x in memory order; without anything per channel it is one channel."""
-    if not per_channel or x.dim() == 0 or x.size(channel_dim) == 1:
+def layout(x: Tensor, channel_dim: int, per_channel: bool, sample: int = 0) -> Layout:
+    """x in memory order; without anything per channel it is one channel. sample > 0: channels of samples of that many elements count."""
+    if sample > 1 and x.size(channel_dim) == 1:
+        return Layout(x.numel() // sample, 1, sample)
+    if not (per_channel or sample) or x.dim() == 0 or x.size(channel_dim) == 1:
         return Layout(1, 1, x.numel())
     channels, length = x.size(channel_dim), x.stride(channel_dim)
     return Layout(x.numel() // (channels * length), channels, length)

@@ -41,6 +41,9 @@ _LOGARITHM = tl.constexpr((
 _SINE = tl.constexpr((2.5931303753168322e-06, -1.9803960458375514e-04, 8.3329910412430763e-03, -1.6666656732559204e-01))
 _COSINE = tl.constexpr((-2.6102154038198933e-07, 2.4764927729847841e-05, -1.3888505054637790e-03, 4.1666653007268906e-02))
 # sin r = r + r^3 S(r^2) within 2^-26 relative, cos r = 1 - r^2 / 2 + r^4 C(r^2) within 2^-30, for |r| <= 1.63
+_SINE_SQUARED = tl.constexpr((
+    -3.5687876334122848e-06, 1.3898500765208155e-04, -3.1716709490865469e-03, 4.4442623853683472e-02, -3.3333295583724976e-01,
+))  # U of sin(r)^2 = q + q^2 U(q), q = r^2, within 2^-24 relative for |r| <= 1.63
 _ARCTAN = tl.constexpr((
     2.9203195590525866e-03, -1.6364932060241699e-02, 4.3206214904785156e-02, -7.5517408549785614e-02, 1.0665788501501083e-01,
     -1.4211003482341766e-01, 1.9993767142295837e-01, -3.3333152532577515e-01,
@@ -165,11 +168,11 @@ def logistic(y, excess):
 
 @triton.jit
 def gate(x):
-    """(s, n, x) for derivatives: the logistic functions of x and of -x, within 2^-22 absolute, and x bounded where they are 0."""
-    near = bounded(x, 80.0 if x.dtype == tl.float32 else 700.0)
-    e = fast_exp(near, -1.0)
-    s = 1 / (1 + e)
-    return s, e * s, near
+    """(s, n, x) for derivatives: the logistic functions of x and of -x, within 2^-22 absolute, s from 0 on, and x bounded."""
+    near = at_most(at_least(x, -110.0 if x.dtype == tl.float32 else -800.0), 80.0 if x.dtype == tl.float32 else 700.0)
+    e = fast_exp(near, 1.0)
+    n = 1 / (1 + e)
+    return e * n, n, near
 
 
 @triton.jit
@@ -306,7 +309,7 @@ def arctan(x):
 
 
 @triton.jit
-def _reduce_huge(x):
+def _reduce_huge(x, SHIFTED: tl.constexpr):
     """(parity, r) as in _reduce for any finite float32 of 2^22 or more: 64 bits of the product of x's mantissa with a window of 1 / pi."""
     bits = x.to(tl.int32, bitcast=True)
     exponent = ((bits >> 23) & 0xFF) - 151  # |x| = mantissa 2^(exponent + 1)
@@ -320,26 +323,30 @@ def _reduce_huge(x):
     right = 63 - left
     high = ((first << left) | ((second >> 1) >> right)) >> tl.maximum(-exponent, 0).to(tl.uint64)
     rest = (second << left) | ((third >> 1) >> right)
-    product = mantissa * high + ((mantissa * (rest >> 32)) >> 32)  # x / pi in units of 2^-63, without its even part
-    fraction = (product << 1).to(tl.int64)
+    product = mantissa * high + ((mantissa * (rest >> 32)) >> 32)  # |x| / pi in units of 2^-63, without its even part
+    product = tl.where((bits < 0), 0 - product, product) + (0x4000000000000000 if SHIFTED else 0)
     parity = ((product + 0x4000000000000000) >> 63).to(tl.int32)
-    r = fraction.to(tl.float32) * (_PI * 2.0**-64)
-    return parity, tl.where(bits < 0, -r, r)
+    return parity, (product << 1).to(tl.int64).to(tl.float32) * (_PI * 2.0**-64)
 
 
 @triton.jit
-def _reduce(x, low):
-    """(parity, r): x + low = n pi + r, |r| <= 1.63, the last bit of parity that of n; r is NaN for infinities and NaN.
+def _reduce(x, low, SHIFTED: tl.constexpr):
+    """(parity, r): x + low, plus pi / 2 if SHIFTED, is n pi + r with |r| <= 1.63; the last bit of parity is that of n.
 
     Up to 2^22 by subtracting n times the three parts of pi; where a tile holds a larger number, its elements take the other path too.
+    r is NaN for infinities and NaN.
     """
-    t = tl.fma(x, _INVERSE_PI, _ROUND)
-    n = t - _ROUND
+    if SHIFTED:
+        t = tl.fma(x, _INVERSE_PI, 0.5) + _ROUND
+        n = (t - _ROUND) - 0.5
+    else:
+        t = tl.fma(x, _INVERSE_PI, _ROUND)
+        n = t - _ROUND
     r = tl.fma(n, -_PI_REST_OF_REST, tl.fma(n, -_PI_REST, tl.fma(n, -_PI, x)))
     parity = t.to(tl.int32, bitcast=True)
     magnitude = x.to(tl.int32, bitcast=True) & 0x7FFFFFFF
     if tl.max(tl.reshape(magnitude, (x.numel,))) > 0x4A800000:  # 2^22
-        other_parity, other = _reduce_huge(x)
+        other_parity, other = _reduce_huge(x, SHIFTED)
         huge = tl.abs(x) > _MODERATE
         parity = tl.where(huge, other_parity, parity)
         r = tl.where(huge, other, r)
@@ -371,7 +378,7 @@ def sin(x, low):
     if x.dtype == tl.float64 or _INTERPRET:
         return tl.sin(x + low)
     else:
-        parity, r = _reduce(x, low)
+        parity, r = _reduce(x, low, False)
         return _signed(_sine(r), parity)
 
 
@@ -381,8 +388,8 @@ def cos(x, low):
     if x.dtype == tl.float64 or _INTERPRET:
         return tl.cos(x + low)
     else:
-        parity, r = _reduce(x, low)
-        return _signed(_cosine(r), parity)
+        parity, r = _reduce(x, low, True)
+        return _signed(_sine(r), parity)
 
 
 @triton.jit
@@ -391,5 +398,17 @@ def sin_cos(x, low):
     if x.dtype == tl.float64 or _INTERPRET:
         return tl.sin(x + low), tl.cos(x + low)
     else:
-        parity, r = _reduce(x, low)
+        parity, r = _reduce(x, low, False)
         return _signed(_sine(r), parity), _signed(_cosine(r), parity)
+
+
+@triton.jit
+def sin_squared(x, low):
+    """sin(x + low)^2 for every x; low must be tiny."""
+    if x.dtype == tl.float64 or _INTERPRET:
+        sine = tl.sin(x + low)
+        return sine * sine
+    else:
+        _, r = _reduce(x, low, False)
+        square = r * r
+        return tl.fma(polynomial(square, _SINE_SQUARED, 4) * square, square, square)

@@ -25,10 +25,11 @@ def contiguous_tile(
     start, end, channel, channels, length, row_groups, multiplier, bits, ONE_ROW: tl.constexpr, ALIGNED: tl.constexpr,
     GROUPS: tl.constexpr,
 ):
-    """(group, offsets, inside, full) of the slots start .. start + GROUPS - 1 of a channel that has ``end`` of them.
+    """(group, offsets, inside, full, row) of the slots start .. start + GROUPS - 1 of a channel that has ``end`` of them.
 
     group [GROUPS] is the index in memory / 8, offsets [GROUPS, 8] the element indices, inside [GROUPS, 8] says which of them belong
-    to the channel, full [GROUPS] that all eight do. ``row_groups`` is the number of groups that a row of ``length`` elements touches.
+    to the channel, full [GROUPS] that all eight do, row [GROUPS] is which of the channel's rows. ``row_groups`` is the number of groups
+    that a row of ``length`` elements touches.
     """
     slot = start + tl.arange(0, GROUPS)
     within = slot < end
@@ -46,7 +47,7 @@ def contiguous_tile(
         full = within & (low <= 0) & (high >= 8)
         inside = within[:, None] & (column >= low[:, None]) & (column < high[:, None])
     offsets = (group.to(tl.int64) * 8)[:, None] + column
-    return group, offsets, inside, full
+    return group, offsets, inside, full, image
 
 
 @triton.jit
@@ -69,7 +70,7 @@ def channels_last_tile(
     start, end, column, channel, present, channels, UNIT: tl.constexpr, LANES: tl.constexpr, COLUMNS: tl.constexpr,
     GROUPS: tl.constexpr,
 ):
-    """(group, offsets, inside, full) of the rows from ``start`` on, as in contiguous_tile; group means nothing unless UNIT is 8."""
+    """(group, offsets, inside, full, row) of the rows from ``start`` on, as in contiguous_tile; group means nothing unless UNIT is 8."""
     row = start + tl.arange(0, GROUPS) // LANES % (GROUPS // COLUMNS)
     within = row < end
     group = row * (channels // UNIT) + column
@@ -77,13 +78,13 @@ def channels_last_tile(
         offsets = (group.to(tl.int64) * 8)[:, None] + tl.arange(0, 8)[None, :]
     else:
         offsets = (row.to(tl.int64) * (channels // UNIT) * UNIT)[:, None] + channel
-    return group, offsets, within[:, None] & present, within
+    return group, offsets, within[:, None] & present, within, row
 
 
 @triton.jit
 def load(pointer, tile, other, EDGES: tl.constexpr, COMPUTE: tl.constexpr):
     """The tile's elements in the compute dtype, ``other`` outside. EDGES: whole groups at once, the others element by element."""
-    _group, offsets, inside, full = tile
+    _group, offsets, inside, full, _row = tile
     if EDGES:
         whole = tl.load(pointer + offsets, mask=full[:, None], other=other)
         edge = tl.load(pointer + offsets, mask=inside & ~full[:, None], other=other)
@@ -95,7 +96,7 @@ def load(pointer, tile, other, EDGES: tl.constexpr, COMPUTE: tl.constexpr):
 @triton.jit
 def store(pointer, value, tile, EDGES: tl.constexpr):
     """Write the tile, rounded to the pointer's dtype."""
-    _group, offsets, inside, full = tile
+    _group, offsets, inside, full, _row = tile
     rounded = value.to(pointer.dtype.element_ty)
     if EDGES:
         tl.store(pointer + offsets, rounded, mask=full[:, None])

@@ -167,12 +167,12 @@ def vectors(x: Tensor, count: int) -> list[Tensor]:
 def _plain(name: str, kind: str) -> Call:
     """An activation alone: kind is forward, backward or from_output."""
     row = ACTIVATIONS[name]
-    constants = tuple(constant.default for constant in row.constants)
+    constants = tuple(float(constant.default) for constant in row.constants)
     dparameters = kind == "backward" and bool(row.learnables)
 
     def run(kernels: ModuleType, x: Tensor, dy: Tensor) -> object:
-        parameters = torch.rand(len(row.learnables), 1) if row.learnables else None
-        arguments = (x, None, None, None, None, parameters, None, name, constants, 0.0, 1)
+        parameters = torch.tensor(row.start())[:, None] if row.learnables else None
+        arguments = (x, None, None, None, None, parameters, torch.tensor(1234) if row.random else None, name, constants, 0.0, 1)
         if kind == "forward":
             return kernels.epilogue_forward(*arguments)
         return kernels.epilogue_backward(dy, *arguments, kind == "from_output", (True, False, False, False, dparameters))

@@ -19,7 +19,8 @@ from fastlayers import plot
 sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
 import document_activations as tool
 
-LIBRARY = ("formulas", "functional", "backends", "nn", "optim")  # commands have no examples and import what only an extra brings
+# Not the commands: their modules have no examples and import what only an extra brings.
+LIBRARY = ("formulas", "functional", "backends", "nn", "optim", "ensemble", "stopping")
 MODULES = [
     name for part in LIBRARY for name in (
         f"fastlayers.{part}",
@@ -36,9 +37,10 @@ def test_examples_of_docstrings(name: str) -> None:
 
 def test_public_things_have_an_example() -> None:
     for thing in (fastlayers.functional.batch_norm, fastlayers.functional.bias_activation, fastlayers.functional.dropout,
-                  fastlayers.functional.dropout_mask, fastlayers.backend, fastlayers.backends, fastlayers.nn.BatchNorm2d,
-                  fastlayers.nn.Dropout, fastlayers.nn.GLU, fastlayers.nn.SwiGLU, fastlayers.functional.glu, fastlayers.optim.SGD,
-                  fastlayers.optim.Adam, fastlayers.optim.AdamW, fastlayers.register_activation):
+                  fastlayers.functional.dropout_mask, fastlayers.functional.glu, fastlayers.nn.GLU, fastlayers.nn.SwiGLU,
+                  fastlayers.mc_dropout, fastlayers.EarlyStopping, fastlayers.register_activation,
+                  fastlayers.backend, fastlayers.backends, fastlayers.nn.BatchNorm2d,
+                  fastlayers.nn.Dropout, fastlayers.optim.SGD, fastlayers.optim.Adam, fastlayers.optim.AdamW):
         assert ">>> " in thing.__doc__, thing
 
 

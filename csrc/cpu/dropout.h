@@ -22,6 +22,24 @@ FL_HD Counters multiply_words(Counters a, Counters b) {
 #endif
 }
 
+// a ^ b ^ c, one instruction where the processor has it.
+FL_HD Counters exclusive_or(Counters a, Counters b, Counters c) {
+#if defined(FL_AVX512)
+  return {(Counters::Lanes)_mm512_ternarylogic_epi64((__m512i)a.lanes, (__m512i)b.lanes, (__m512i)c.lanes, 0x96)};
+#else
+  return a ^ b ^ c;
+#endif
+}
+
+// The lower words of low, and above them the lower words of high.
+FL_HD Counters join_words(Counters low, Counters high) {
+#if defined(FL_AVX512)
+  return {(Counters::Lanes)_mm512_mask_shuffle_epi32((__m512i)low.lanes, 0xaaaa, (__m512i)high.lanes, _MM_PERM_CCAA)};
+#else
+  return (low & Counters(static_cast<uint64_t>(0xffffffff))) | (high << 32);
+#endif
+}
+
 // a0 b0 a1 b1 ... to memory.
 FL_HD void store_interleaved(uint16_t* address, Counters a, Counters b) {
 #if defined(FL_AVX512)
@@ -54,66 +72,154 @@ struct PhiloxKeys {
   }
 };
 
-// The numbers of counters group .. group + Counters::size - 1.
-FL_HD void store_numbers(uint16_t* numbers, uint64_t group, uint32_t stream, const PhiloxKeys& keys) {
-  Counters::Lanes groups;
-  for (int i = 0; i < Counters::size; ++i) groups[i] = i;
-  const Counters low_word(static_cast<uint64_t>(0xffffffff));
-  Counters c0 = Counters{groups} + Counters(group), c1 = c0 >> 32, c2(static_cast<uint64_t>(stream)), c3(static_cast<uint64_t>(0));
-#pragma GCC unroll 10
-  for (int round = 0; round < philox_rounds; ++round) {
-    const Counters product0 = multiply_words(c0, Counters(static_cast<uint64_t>(philox_multiplier0)));
-    const Counters product1 = multiply_words(c2, Counters(static_cast<uint64_t>(philox_multiplier1)));
-    c0 = (product1 >> 32) ^ c1 ^ Counters(keys.key0[round]);
-    c2 = (product0 >> 32) ^ c3 ^ Counters(keys.key1[round]);
-    c1 = product1;
-    c3 = product0;
+constexpr int counter_vectors = FL_VECTOR_BYTES == 64 ? 4 : 2;  // worked on side by side: one alone would wait for its products
+constexpr int numbers_per_store = counter_vectors * Counters::size * numbers_per_counter;
+
+// The numbers of elements first .. first + numbers_per_store - 1; first is a multiple of numbers_per_store, so that all counters have
+// one high word. In the first two rounds what is the same for all counters is worked out once.
+FL_HD void store_numbers(uint16_t* numbers, uint64_t first, uint32_t stream, const PhiloxKeys& keys) {
+  const uint64_t group = first / numbers_per_counter;
+  const uint64_t product_of_stream = static_cast<uint64_t>(philox_multiplier1) * stream;
+  const uint32_t word0 = static_cast<uint32_t>((product_of_stream >> 32) ^ (group >> 32) ^ keys.key0[0]);
+  const uint64_t product_of_word0 = static_cast<uint64_t>(philox_multiplier0) * word0;
+  const Counters multiplier0(static_cast<uint64_t>(philox_multiplier0)), multiplier1(static_cast<uint64_t>(philox_multiplier1));
+  const Counters first_key1(keys.key1[0]), key0_and_stream(keys.key0[1] ^ product_of_stream);
+  const Counters key1_and_word0(keys.key1[1] ^ (product_of_word0 >> 32));
+  Counters::Lanes lanes;
+  for (int i = 0; i < Counters::size; ++i) lanes[i] = i;
+  Counters c0[counter_vectors], c1[counter_vectors], c2[counter_vectors], c3[counter_vectors];
+#pragma GCC unroll 4
+  for (int j = 0; j < counter_vectors; ++j) {
+    const Counters product0 = multiply_words(Counters{lanes} + Counters(group + j * Counters::size), multiplier0);
+    const Counters product1 = multiply_words((product0 >> 32) ^ first_key1, multiplier1);
+    c0[j] = (product1 >> 32) ^ key0_and_stream;
+    c1[j] = product1;
+    c2[j] = product0 ^ key1_and_word0;
+    c3[j] = Counters(product_of_word0);
   }
-  store_interleaved(numbers, (c0 & low_word) | (c1 << 32), (c2 & low_word) | (c3 << 32));
+#pragma GCC unroll 10
+  for (int round = 2; round < philox_rounds; ++round) {
+    const Counters key0(keys.key0[round]), key1(keys.key1[round]);
+#pragma GCC unroll 4
+    for (int j = 0; j < counter_vectors; ++j) {
+      const Counters product0 = multiply_words(c0[j], multiplier0), product1 = multiply_words(c2[j], multiplier1);
+      c0[j] = exclusive_or(product1 >> 32, c1[j], key0);
+      c2[j] = exclusive_or(product0 >> 32, c3[j], key1);
+      c1[j] = product1;
+      c3[j] = product0;
+    }
+  }
+#pragma GCC unroll 4
+  for (int j = 0; j < counter_vectors; ++j) {
+    store_interleaved(numbers + j * Counters::size * numbers_per_counter, join_words(c0[j], c1[j]), join_words(c2[j], c3[j]));
+  }
 }
+
+// What the loops will read and write beside the numbers: memory at element 0, and bytes per element. Fetching it while the processor
+// is busy with numbers hides the one behind the other.
+struct Streams {
+  static constexpr int most = 4;
+  const char* at[most];
+  int count = 0, element_bytes = 1;
+
+  FL_HD void add(const void* tensor) {
+    if (tensor) at[count++] = static_cast<const char*>(tensor);
+  }
+  FL_HD void fetch(int64_t first, int64_t elements) const {
+    for (int k = 0; k < count; ++k) {
+      const char* const begin = at[k] + first * element_bytes;
+      for (int64_t byte = 0; byte < elements * element_bytes; byte += 64) __builtin_prefetch(begin + byte);
+    }
+  }
+};
 
 // The numbers of a stretch of elements, kept in L1 until a run outside it is asked for.
 class RandomNumbers {
  public:
-  static constexpr int64_t longest = 2048;  // elements that one call may ask for
+  // Elements that one call may ask for: few enough that the processor overlaps making numbers with waiting for memory.
+  static constexpr int64_t longest = 512;
 
-  RandomNumbers(uint64_t seed, uint32_t stream) : keys_(seed), stream_(stream) {}
+  explicit RandomNumbers(uint64_t seed, uint32_t stream = dropout_stream) : keys_(seed), stream_(stream) {}
 
   // Numbers of elements first .. first + count - 1, in memory order, followed by at least 16 readable ones. Elements up to
   // last - 1 will be asked for next.
-  const uint16_t* at(int64_t first, int64_t count, int64_t last) {
-    if (first < begin_ || first + count > end_) fill(first, count > last - first ? count : last - first);
+  const uint16_t* at(int64_t first, int64_t count, int64_t last, const Streams& streams = {}) {
+    if (first < begin_ || first + count > end_) fill(first, larger(count, last - first), streams);
     return numbers_ + (first - begin_);
   }
 
  private:
-  static constexpr int per_store = Counters::size * numbers_per_counter;
+  static constexpr int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 
-  __attribute__((noinline)) void fill(int64_t first, int64_t wanted) {
-    begin_ = first / numbers_per_counter * numbers_per_counter;
+  __attribute__((noinline)) void fill(int64_t first, int64_t wanted, const Streams& streams) {
+    begin_ = first / numbers_per_store * numbers_per_store;
     const int64_t end = first + (wanted < longest ? wanted : longest);
     uint16_t* next = numbers_;
-    for (end_ = begin_; end_ < end; end_ += per_store, next += per_store) store_numbers(next, end_ / numbers_per_counter, stream_, keys_);
+    int64_t i = begin_;
+    for (; i < end; i += numbers_per_store, next += numbers_per_store) {
+      streams.fetch(i, numbers_per_store);
+      store_numbers(next, i, stream_, keys_);
+    }
+    end_ = i;
   }
 
   const PhiloxKeys keys_;
   const uint32_t stream_;
   int64_t begin_ = 0, end_ = 0;
-  alignas(64) uint16_t numbers_[longest + 2 * per_store + 16];
+  alignas(64) uint16_t numbers_[longest + 2 * numbers_per_store + 16];
+};
+
+// How elements are counted: one by one, or (sample > 0) all elements of a channel of a sample as one, number n * channels + c. Memory
+// is samples of `sample` elements, each any number of times `channels` rows of `length`.
+struct MaskIndex {
+  int64_t sample, channels, length;
+};
+
+// The numbers of a run of elements, each by its own index or by its channel's.
+class MaskNumbers {
+ public:
+  MaskNumbers(uint64_t seed, const MaskIndex& index) : numbers_(seed), index_(index) {}
+
+  // As RandomNumbers::at.
+  const uint16_t* at(int64_t first, int64_t count, int64_t last, const Streams& streams) {
+    if (!index_.sample) return numbers_.at(first, count, last, streams);
+    spread(first, first + count);
+    return spread_;
+  }
+
+ private:
+  __attribute__((noinline)) void spread(int64_t first, int64_t end) {
+    uint16_t* next = spread_;
+    for (int64_t i = first; i < end;) {
+      const int64_t row = i / index_.sample * index_.channels, channel = i / index_.length % index_.channels;
+      const bool one_channel = index_.length > 1;
+      const int64_t count = smaller(end - i, one_channel ? index_.length - i % index_.length : index_.channels - channel);
+      const int64_t distinct = one_channel ? 1 : count, next_row = one_channel ? row + channel + 256 : row + index_.channels;
+      const uint16_t* const numbers = numbers_.at(row + channel, distinct, next_row);
+      for (int64_t j = 0; j < count; ++j) next[j] = numbers[one_channel ? 0 : j];
+      next += count;
+      i += count;
+    }
+  }
+  static constexpr int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+
+  RandomNumbers numbers_;
+  const MaskIndex index_;
+  alignas(64) uint16_t spread_[RandomNumbers::longest + 16];
 };
 
 typedef uint16_t QuarterWords __attribute__((vector_size(FL_VECTOR_BYTES / 4)));
 
-// keep where the element's number reaches the threshold, else 0.
-FL_HD Vector<float> dropout_multiplier(const uint16_t* numbers, int32_t threshold, Vector<float> keep) {
+// kept where the element's number reaches the threshold, else dropped.
+FL_HD Vector<float> kept_or_dropped(const uint16_t* numbers, int32_t threshold, Vector<float> kept, Vector<float> dropped) {
   using Truth = Native<float>::Truth;
   const Truth wide = reinterpret_cast<Truth>(widen(copy_in<HalfWords>(numbers)));
-  return select(Mask<float>{wide >= threshold - Truth{}}, keep, Vector<float>(0.0f));
+  return select(Mask<float>{wide >= threshold - Truth{}}, kept, dropped);
 }
-FL_HD Vector<double> dropout_multiplier(const uint16_t* numbers, int32_t threshold, Vector<double> keep) {
+FL_HD Vector<double> kept_or_dropped(const uint16_t* numbers, int32_t threshold, Vector<double> kept, Vector<double> dropped) {
   using Truth = Native<double>::Truth;
   const Truth wide = __builtin_convertvector(copy_in<QuarterWords>(numbers), Truth);
-  return select(Mask<double>{wide >= threshold - Truth{}}, keep, Vector<double>(0.0));
+  return select(Mask<double>{wide >= threshold - Truth{}}, kept, dropped);
 }
 
 // (number + 1/2) / 65536 of each element; the last argument says of which type.

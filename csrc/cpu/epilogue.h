@@ -1,4 +1,4 @@
-// The epilogue kernels' arguments: y = dropout(activation((x - mean) * scale + shift + residual)) and its gradients.
+// The epilogue kernels' arguments: y = dropout(activation((x - mean) * scale + shift + residual)) + residual_after and its gradients.
 //
 // Tensors are dense and seen in memory order as (n, c, s); `dtype` is that of x, y, dy, dx, residual, dresidual. Everything else is
 // in the accumulation type, float (double for float64): one value per channel, or null for the default.
@@ -25,7 +25,9 @@ struct Epilogue {
   bool dropout;
   uint64_t seed;  // of dropout and of a random activation
   int32_t threshold;  // an element is kept when its number is at least this
-  double keep_scale;
+  double keep_scale, keep_shift, drop_value;  // a kept value becomes keep_scale * value + keep_shift, a dropped one drop_value
+  int64_t sample;              // elements of a sample, whose channels are dropped whole; 0: every element by itself
+  const void* residual_after;  // forward only: like x, or null
 };
 
 // Outputs are null where nobody asks. With dz = dy * mask * activation'(z):

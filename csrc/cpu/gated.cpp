@@ -61,12 +61,12 @@ template <class Activation, class Storage> struct GatedForward {
 
   static void run(const GatedRun<Storage>& r) {
     const Gate<Activation, Storage> gate(r);
-    const V keep(r.keep_scale);
+    const V keep(r.keep_scale), nothing(static_cast<typename V::Scalar>(0));
     for_each_row(r, [&](int64_t in, int64_t out, int64_t number, int64_t count) {
       const auto step = [&](int64_t i, auto access) __attribute__((always_inline)) {
         V result = access.template stream<V>(r.value + in + i) *
                    gate.forward(access.template stream<V>(r.gate + in + i));
-        if (r.numbers) result *= dropout_multiplier(r.numbers + number + i, r.threshold, keep);
+        if (r.numbers) result *= kept_or_dropped(r.numbers + number + i, r.threshold, keep, nothing);
         access.write(r.y + out + i, result);
       };
       int64_t i = 0;
@@ -83,7 +83,7 @@ template <class Activation, class Storage> struct GatedBackward {
 
   static void run(const GatedRun<Storage>& r) {
     const Gate<Activation, Storage> gate(r);
-    const V keep(r.keep_scale);
+    const V keep(r.keep_scale), nothing(static_cast<typename V::Scalar>(0));
     V sums[Activation::learnables * Activation::most_repeats + 1][group];
     for (int k = 0; k < gate.learnables(); ++k) {
       for (int j = 0; j < group; ++j) sums[k][j] = V(static_cast<T>(0));
@@ -93,7 +93,7 @@ template <class Activation, class Storage> struct GatedBackward {
         V slopes[max_learnables];
         const V b = access.template stream<V>(r.gate + in + i);
         V gradient = access.template stream<V>(r.dy + out + i);
-        if (r.numbers) gradient *= dropout_multiplier(r.numbers + number + i, r.threshold, keep);
+        if (r.numbers) gradient *= kept_or_dropped(r.numbers + number + i, r.threshold, keep, nothing);
         const V outer = gradient * access.template stream<V>(r.value + in + i);
         const V slope = gate.derivative(b, slopes);
         if (r.dvalue) {
@@ -153,17 +153,17 @@ template <class Storage> GatedRun<Storage> run_of(const Epilogue& e, bool gate_f
   return run;
 }
 
-// function(run, unit) for every stretch of y of at most longest_run elements, in parallel by units of elements_per_unit.
+// function(run, unit) for every stretch of y that is one run, with dropout one that has numbers, in parallel by units of elements_per_unit.
 template <class Storage, class Function>
 void for_each_run(const Epilogue& e, const GatedRun<Storage>& whole, Function function) {
-  const int64_t numel = e.n * whole.inner;
+  const int64_t numel = e.n * whole.inner, longest = e.dropout ? RandomNumbers::longest : longest_run;
   parallel_for(divide_up(numel, elements_per_unit), elements_per_task / elements_per_unit, [&](int64_t begin, int64_t end) {
     GatedRun<Storage> run = whole;
     RandomNumbers numbers(e.seed, dropout_stream);
     for (int64_t unit = begin; unit < end; ++unit) {
       const int64_t last = smaller(numel, (unit + 1) * elements_per_unit);
-      for (run.first = unit * elements_per_unit; run.first < last; run.first += longest_run) {
-        run.count = smaller(longest_run, last - run.first);
+      for (run.first = unit * elements_per_unit; run.first < last; run.first += longest) {
+        run.count = smaller(longest, last - run.first);
         run.numbers = e.dropout ? numbers.at(run.first, run.count, last) : nullptr;
         function(run, unit);
       }

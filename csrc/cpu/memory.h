@@ -115,6 +115,27 @@ template <class Lanes, class Element> FL_HD void copy_out(Element* address, Lane
   __builtin_memcpy(address, &lanes, sizeof lanes);
 }
 
+// Lanes to memory past the caches, so that lines which are wholly written are not read first; address is a multiple of their size.
+template <class Lanes, class Element> FL_HD void copy_past_caches(Element* address, Lanes lanes) {
+#if defined(FL_AVX512)
+  if constexpr (sizeof(Lanes) == 64) return _mm512_stream_si512(reinterpret_cast<__m512i*>(address), (__m512i)lanes);
+#endif
+#if defined(FL_AVX512) || defined(FL_AVX2)
+  if constexpr (sizeof(Lanes) == 32) return _mm256_stream_si256(reinterpret_cast<__m256i*>(address), (__m256i)lanes);
+#endif
+#if defined(__SSE2__)
+  if constexpr (sizeof(Lanes) == 16) return _mm_stream_si128(reinterpret_cast<__m128i*>(address), (__m128i)lanes);
+#endif
+  copy_out(address, lanes);
+}
+
+// Makes what copy_past_caches has written visible to other threads before anything that this one writes later.
+FL_HD void finish_past_caches() {
+#if defined(__SSE2__)
+  _mm_sfence();
+#endif
+}
+
 template <class Lanes, class Element> FL_HD void copy_out_partial(Element* address, Lanes lanes, int count) {
 #if defined(FL_AVX512)
   if constexpr (sizeof(Lanes) == 64 && sizeof(Element) == 4) {
@@ -161,6 +182,15 @@ template <class Scalar, class Storage> FL_HD void store(Storage* address, Vector
     copy_out(address, value.lanes);
   } else {
     copy_out(address, from_float(value, Storage{}));
+  }
+}
+
+// store past the caches; address is a multiple of what is written.
+template <class Scalar, class Storage> FL_HD void store_past_caches(Storage* address, Vector<Scalar> value) {
+  if constexpr (sizeof(Storage) == sizeof(Scalar)) {
+    copy_past_caches(address, value.lanes);
+  } else {
+    copy_past_caches(address, from_float(value, Storage{}));
   }
 }
 

@@ -20,6 +20,7 @@ template <class Storage> struct Pass {
   Run<Storage> run;  // pointers to element 0 and columns of channel 0
   bool dropout, random;
   uint64_t seed;
+  MaskIndex index;
   int sum_count = 0;
   alignas(64) T defaults[3 + max_arguments][sum_lanes];  // sixteen equal values: 0, 1, -0, and the arguments that are the same for all
 };
@@ -39,12 +40,17 @@ template <class Storage> void set_up(Pass<Storage>& pass, const Epilogue& e, con
   pass.dropout = e.dropout;
   pass.random = activation_loops<Storage>()[e.activation].random;
   pass.seed = e.seed;
+  pass.index = {e.sample, e.c, e.c == 1 ? e.sample : e.s};
   Run<Storage>& run = pass.run;
   run = {};
   run.x = static_cast<const Storage*>(e.x);
   run.residual = static_cast<const Storage*>(e.residual);
+  run.residual_after = static_cast<const Storage*>(e.residual_after);
   run.threshold = e.threshold;
   run.keep_scale = static_cast<T>(e.keep_scale);
+  run.keep_shift = static_cast<T>(e.keep_shift);
+  run.drop_value = static_cast<T>(e.drop_value);
+  run.shifts = e.dropout && (e.keep_shift != 0 || e.drop_value != 0);
   run.affine = e.mean || e.scale || e.shift;
   for (Column<T>& unused : run.columns) unused = zero;
   run.columns[column_mean] = column(e.mean, zero);
@@ -70,12 +76,23 @@ template <class Storage> class Worker {
   using T = typename Compute<Storage>::type;
 
   explicit Worker(const Pass<Storage>& pass)
-      : pass_(pass), geometry_(pass.geometry), run_(pass.run), numbers_(pass.seed, dropout_stream), uniform_numbers_(pass.seed, activation_stream), copies_columns_(geometry_.along && !in_place()),
+      : pass_(pass), geometry_(pass.geometry), run_(pass.run), numbers_(pass.seed, pass.index),
+        uniform_numbers_(pass.seed, activation_stream), copies_columns_(geometry_.along && !in_place()),
         table_(copies_columns_ ? column_count * geometry_.padded_row() : 0),
         lanes_(pass.sum_count * (geometry_.along ? geometry_.padded_row() : geometry_.group * sum_lanes)) {
     for (int k = 0; k < column_count; ++k) {
       if (run_.columns[k].step) varying_[varying_count_++] = k;
     }
+    streams_.element_bytes = sizeof(Storage);
+    streams_.add(run_.x);
+    if (run_.dy != run_.x) streams_.add(run_.dy);
+    if (run_.past_caches) return;
+    streams_.add(run_.y);
+    streams_.add(run_.dx);
+  }
+
+  ~Worker() {
+    if (run_.past_caches) finish_past_caches();
   }
 
   // Columns of channels [c0, c1), read anew from the pass, ready to be read beside x.
@@ -165,18 +182,34 @@ template <class Storage> class Worker {
     }
   }
 
-  // The loop on elements [offset, offset + count); up to `last` they are visited next.
+  // The loop on elements [offset, offset + count), in pieces that have numbers; up to `last` they are visited next.
   void call(int64_t offset, int64_t count, int64_t last, T* lanes, int64_t lanes_step) {
+    const int64_t piece = pass_.dropout || pass_.random ? RandomNumbers::longest : count;
+    if (count <= piece) return call_piece(offset, count, last, lanes, lanes_step);
+    const int64_t along = geometry_.along ? 1 : 0;
+    for (int64_t start = 0; start < count; start += piece) {
+      call_piece(offset + start, smaller(piece, count - start), last, lanes + along * start, lanes_step);
+      move_columns(along * piece);
+    }
+    move_columns(-along * divide_up(count, piece) * piece);
+  }
+
+  void move_columns(int64_t elements) {
+    for (int k = 0; k < varying_count_; ++k) run_.columns[varying_[k]] = run_.columns[varying_[k]].from(elements);
+  }
+
+  void call_piece(int64_t offset, int64_t count, int64_t last, T* lanes, int64_t lanes_step) {
     const Run<Storage>& source = pass_.run;
     run_.count = count;
     run_.x = source.x + offset;
     run_.dy = source.dy ? source.dy + offset : nullptr;
     run_.residual = source.residual ? source.residual + offset : nullptr;
+    run_.residual_after = source.residual_after ? source.residual_after + offset : nullptr;
     run_.y = source.y ? source.y + offset : nullptr;
     run_.dx = source.dx ? source.dx + offset : nullptr;
     run_.dresidual = source.dresidual ? source.dresidual + offset : nullptr;
-    run_.numbers = pass_.dropout ? numbers_.at(offset, count, last) : nullptr;
-    run_.uniform_numbers = pass_.random ? uniform_numbers_.at(offset, count, last) : nullptr;
+    run_.numbers = pass_.dropout ? numbers_.at(offset, count, last, streams_) : nullptr;
+    run_.uniform_numbers = pass_.random ? uniform_numbers_.at(offset, count, last, streams_) : nullptr;
     run_.sums = pass_.sum_count ? lanes : nullptr;
     run_.sums_step = lanes_step;
     pass_.function(run_);
@@ -185,7 +218,9 @@ template <class Storage> class Worker {
   const Pass<Storage>& pass_;
   const Geometry& geometry_;
   Run<Storage> run_;
-  RandomNumbers numbers_, uniform_numbers_;
+  MaskNumbers numbers_;
+  RandomNumbers uniform_numbers_;
+  Streams streams_;
   const bool copies_columns_;
   Buffer<T> table_, lanes_;
   int64_t first_channel_ = 0, last_channel_ = 0;

@@ -34,12 +34,14 @@ template <class Storage> struct Run {
   using T = typename Compute<Storage>::type;
 
   int64_t count;
-  const Storage *x, *dy, *residual;  // residual may be null
+  const Storage *x, *dy, *residual, *residual_after;  // the residuals may be null
   Storage *y, *dx, *dresidual;       // dx and dresidual may be null
   const uint16_t* numbers;           // of the run's elements, or null for no dropout
   const uint16_t* uniform_numbers;   // for a random activation
   int32_t threshold;
-  T keep_scale;
+  T keep_scale, keep_shift, drop_value;
+  bool past_caches;  // whether results are so large that they leave the caches before anyone reads them
+  bool shifts;  // whether keep_shift or drop_value is anything but 0
   bool affine, corrected;  // whether mean, scale, shift are anything but 0, 1, 0; whether mean_dz and slope are anything but 0
   int repeats;             // how many of each learnable parameter there are
   Column<T> columns[column_count];
@@ -90,6 +92,13 @@ template <bool whole> struct Access {
     if constexpr (whole) store(address, value);
     else store(address, value, count);
   }
+  // write of a result. past_caches asks for an address that is a multiple of what is written.
+  template <class V, class Storage> FL_HD void write(Storage* address, V value, bool past_caches) const {
+    if constexpr (whole) {
+      if (past_caches) return store_past_caches(address, value);
+    }
+    write(address, value);
+  }
   template <class V, bool along> FL_HD V read(const ColumnReader<V, along>& column, int64_t i) const {
     if constexpr (whole) return column.at(i);
     else return column.at(i, count);
@@ -100,6 +109,11 @@ template <bool whole> struct Access {
     else return select(first_lanes<typename V::Scalar>(count), value, V(static_cast<typename V::Scalar>(0)));
   }
 };
+
+// Whether vectors from this address on can be written past the caches.
+template <class V, class Storage> FL_HD bool aligned(const Storage* address) {
+  return reinterpret_cast<uintptr_t>(address) % (V::size * sizeof(Storage)) == 0;
+}
 
 // What both directions do first: z = (x - mean) * scale + shift + residual, and the activation's arguments.
 template <class Activation, class Storage, bool along> struct Inputs {
@@ -153,25 +167,37 @@ template <class Activation, class Storage, bool along> struct ForwardLoop {
   Storage* const y;
   const uint16_t* const numbers;
   const int32_t threshold;
-  const V keep;
+  const V keep, nothing;
+  const bool past_caches;
 
   FL_HD explicit ForwardLoop(const Run<Storage>& r)
-      : inputs(r), y(r.y), numbers(r.numbers), threshold(r.threshold), keep(r.keep_scale) {}
+      : inputs(r), y(r.y), numbers(r.numbers), threshold(r.threshold), keep(r.keep_scale),
+        nothing(static_cast<typename V::Scalar>(0)), past_caches(r.past_caches && aligned<V>(r.y)) {}
 
-  template <bool whole> FL_HD void step(int64_t i, Access<whole> access) const {
+  // more: whether anything but a scale comes after the activation.
+  template <bool more, bool whole> FL_HD void step(int64_t i, Access<whole> access) const {
+    const Run<Storage>& run = inputs.run;
     V arguments[max_arguments], centred;
     inputs.read_arguments(i, access, arguments);
     V value = inputs.value(inputs.pre_activation(i, access, centred), arguments);
-    if (numbers) value *= dropout_multiplier(numbers + i, threshold, keep);
-    access.write(y + i, value);
+    if (numbers) value *= kept_or_dropped(numbers + i, threshold, keep, nothing);
+    if constexpr (more) {
+      if (run.shifts) value += kept_or_dropped(numbers + i, threshold, V(run.keep_shift), V(run.drop_value));
+      if (run.residual_after) value += access.template stream<V>(run.residual_after + i);
+    }
+    access.write(y + i, value, past_caches);
+  }
+
+  template <bool more> FL_HD void go(int64_t count) const {
+    int64_t i = 0;
+    for (; i + V::size <= count; i += V::size) step<more>(i, Access<true>{});
+    if (i < count) step<more>(i, Access<false>{static_cast<int>(count - i)});
   }
 
   static void run(const Run<Storage>& r) {
     const ForwardLoop loop(r);
-    const int64_t count = r.count;
-    int64_t i = 0;
-    for (; i + V::size <= count; i += V::size) loop.step(i, Access<true>{});
-    if (i < count) loop.step(i, Access<false>{static_cast<int>(count - i)});
+    if (r.shifts || r.residual_after) loop.template go<true>(r.count);
+    else loop.template go<false>(r.count);
   }
 };
 
@@ -186,8 +212,8 @@ template <class Activation, class Storage, bool along> struct BackwardLoop {
   Storage *const dx, *const dresidual;
   const uint16_t* const numbers;
   const int32_t threshold;
-  const V keep;
-  const bool corrected;
+  const V keep, nothing;
+  const bool past_caches, corrected;
   const ColumnReader<V, along> mean_dz, slope;
   T* const sums_memory;
   const int64_t sums_step;
@@ -195,8 +221,8 @@ template <class Activation, class Storage, bool along> struct BackwardLoop {
 
   FL_HD explicit BackwardLoop(const Run<Storage>& r)
       : inputs(r), dy(r.dy), dx(r.dx), dresidual(r.dresidual), numbers(r.numbers), threshold(r.threshold), keep(r.keep_scale),
-        corrected(r.corrected), mean_dz(r.columns[column_mean_dz]), slope(r.columns[column_slope]), sums_memory(r.sums),
-        sums_step(r.sums_step) {}
+        nothing(static_cast<T>(0)), past_caches(r.past_caches && aligned<V>(r.dx) && aligned<V>(r.dresidual)), corrected(r.corrected),
+        mean_dz(r.columns[column_mean_dz]), slope(r.columns[column_slope]), sums_memory(r.sums), sums_step(r.sums_step) {}
 
   // Adds to sum k: along channels in memory beside the elements; in a uniform run in registers, at its ragged end in memory.
   template <bool whole> FL_HD void add(int k, int j, int64_t i, Access<whole> access, V value) {
@@ -216,14 +242,14 @@ template <class Activation, class Storage, bool along> struct BackwardLoop {
     inputs.read_arguments(i, access, arguments);
     const V z = inputs.pre_activation(i, access, centred);
     V gradient = access.template stream<V>(dy + i);
-    if (numbers) gradient *= dropout_multiplier(numbers + i, threshold, keep);
+    if (numbers) gradient *= kept_or_dropped(numbers + i, threshold, keep, nothing);
     const V dz = gradient * inputs.derivative(z, arguments, slopes);
-    if (dresidual) access.write(dresidual + i, dz);
+    if (dresidual) access.write(dresidual + i, dz, past_caches);
     if (dx) {
       V result = dz;
       if (corrected) result = multiply_add(-centred, access.read(slope, i), dz - access.read(mean_dz, i));
       if (inputs.affine) result *= access.read(inputs.scale, i);
-      access.write(dx + i, result);
+      access.write(dx + i, result, past_caches);
     }
     if (!sums_memory) return;
     add(sum_dz, j, i, access, dz);

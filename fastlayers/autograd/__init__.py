@@ -5,7 +5,8 @@ is itself differentiated (create_graph=True) goes through the reference formulas
 """
 from .activations import activation
 from .batch_norm import batch_norm
-from .epilogue import epilogue
+from .common import kernels_for
+from .epilogue import Arguments, epilogue
 from .gated import gated
 
-__all__ = ["activation", "batch_norm", "epilogue", "gated"]
+__all__ = ["Arguments", "activation", "batch_norm", "epilogue", "gated", "kernels_for"]

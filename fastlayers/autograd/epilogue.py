@@ -1,63 +1,103 @@
-"""The epilogue under autograd: what to save of dropout(activation(x * scale + shift + residual)), what to recompute."""
+"""The epilogue under autograd: what to save of dropout(activation(x * scale + shift + residual)) + residual_after, what to recompute."""
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from .. import specs
+from .. import reference, specs
 from ..reference.epilogue import accumulate_dtype
 from .common import dense, differentiable, kernels_for, matrix, shaped_like, vector, with_stride
 
 
+class Arguments(NamedTuple):
+    """What the epilogue takes beside tensors."""
+
+    row: specs.Activation
+    constants: tuple[float, ...]
+    p: float
+    channel_dim: int
+    by_channel: bool = False
+    """Whether dropout takes whole channels, dimension ``channel_dim``, of samples, dimension 0."""
+    outcome: Sequence[float] | None = None
+    """What becomes of kept and dropped values: see reference/epilogue.py."""
+
+
 class Epilogue(Function):
-    """y = dropout(activation(x * scale + shift + residual)); bias + activation and dropout are this.
+    """y = dropout(activation(x * scale + shift + residual)) + residual_after; bias + activation and dropout are this.
 
     Saved for backward: nothing but the seed for the identity; y alone where the derivative follows from y and nothing else needs x;
     else x and residual. No mask is ever saved.
     """
 
     @staticmethod
-    def forward(ctx, x, scale, shift, residual, parameters, seed, arguments):
-        row, constants, p, channel_dim = arguments
-        kernels = kernels_for(x, row.name)
-        y = kernels.epilogue_forward(x, None, scale, shift, residual, matrix(parameters), seed, row.name, constants, p, channel_dim)
+    def forward(ctx, x, scale, shift, residual, parameters, seed, residual_after, arguments):
+        row, constants, p, channel_dim, by_channel, outcome = arguments
+        kernels, sample = kernels_for(x, row.name), sample_of(x) if by_channel else 0
+        y = kernels.epilogue_forward(
+            x, None, scale, shift, residual, matrix(parameters), seed, row.name, constants, p, channel_dim, residual_after, sample, outcome)
         wants_scale = ctx.needs_input_grad[1]
         ctx.from_output = False
         if row.name == "identity" and not wants_scale:
             ctx.save_for_backward(None, scale, None, None, None, seed)
-        elif seed is None and not wants_scale and row.derives_from_output(constants):
+        elif seed is None and residual_after is None and not wants_scale and row.derives_from_output(constants):
             ctx.from_output = True
             ctx.save_for_backward(y, scale, None, None, parameters, None)
         else:
             ctx.save_for_backward(x, scale, shift, residual, parameters, seed)
-        ctx.kernels, ctx.arguments, ctx.stride = kernels, arguments, x.stride()
+        ctx.kernels, ctx.arguments, ctx.stride, ctx.sample = kernels, arguments, x.stride(), sample
         return y
 
     @staticmethod
     def backward(ctx, dy):
         x, scale, shift, residual, parameters, seed = ctx.saved_tensors
-        row, constants, p, channel_dim = ctx.arguments
-        wants_x, wants_scale, wants_shift, wants_residual, wants_parameters = ctx.needs_input_grad[:5]
+        row, constants, p, channel_dim, _, outcome = ctx.arguments
+        wants_x, wants_scale, wants_shift, wants_residual, wants_parameters, _, wants_after, _ = ctx.needs_input_grad
+        dafter = dy if wants_after else None
+        if not any(ctx.needs_input_grad[:5]):
+            return None, None, None, None, None, None, dafter, None
         dy = with_stride(dy, ctx.stride)
         if x is None:  # identity: its derivative needs no x, any tensor like it will do
             x = dy
         separate = scale is not None and wants_residual  # else dresidual is dx
         dx, dresidual, dscale, dshift, dparameters = differentiable(ctx.kernels).epilogue_backward(
             dy, x, None, scale, shift, residual, matrix(parameters), seed, row.name, constants, p, channel_dim, ctx.from_output,
-            (wants_x or (wants_residual and not separate), separate, wants_scale, wants_shift, wants_parameters))
+            (wants_x or (wants_residual and not separate), separate, wants_scale, wants_shift, wants_parameters), ctx.sample, outcome)
         if wants_residual and not separate:
             dresidual = dx
-        return dx, dscale, dshift, dresidual, shaped_like(dparameters, parameters), None, None
+        return dx, dscale, dshift, dresidual, shaped_like(dparameters, parameters), None, dafter, None
+
+
+def sample_of(x: Tensor) -> int:
+    """Elements of one sample."""
+    return x.numel() // x.size(0) if x.numel() else 0
+
+
+def samples_apart(x: Tensor) -> Tensor:
+    """x itself where its samples, dimension 0, follow one another in memory, else a copy in which they do."""
+    return x if x.size(0) < 2 or x.stride(0) == sample_of(x) else x.contiguous()
 
 
 def epilogue(
     x: Tensor, scale: Tensor | None, shift: Tensor | None, residual: Tensor | None, parameters: Tensor | None, seed: Tensor | None,
-    arguments: tuple[specs.Activation, tuple[float, ...], float, int],
+    arguments: Arguments, residual_after: Tensor | None = None,
 ) -> Tensor:
-    """Epilogue on checked tensors of any strides; arguments are (row, constants, p, channel_dim)."""
+    """Epilogue on checked tensors of any strides."""
     x = dense(x)
+    if arguments.by_channel:
+        x = samples_apart(x)
     if residual is not None:
         residual = with_stride(residual, x.stride())
+    if residual_after is not None:
+        residual_after = with_stride(residual_after, x.stride())
     compute = accumulate_dtype(x)
-    return Epilogue.apply(
-        x, vector(scale, compute), vector(shift, compute), residual, vector(parameters, compute), seed, arguments)
+    scale, shift, parameters = vector(scale, compute), vector(shift, compute), vector(parameters, compute)
+    if torch._C._are_functorch_transforms_active():  # kernels cannot see through a transform's tensors, the reference can
+        row, constants, p, channel_dim, by_channel, outcome = arguments
+        return reference.epilogue_forward(
+            x, None, scale, shift, residual, matrix(parameters), seed, row.name, constants, p, channel_dim, residual_after,
+            sample_of(x) if by_channel else 0, outcome)
+    return Epilogue.apply(x, scale, shift, residual, parameters, seed, residual_after, arguments)

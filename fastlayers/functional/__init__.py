@@ -2,12 +2,24 @@
 from .activations import FUNCTIONS as _FUNCTIONS
 from .activations import apply
 from .batch_norm import batch_norm
-from .dropout import dropout, dropout_mask
+from .dropout import (
+    CONVENTIONS,
+    alpha_dropout,
+    dropout,
+    dropout1d,
+    dropout2d,
+    dropout3d,
+    dropout_mask,
+    feature_alpha_dropout,
+)
 from .epilogue import bias_activation
 from .gated import glu
 
 globals().update(_FUNCTIONS)
-__all__ = ["apply", "batch_norm", "bias_activation", "dropout", "dropout_mask", "glu", *_FUNCTIONS]
+__all__ = [
+    "CONVENTIONS", "alpha_dropout", "apply", "batch_norm", "bias_activation", "dropout", "dropout1d", "dropout2d", "dropout3d",
+    "dropout_mask", "feature_alpha_dropout", "glu", *_FUNCTIONS,
+]
 
 
 def __getattr__(name: str) -> object:

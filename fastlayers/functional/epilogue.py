@@ -1,6 +1,8 @@
 """The epilogue as a function: bias and activation, and what the other functions are made of."""
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -14,8 +16,9 @@ IDENTITY = resolve("identity", "identity")
 def bias_activation(
     x: Tensor, bias: Tensor | None, activation: str | torch.nn.Module = "identity", *, scale: Tensor | None = None,
     residual: Tensor | None = None, dropout: float = 0.0, training: bool = True, seed: Tensor | int | None = None, channel_dim: int = 1,
+    residual_after: Tensor | None = None, generator: torch.Generator | None = None,
 ) -> Tensor:
-    """y = dropout(activation(x * scale + bias + residual)), one value of scale and bias per channel.
+    """y = dropout(activation(x * scale + bias + residual)) + residual_after, one value of scale and bias per channel.
 
     Args:
         x: any shape with a dimension ``channel_dim`` of C channels; float32, float64, float16 or bfloat16, any strides.
@@ -23,6 +26,8 @@ def bias_activation(
         activation, residual, dropout, seed: as in :func:`batch_norm`.
         training: whether ``dropout`` applies.
         channel_dim: where C is: 1 as everywhere in torch, -1 for (batch, time, features).
+        residual_after: like x, added last, as the residual connection of a transformer is; ``residual`` comes before the activation.
+        generator: where the seed is drawn from; None is torch's default one of x's device.
 
     Returns:
         y, shape, dtype and memory format of x.
@@ -33,32 +38,52 @@ def bias_activation(
     checks.floating("bias_activation", x)
     channel_dim = checks.channel_dimension("bias_activation", x, channel_dim)
     checks.channel_vectors("bias_activation", x, channel_dim, bias=bias, scale=scale)
-    return fused("bias_activation", x, scale, bias, residual, resolved, dropout, training, seed, channel_dim)
+    return fused("bias_activation", x, scale, bias, residual, resolved, dropout, training, seed, channel_dim, residual_after,
+                 generator=generator)
 
 
 def fused(
     operation: str, x: Tensor, scale: Tensor | None, shift: Tensor | None, residual: Tensor | None, activation: Resolved,
-    p: float, training: bool, seed: Tensor | int | None, channel_dim: int,
+    p: float, training: bool, seed: Tensor | int | None, channel_dim: int, residual_after: Tensor | None = None,
+    by_channel: bool = False, outcome: Sequence[float] | None = None, generator: torch.Generator | None = None,
 ) -> Tensor:
-    """The epilogue on arguments of any kind; a random activation draws, whatever ``training`` says of dropout."""
+    """The epilogue on x and vectors that are checked already; by_channel and outcome as in autograd.Arguments.
+
+    A random activation draws, whatever ``training`` says of dropout.
+    """
     row, constants, parameters = activation
     if x.dim() == 0:  # kernels count channels along a dimension
-        return fused(operation, x.unsqueeze(0), scale, shift, residual, activation, p, training, seed, 0).squeeze(0)
+        x, residual, residual_after = (value if value is None else value.unsqueeze(0) for value in (x, residual, residual_after))
+        return fused(operation, x, scale, shift, residual, activation, p, training, seed, 0, residual_after, by_channel, outcome,
+                     generator).squeeze(0)
     if residual is not None:
-        checks.residual(operation, residual, x)
+        checks.like_x(operation, "residual", residual, x)
+    if residual_after is not None:
+        checks.like_x(operation, "residual_after", residual_after, x)
     if parameters is not None:
         checks.parameters(operation, row.learnables[0].name, parameters, x, x.size(channel_dim) if x.dim() > 1 else 1)
-    seed = seed_for(operation, x, p, training, row, seed)
-    return autograd.epilogue(x, scale, shift, residual, parameters, seed, (row, constants, p if training else 0.0, channel_dim))
+    seed = seed_for(operation, x, p, training, row, seed, generator)
+    arguments = autograd.Arguments(row, constants, p if training else 0.0, channel_dim, by_channel, outcome)
+    return autograd.epilogue(x, scale, shift, residual, parameters, seed, arguments, residual_after)
 
 
-def seed_for(operation: str, x: Tensor, p: float, training: bool, row: Activation, seed: Tensor | int | None) -> Tensor | None:
-    """The seed of a dropout mask and of a random activation as a 0-d int64 tensor on x's device; None where nothing is drawn."""
+def seed_for(
+    operation: str, x: Tensor, p: float, training: bool, row: Activation, seed: Tensor | int | None,
+    generator: torch.Generator | None = None,
+) -> Tensor | None:
+    """The seed of a dropout mask and of a random activation as a 0-d int64 tensor on x's device; None where nothing is drawn.
+
+    Drawn from the generator with torch.randint, which manual_seed, fork_rng, activation checkpointing, CUDA graphs and torch.vmap's
+    ``randomness`` all know how to treat.
+    """
     if p:
         checks.probability(operation, "dropout", p)
     if not (p and training) and not row.random:
         return None
     if seed is None:
-        return torch.randint(-(2**63), 2**63 - 1, (), device=x.device)
+        if generator is not None:
+            checks.generator(operation, generator, x)
+        return torch.randint(-(2**63), 2**63 - 1, (), device=x.device, generator=generator)
+    checks.one_source(operation, generator)
     checks.seed(operation, seed, x)
     return seed if isinstance(seed, Tensor) else torch.tensor(int(seed), device=x.device)

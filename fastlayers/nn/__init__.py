@@ -3,10 +3,13 @@ from . import activations
 from .activations import *  # noqa: F403 - the classes are made from the rows of specs.py
 from .activations import __all__ as _activations
 from .batch_norm import BatchNorm1d, BatchNorm2d, BatchNorm3d
-from .dropout import Dropout
+from .dropout import AlphaDropout, Dropout, Dropout1d, Dropout2d, Dropout3d, FeatureAlphaDropout
 from .gated import GEGLU, GLU, ReGLU, SwiGLU
 
-__all__ = ["BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "Dropout", "GEGLU", "GLU", "ReGLU", "SwiGLU", *_activations]
+__all__ = [
+    "AlphaDropout", "BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "Dropout", "Dropout1d", "Dropout2d", "Dropout3d", "FeatureAlphaDropout",
+    "GEGLU", "GLU", "ReGLU", "SwiGLU", *_activations,
+]
 
 
 def __getattr__(name: str) -> type:

@@ -1,13 +1,27 @@
-"""Dropout modules."""
+"""Dropout modules: torch.nn's, each with its kernel, and the other convention of when to scale."""
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from .. import functional
+from .. import checks, functional
 
 
-class Dropout(torch.nn.Dropout):
+class _Scaled:
+    """The constructor of the classes that know both conventions."""
+
+    scale: str = "train"
+
+    def __init__(self, p: float = 0.5, inplace: bool = False, *, scale: str = "train") -> None:
+        checks.one_of(type(self).__name__, "scale", scale, functional.CONVENTIONS)
+        super().__init__(p, inplace)
+        self.scale = scale
+
+    def extra_repr(self) -> str:
+        return super().extra_repr() + (f", scale={self.scale!r}" if self.scale != "train" else "")
+
+
+class Dropout(_Scaled, torch.nn.Dropout):
     """Drop each element with probability p while training, and scale the others so that the mean is exact.
 
     y = x m, m = 0 with probability t / 65536 and else 1 / (1 - t / 65536), t = round(65536 p). Drop-in for ``torch.nn.Dropout``.
@@ -16,6 +30,8 @@ class Dropout(torch.nn.Dropout):
     Args:
         p: probability in [0, 1]. Default 0.5.
         inplace: write the result into x. Default False.
+        scale: "train" as above, the default; "eval" only drops while training and multiplies by 1 - t / 65536 in evaluation, as in
+            the paper; keyword only.
 
     Shape: any. float32, float64, float16, bfloat16.
 
@@ -27,6 +43,87 @@ class Dropout(torch.nn.Dropout):
     >>> y = Dropout(0.1)(torch.randn(4, 8))
     """
 
+    def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
+        """y = x m + residual while training, else x + residual; x is input, residual like it or None."""
+        return functional.dropout(input, self.p, self.training, self.inplace, scale=self.scale, residual_after=residual)
+
+
+_CHANNELS = """Drop whole channels with probability p while training, and scale the others so that the mean is exact.
+
+y[n, c] = x[n, c] m[n, c], m the mask of element n C + c of :class:`Dropout`. Drop-in for ``torch.nn.{name}``.
+
+Args:
+    p, inplace, scale: as in :class:`Dropout`.
+
+Shape: x {shape}; y like x. float32, float64, float16, bfloat16.
+
+Source: Tompson et al., arXiv:1411.4280.
+
+>>> y = {name}(0.1)(torch.randn({example}))
+"""
+
+
+class Dropout1d(_Scaled, torch.nn.Dropout1d):
+    __doc__ = _CHANNELS.format(name="Dropout1d", shape="(N, C, L) or (C, L)", example="2, 3, 4")
+
     def forward(self, input: Tensor) -> Tensor:
-        """y = x m while training, else x; x is input."""
-        return functional.dropout(input, self.p, self.training, self.inplace)
+        """y while training, else x; x is input."""
+        return functional.dropout1d(input, self.p, self.training, self.inplace, scale=self.scale)
+
+
+class Dropout2d(_Scaled, torch.nn.Dropout2d):
+    __doc__ = _CHANNELS.format(name="Dropout2d", shape="(N, C, H, W); (N, C, L) with torch's warning", example="2, 3, 4, 5")
+
+    def forward(self, input: Tensor) -> Tensor:
+        """y while training, else x; x is input."""
+        return functional.dropout2d(input, self.p, self.training, self.inplace, scale=self.scale)
+
+
+class Dropout3d(_Scaled, torch.nn.Dropout3d):
+    __doc__ = _CHANNELS.format(name="Dropout3d", shape="(N, C, D, H, W) or (C, D, H, W)", example="2, 3, 4, 5, 6")
+
+    def forward(self, input: Tensor) -> Tensor:
+        """y while training, else x; x is input."""
+        return functional.dropout3d(input, self.p, self.training, self.inplace, scale=self.scale)
+
+
+class AlphaDropout(torch.nn.AlphaDropout):
+    """Dropout that keeps mean 0 and variance 1 while training, for networks of SELU.
+
+    y = a x + b where kept, -a alpha + b where dropped: see :func:`fastlayers.functional.alpha_dropout`. Drop-in for
+    ``torch.nn.AlphaDropout``; ``inplace``, which torch's module takes and ignores, is honoured.
+
+    Args:
+        p, inplace: as in :class:`Dropout`.
+
+    Shape: any. float32, float64, float16, bfloat16.
+
+    Source: Klambauer et al., arXiv:1706.02515.
+
+    >>> y = AlphaDropout(0.1)(torch.randn(4, 8))
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """y while training, else x; x is input."""
+        return functional.alpha_dropout(input, self.p, self.training, self.inplace)
+
+
+class FeatureAlphaDropout(torch.nn.FeatureAlphaDropout):
+    """:class:`AlphaDropout` of whole channels, x[n, c]. Drop-in for ``torch.nn.FeatureAlphaDropout``; ``inplace`` is honoured.
+
+    Args:
+        p, inplace: as in :class:`Dropout`.
+
+    Shape: (N, C, ...). float32, float64, float16, bfloat16.
+
+    Raises:
+        RuntimeError: ``feature_alpha_dropout: x must be at least 2-D, got ...``
+
+    Source: Klambauer et al., arXiv:1706.02515.
+
+    >>> y = FeatureAlphaDropout(0.1)(torch.randn(4, 8, 3))
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """y while training, else x; x is input."""
+        return functional.feature_alpha_dropout(input, self.p, self.training, self.inplace)

@@ -4,6 +4,8 @@ One element's number depends on nothing but (seed, element index), so every back
 """
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -11,6 +13,7 @@ _MASK = 0xFFFFFFFF
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _WEYL = (0x9E3779B9, 0xBB67AE85)
 _ROUNDS = 10
+_ALPHA = 1.7580993408473766  # of SELU, times its scale
 DROPOUT_STREAM = 0
 """Counter word 2 of dropout; every other use of one seed takes another word, so that two draws never meet."""
 ACTIVATION_STREAM = 1
@@ -55,10 +58,49 @@ def keep_scale(p: float) -> float:
     return 65536 / (65536 - threshold(p)) if p < 1 else 0.0
 
 
-def mask_like(x: Tensor, p: float, seed: Tensor) -> Tensor:
-    """The keep mask of x as booleans, numbered in x's memory order; x is dense."""
-    kept = random_numbers(0, x.numel(), seed) >= threshold(p)
+def alpha_outcome(p: float) -> tuple[float, float, float]:
+    """What alpha dropout makes of values, as (keep_scale, keep_shift, drop_value): x becomes a x + b, a dropped one -a alpha + b.
+
+    With alpha = -SELU(-infinity), q = threshold / 65536 the probability of a drop, a = ((alpha^2 q + 1)(1 - q))^(-1/2) and
+    b = a alpha q, values of mean 0 and variance 1 keep both (Klambauer et al., 2017).
+    """
+    q = threshold(p) / 65536
+    if q == 1:
+        return 0.0, 0.0, 0.0
+    a = ((_ALPHA**2 * q + 1) * (1 - q)) ** -0.5
+    return a, a * _ALPHA * q, a * _ALPHA * (q - 1)
+
+
+def dropout_mask(first: int, count: int, seed: Tensor, p: float) -> Tensor:
+    """Whether elements first .. first + count - 1 are kept: bool [count]."""
+    return random_numbers(first, count, seed) >= threshold(p)
+
+
+def mask_like(x: Tensor, p: float, seed: Tensor, sample: int = 0, channel_dim: int = 0) -> Tensor:
+    """The keep mask of x as booleans, numbered in x's memory order; x is dense. sample > 0: numbered by channels, see epilogue.py."""
+    if not sample:
+        return dropout_mask(0, x.numel(), seed, p).as_strided(x.size(), x.stride())
+    channels = x.size(channel_dim)
+    length = sample if channels == 1 else x.stride(channel_dim)
+    i = torch.arange(x.numel(), dtype=torch.int64, device=x.device)
+    kept = dropout_mask(0, x.numel() // sample * channels, seed, p)[i // sample * channels + i // length % channels]
     return kept.as_strided(x.size(), x.stride())
+
+
+def apply(
+    y: Tensor, x: Tensor, p: float, seed: Tensor | None, sample: int = 0, channel_dim: int = 0,
+    outcome: Sequence[float] | None = None, gradient: bool = False,
+) -> Tensor:
+    """y after dropout, in the dtype that it comes in, numbered as x lies in memory; ``gradient``: what a gradient of that becomes."""
+    if seed is None or p == 0:
+        return y
+    kept = mask_like(x, p, seed, sample, channel_dim)
+    scale, shift, dropped = outcome or (keep_scale(p), 0.0, 0.0)
+    y = y * (kept.to(y.dtype) * scale)
+    if gradient or shift == dropped == 0:
+        return y
+    shift, dropped = (torch.full((), value, dtype=y.dtype, device=y.device) for value in (shift, dropped))
+    return y + torch.where(kept, shift, dropped)
 
 
 def multiplier_like(x: Tensor, p: float, seed: Tensor | None) -> Tensor | float:

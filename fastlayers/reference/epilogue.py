@@ -1,4 +1,4 @@
-"""The epilogue y = dropout(activation((x - mean) * scale + shift + residual)) and its gradients, as PyTorch.
+"""The epilogue y = dropout(activation((x - mean) * scale + shift + residual)) + residual_after and its gradients, as PyTorch.
 
 This file and its neighbours are the kernel interface: every backend has functions of these names and signatures.
 
@@ -8,8 +8,12 @@ Tensors      x is dense (contiguous, channels_last or any permutation), float16,
              mean, scale, shift are float32 [C] (float64 for float64 x), or None for 0, 1, 0; mean needs scale.
 Activation   the name of a row of specs.py, its constants, and ``parameters``, its learnable ones: [K, P] in the dtype of scale,
              K of them, P = 1 or C values each; None when it has none.
-Dropout      seed is a 0-d int64 tensor on x's device, or None for no dropout; then p is not looked at. p may be 0 beside a seed.
-             A random activation needs the seed, whatever p is.
+Dropout      seed is a 0-d int64 tensor on x's device, or None for no dropout; then p is not looked at. p may be 0 beside a seed: a
+             random activation needs the seed, whatever p is. ``sample`` 0 counts elements for the mask; else channels are dropped
+             whole: memory is samples of ``sample`` elements each, in which channels follow one another as in x, and element i has the
+             mask of n C + c, n = i // sample, c = i // S mod C. ``outcome``, (keep_scale, keep_shift, drop_value), says what becomes
+             of a kept value, keep_scale y + keep_shift, and of a dropped one; None is (1 / (1 - threshold / 65536), 0, 0).
+Afterwards   residual_after is like x, or None; its gradient is dy.
 Arithmetic   in float32 (float64 for float64), rounded once to x's dtype.
 """
 from __future__ import annotations
@@ -20,8 +24,7 @@ import torch
 from torch import Tensor
 
 from ..specs import ACTIVATIONS
-from . import activations
-from .dropout import multiplier_like, uniform_like
+from . import activations, dropout
 
 
 def accumulate_dtype(x: Tensor) -> torch.dtype:
@@ -46,17 +49,19 @@ def channel_sum(value: Tensor, channel_dim: int) -> Tensor:
 def epilogue_forward(
     x: Tensor, mean: Tensor | None, scale: Tensor | None, shift: Tensor | None, residual: Tensor | None,
     parameters: Tensor | None, seed: Tensor | None, activation: str, constants: Sequence[float], p: float, channel_dim: int,
+    residual_after: Tensor | None = None, sample: int = 0, outcome: Sequence[float] | None = None,
 ) -> Tensor:
     """y, with the shape, strides and dtype of x."""
     z, _ = _pre_activation(x, mean, scale, shift, residual, channel_dim)
     y = activations.function(activation)(z, *activation_arguments(x, parameters, activation, constants, seed, channel_dim))
-    return _like(y * multiplier_like(x, p, seed), x)
+    y = dropout.apply(y, x, p, seed, sample, channel_dim, outcome)
+    return _like(y if residual_after is None else y + residual_after.to(y.dtype), x)
 
 
 def epilogue_backward(
     dy: Tensor, x: Tensor, mean: Tensor | None, scale: Tensor | None, shift: Tensor | None, residual: Tensor | None,
     parameters: Tensor | None, seed: Tensor | None, activation: str, constants: Sequence[float], p: float, channel_dim: int,
-    from_output: bool, output_mask: Sequence[bool],
+    from_output: bool, output_mask: Sequence[bool], sample: int = 0, outcome: Sequence[float] | None = None,
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None, Tensor | None]:
     """(dx, dresidual, dscale, dshift, dparameters), None where output_mask says that nobody asks.
 
@@ -72,7 +77,7 @@ def epilogue_backward(
     else:
         z, centred = _pre_activation(x, mean, scale, shift, residual, channel_dim)
         slopes = activations.function(activation, "derivative")(z, *arguments)
-    dy = dy.to(compute) * multiplier_like(dy, p, seed)
+    dy = dropout.apply(dy.to(compute), x, p, seed, sample, channel_dim, outcome, gradient=True)
     dz = dy * slopes[0]
     want_dx, want_dresidual, want_dscale, want_dshift, want_dparameters = output_mask
     return (
@@ -105,7 +110,7 @@ def activation_arguments(
 ) -> list[Tensor | float]:
     """What the activation's functions take after x: learnable parameters, then constants, then what a random one draws."""
     learnable = [] if parameters is None else [per_channel(row, x, channel_dim) for row in parameters]
-    return [*learnable, *constants, *([uniform_like(x, seed)] if ACTIVATIONS[activation].random else [])]
+    return [*learnable, *constants, *([dropout.uniform_like(x, seed)] if ACTIVATIONS[activation].random else [])]
 
 
 def _parameter_sums(dy: Tensor, slopes: Sequence[Tensor], parameters: Tensor, channel_dim: int) -> Tensor:
@@ -117,6 +122,6 @@ def _parameter_sums(dy: Tensor, slopes: Sequence[Tensor], parameters: Tensor, ch
 def _like(value: Tensor, x: Tensor) -> Tensor:
     """value rounded to x's dtype, in x's memory order."""
     value = value.to(x.dtype)
-    if value.stride() == x.stride():
+    if value.stride() == x.stride() or torch._C._are_functorch_transforms_active():  # where a tensor has no order of its own
         return value
     return torch.empty_strided(x.size(), x.stride(), dtype=x.dtype, device=x.device).copy_(value)

@@ -1,0 +1,138 @@
+"""Monte Carlo dropout: a network with dropout as an ensemble."""
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from . import checks, functional
+from .nn.activations import FusedActivation
+from .nn.batch_norm import _BatchNorm
+
+_RANDOM_ONLY = (nn.modules.dropout._DropoutNd, nn.MultiheadAttention, nn.RNNBase, nn.TransformerEncoderLayer, FusedActivation)
+"""Modules whose ``training`` means dropout and nothing else; the transformer layer's chooses a path with dropout in it."""
+
+
+class Ensemble(NamedTuple):
+    """What :func:`mc_dropout` returns."""
+
+    mean: Tensor
+    variance: Tensor
+    samples: Tensor
+
+
+def mc_dropout(
+    model: nn.Module, x: Tensor, samples: int = 50, *, seed: int | None = None, memory: int = 2**30
+) -> Ensemble:
+    """Mean and variance of a network's output over random dropout masks.
+
+    mean = sum_s f_s(x) / S, variance = sum_s (f_s(x) - mean)^2 / (S - 1), f_s the network under the s-th masks. Only dropout is
+    active: layers of fastlayers.nn and torch.nn, ``dropout=`` of fused blocks, of attention and of recurrent layers; batch norm and
+    all else is as in evaluation. The modules' modes are put back afterwards, also after an error.
+
+    Args:
+        model: takes x and returns a Tensor; both have the batch in dimension 0.
+        x: (B, ...).
+        samples: S, at least 2. Default 50.
+        seed: fixes the masks, and leaves torch's generators as they were; None draws from them.
+        memory: bytes that the largest of the layers' outputs may take. All samples are one pass over x repeated S times where that
+            fits, else as few passes as possible. The same seed, samples and memory give the same numbers.
+
+    Returns:
+        (mean, variance, samples): (B, ...), (B, ...) and (S, B, ...) of the model's output, without gradients.
+
+    Raises:
+        ValueError: ``mc_dropout: samples must be between 2 and inf, got 1``; ``mc_dropout: model must hold a dropout layer, ...``
+
+    Source: Gal & Ghahramani, arXiv:1506.02142.
+
+    >>> model = torch.nn.Sequential(torch.nn.Linear(3, 8), torch.nn.Dropout(0.5), torch.nn.Linear(8, 2))
+    >>> mean, variance, ys = mc_dropout(model, torch.randn(4, 3), samples=20, seed=0)
+    """
+    checks.tensor("mc_dropout", "x", x)
+    checks.number_in("mc_dropout", "samples", samples, 2, float("inf"))
+    checks.number_in("mc_dropout", "memory", memory, 1, float("inf"))
+    with torch.no_grad(), _only_dropout(model):
+        at_once = _samples_at_once(model, x, samples, memory)
+        with _seeded(seed, x.device):
+            parts = [_run(model, x, min(at_once, samples - done)) for done in range(0, samples, at_once)]
+    ys = parts[0] if len(parts) == 1 else torch.cat(parts)
+    return Ensemble(ys.mean(0), ys.var(0), ys)
+
+
+def _run(model: nn.Module, x: Tensor, samples: int) -> Tensor:
+    """(samples, B, ...) in one pass over x repeated."""
+    y = model(x.repeat(samples, *[1] * (x.dim() - 1)))
+    checks.batched_output("mc_dropout", y, samples * x.size(0))
+    return y.view(samples, x.size(0), *y.shape[1:])
+
+
+def _samples_at_once(model: nn.Module, x: Tensor, samples: int, memory: int) -> int:
+    """How many samples fit the memory, by the largest output of a layer for one row of x."""
+    largest = x[:1].nbytes
+
+    def measure(module: nn.Module, arguments: object, output: object) -> None:
+        nonlocal largest
+        largest = max([largest, *(value.nbytes for value in _tensors(output))])
+
+    hooks = [module.register_forward_hook(measure) for module in model.modules()]
+    try:
+        with torch.random.fork_rng(_devices(x.device), device_type=_device_type(x.device)):
+            model(x[:1])
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return max(1, min(samples, memory // max(1, largest * x.size(0))))
+
+
+def _tensors(output: object) -> list[Tensor]:
+    if isinstance(output, Tensor):
+        return [output]
+    return [value for value in output if isinstance(value, Tensor)] if isinstance(output, (tuple, list)) else []
+
+
+def _device_type(device: torch.device) -> str:
+    return device.type if device.type != "cpu" else "cuda"  # fork_rng always looks after the CPU's generator
+
+
+def _devices(device: torch.device) -> list[torch.device]:
+    return [] if device.type == "cpu" else [device]
+
+
+@contextlib.contextmanager
+def _seeded(seed: int | None, device: torch.device) -> Iterator[None]:
+    if seed is None:
+        yield
+        return
+    with torch.random.fork_rng(_devices(device), device_type=_device_type(device)):
+        torch.manual_seed(seed)
+        yield
+
+
+@contextlib.contextmanager
+def _only_dropout(model: nn.Module) -> Iterator[None]:
+    """The block sees the model in evaluation mode with its dropout at work."""
+    modes = {module: module.training for module in model.modules()}
+    norms = [module for module in modes if isinstance(module, _BatchNorm) and module.dropout]
+    active = [module for module in modes if isinstance(module, _RANDOM_ONLY) and _drops(module)]
+    checks.any_dropout("mc_dropout", [*norms, *active])
+    hooks = []
+    try:
+        model.eval()
+        for module in active:
+            module.training = True
+        hooks += [norm.register_forward_hook(lambda norm, _, y: functional.dropout(y, norm.dropout)) for norm in norms]
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for module, training in modes.items():
+            module.training = training
+
+
+def _drops(module: nn.Module) -> bool:
+    """Whether the module has any dropout; a transformer layer has it in modules of its own."""
+    return isinstance(module, nn.TransformerEncoderLayer) or (getattr(module, "p", 0) or getattr(module, "dropout", 0)) > 0

@@ -1,0 +1,153 @@
+"""mc_dropout and EarlyStopping."""
+from __future__ import annotations
+
+import copy
+import io
+import math
+
+import pytest
+import torch
+
+import fastlayers as fl
+from fastlayers import nn
+
+
+def network(library) -> torch.nn.Sequential:
+    torch.manual_seed(0)
+    return torch.nn.Sequential(
+        torch.nn.Conv2d(3, 8, 3), library.BatchNorm2d(8), torch.nn.ReLU(), library.Dropout2d(0.2), torch.nn.Flatten(),
+        library.Dropout(0.3), torch.nn.Linear(8 * 16, 4))
+
+
+@pytest.mark.parametrize("library", [torch.nn, nn], ids=["torch", "fastlayers"])
+def test_mc_dropout(library) -> None:
+    """Only dropout is active, everything is put back, and the numbers are those of their definition."""
+    model, x = network(library), torch.randn(5, 3, 6, 6)
+    model.train()
+    model[2].eval()
+    modes = [module.training for module in model.modules()]
+    state, buffers = torch.get_rng_state(), copy.deepcopy(model.state_dict())
+    mean, variance, samples = fl.mc_dropout(model, x, samples=64, seed=1)
+    assert torch.equal(state, torch.get_rng_state())
+    assert [module.training for module in model.modules()] == modes
+    assert all(torch.equal(value, buffers[name]) for name, value in model.state_dict().items())
+    assert samples.shape == (64, 5, 4)
+    assert not samples.requires_grad
+    torch.testing.assert_close(mean, samples.mean(0))
+    torch.testing.assert_close(variance, samples.var(0))
+    assert (variance > 0).all()
+    assert len(samples.flatten(1).unique(dim=0)) == 64, "every sample has masks of its own"
+    plain = model.eval()(x)
+    assert ((mean - plain).abs() < 6 * (variance / 64).sqrt()).all()
+    assert torch.equal(samples, fl.mc_dropout(model, x, samples=64, seed=1).samples)
+    assert not torch.equal(samples, fl.mc_dropout(model, x, samples=64, seed=2).samples)
+    assert not torch.equal(fl.mc_dropout(model, x).mean, fl.mc_dropout(model, x).mean)
+
+
+def test_mc_dropout_in_chunks() -> None:
+    """As many samples at once as fit, each row of x in its place, reproducible with the same memory."""
+    model, x = network(nn), torch.randn(5, 3, 6, 6)
+    batches = []
+    model.register_forward_pre_hook(lambda module, arguments: batches.append(len(arguments[0])))
+    one_pass = fl.mc_dropout(model, x, samples=10, seed=1)
+    assert batches == [1, 50]
+    row = 8 * 16 * 4  # bytes of the largest layer's output
+    batches.clear()
+    parts = fl.mc_dropout(model, x, samples=10, seed=1, memory=row * 5 * 4 + 1)
+    assert batches == [1, 20, 20, 10]
+    assert torch.equal(parts.samples, fl.mc_dropout(model, x, samples=10, seed=1, memory=row * 5 * 4 + 1).samples)
+    batches.clear()
+    fl.mc_dropout(model, x, samples=3, memory=1)
+    assert batches == [1, 5, 5, 5]
+    torch.testing.assert_close(parts.mean, one_pass.mean, rtol=0, atol=2.0)
+
+
+@pytest.mark.parametrize("make", [
+    lambda: torch.nn.TransformerEncoderLayer(8, 2, 16, dropout=0.3, batch_first=True),
+    lambda: torch.nn.TransformerEncoder(torch.nn.TransformerEncoderLayer(8, 2, 16, dropout=0.3, batch_first=True), 1),
+    lambda: torch.nn.Sequential(torch.nn.Linear(8, 8), nn.SiLU(dropout=0.3)),
+    lambda: torch.nn.Sequential(torch.nn.Flatten(0, 1), nn.BatchNorm1d(8, activation="relu", dropout=0.3), torch.nn.Unflatten(0, (-1, 3))),
+    lambda: torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.AlphaDropout(0.3)),
+], ids=["transformer layer", "transformer", "fused activation", "fused batch norm", "alpha"])
+def test_mc_dropout_finds_every_kind_of_dropout(make) -> None:
+    model = make()
+    before = copy.deepcopy(model.state_dict())
+    mean, variance, _ = fl.mc_dropout(model, torch.randn(4, 3, 8), samples=16, seed=0)
+    assert (variance > 0).float().mean() > 0.4
+    assert mean.shape == (4, 3, 8)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert not model[-1]._forward_hooks if isinstance(model, torch.nn.Sequential) else True
+
+
+def test_mc_dropout_keeps_all_else_in_evaluation() -> None:
+    """Random activations and batch statistics are off, and a failing model is put back as it was."""
+    model = torch.nn.Sequential(torch.nn.RReLU(0.1, 0.9), torch.nn.BatchNorm1d(3), nn.Dropout(1e-6))
+    x = torch.randn(6, 3)
+    torch.testing.assert_close(fl.mc_dropout(model, x, samples=2).mean, copy.deepcopy(model).eval()(x), rtol=1e-4, atol=1e-4)
+
+    class Fails(torch.nn.Dropout):
+        def forward(self, input):
+            raise ArithmeticError
+
+    failing = torch.nn.Sequential(torch.nn.BatchNorm1d(3), Fails())
+    with pytest.raises(ArithmeticError):
+        fl.mc_dropout(failing, x)
+    assert all(module.training for module in failing.modules())
+    assert not failing[0]._forward_hooks
+
+
+@pytest.mark.parametrize(("call", "kind", "message"), [
+    (lambda: fl.mc_dropout(nn.Dropout(0.5), torch.ones(2, 3), samples=1), ValueError,
+     "mc_dropout: samples must be between 2 and inf, got 1"),
+    (lambda: fl.mc_dropout(torch.nn.Linear(3, 3), torch.ones(2, 3)), ValueError,
+     "mc_dropout: model must hold a dropout layer with p above 0"),
+    (lambda: fl.mc_dropout(nn.Dropout(0.0), torch.ones(2, 3)), ValueError, "mc_dropout: model must hold a dropout layer with p above 0"),
+    (lambda: fl.mc_dropout(nn.Dropout(0.5), [1.0]), TypeError, "mc_dropout: x must be a Tensor, got list"),
+    (lambda: fl.mc_dropout(torch.nn.Sequential(nn.Dropout(0.5), torch.nn.Flatten(0)), torch.ones(2, 3)), RuntimeError,
+     "mc_dropout: the model's output must have the batch of 100 in dimension 0, got shape"),
+    (lambda: fl.EarlyStopping(mode="auto"), ValueError, "EarlyStopping: mode must be one of min, max, got 'auto'"),
+    (lambda: fl.EarlyStopping(patience=0), ValueError, "EarlyStopping: patience must be between 1 and inf, got 0"),
+    (lambda: fl.EarlyStopping(min_delta=-1), ValueError, "EarlyStopping: min_delta must be between 0 and inf, got -1"),
+    (lambda: fl.EarlyStopping(restore_best=True)(1.0), TypeError, "EarlyStopping: model must be a Module where restore_best is True"),
+])
+def test_refusals(call, kind: type[Exception], message: str) -> None:
+    with pytest.raises(kind, match="^" + message):
+        call()
+
+
+def test_early_stopping_counts() -> None:
+    """Patience counts calls without improvement in a row; a difference of min_delta is none; NaN is none; "max" looks the other way."""
+    stopping = fl.EarlyStopping(patience=2, min_delta=0.1)
+    assert [stopping(value) for value in (1.0, 0.95, 0.8, 0.75, math.nan)] == [False, False, False, False, True]
+    assert (stopping.best, stopping.best_step, stopping.bad_steps, stopping.stopped) == (0.8, 2, 2, True)
+    stopping.reset()
+    assert (stopping.best, stopping.best_step, stopping.stopped) == (math.inf, -1, False)
+    rising = fl.EarlyStopping(patience=1, mode="max")
+    assert [rising(torch.tensor(value)) for value in (0.1, 0.2, 0.2)] == [False, False, True]
+    assert repr(rising) == "EarlyStopping(patience=1, min_delta=0.0, mode='max', restore_best=False)"
+
+
+def test_early_stopping_restores_the_best_weights_across_a_resumed_run() -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.BatchNorm1d(2))
+    stopping = fl.EarlyStopping(patience=2, restore_best=True)
+
+    def move() -> None:
+        with torch.no_grad():
+            model[0].weight += 1
+            model[1].running_mean += 1
+
+    stopping(3.0, model)
+    move()
+    stopping(1.0, model)
+    best = copy.deepcopy(model.state_dict())
+    move()
+    assert not stopping(2.0, model)
+    file = io.BytesIO()
+    torch.save(stopping.state_dict(), file)
+    file.seek(0)
+    resumed = fl.EarlyStopping(patience=2, restore_best=True)
+    resumed.load_state_dict(torch.load(file, weights_only=True))
+    move()
+    assert resumed(2.0, model)
+    assert resumed.best_step == 1
+    assert all(torch.equal(value, best[name]) for name, value in model.state_dict().items())
