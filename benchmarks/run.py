@@ -129,7 +129,7 @@ def notes(results: Mapping[str, Any]) -> str:
     return (
         f"Layers: forward and backward. Medians of {results['rounds']} readings taken in turn, {results['threads']} threads, {steady}.\n"
         "copies: ours in units of one copy_ of the tensor. GB/s: the algorithm's least traffic over our time.\n"
-        "Optimizers: one step; eager is torch.optim with fused=True."
+        "Optimizers: one step; eager is torch.optim with fused=True where it has that, else its default; for Lion the formula as written."
     )
 
 

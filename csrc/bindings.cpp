@@ -25,6 +25,7 @@ void translate(std::exception_ptr thrown) {
 void bind_gated(pybind11::module_& module);
 void bind_layers(pybind11::module_& module);
 void bind_optimizers(pybind11::module_& module);
+void bind_steps(pybind11::module_& module);
 }  // namespace fastlayers
 
 PYBIND11_MODULE(_C, module) {
@@ -33,4 +34,5 @@ PYBIND11_MODULE(_C, module) {
   fastlayers::bind_layers(module);
   fastlayers::bind_gated(module);
   fastlayers::bind_optimizers(module);
+  fastlayers::bind_steps(module);
 }

@@ -148,7 +148,7 @@ def optimizer_step(kernels: ModuleType, device: str, dtype: torch.dtype) -> Find
         for flag in ("", "maximize", *row.flags):
             flags = [name == flag for name in ("maximize", *row.flags)]
             given = _optimizer_arguments(row, flags, device, dtype)
-            yield f"{row.name} {flag}".rstrip(), _composed(kernels, "optimizer_step", given, changed=slice(1, 5))
+            yield f"{row.name} {flag}".rstrip(), _composed(kernels, "optimizer_step", given, changed=slice(1, 7))
 
 
 def gradient_norm(kernels: ModuleType, device: str, dtype: torch.dtype) -> Findings:
@@ -294,7 +294,12 @@ def _optimizer_arguments(row: UpdateRule, flags: list[bool], device: str, dtype:
     """The arguments of optimizer_step after three updates, with a norm that clips."""
     params, grads = _tensors(1, device, dtype), _tensors(2, device, dtype)
     hyperparameters = [1e-2, 1e-2, *(_HYPERPARAMETERS.get(name, 0.5) for name in row.hyperparameters)]
-    count = len(row.present_states(hyperparameters, flags))
-    states = [state.abs() for k in range(count) for state in _tensors(3 + k, device, dtype)]
-    steps = [torch.tensor(3.0, device=device) for _ in params] if row.counts_steps else []
-    return row.name, params, grads, states, steps, hyperparameters, flags, None, None, None, reference.gradient_norm(grads), 1.0
+    names = row.present_states(hyperparameters, flags)
+    sizes = {"grad_avg": 0.05}  # whose square the mean square exceeds
+    states = [state.abs() * sizes.get(name, 1) + 0.1 * (name not in sizes)
+              for k, name in enumerate(names) for state in _tensors(3 + k, device, dtype)]
+    scalars = [torch.tensor(3.0 if name == "step" else 0.5, device=device) for name in row.scalars for _ in params]
+    return (
+        row.name, params, grads, states, scalars, [], [], hyperparameters, flags, [], None, None, reference.gradient_norm(grads), None,
+        1.0, 0.0,
+    )

@@ -1,11 +1,14 @@
 """The same layers twice, for the demo and the benchmarks: as a PyTorch user writes them, and fused."""
 from __future__ import annotations
 
+import inspect
+
 import torch
 from torch import Tensor, nn
 
 from .reference import activations
-from .specs import ACTIVATIONS, Activation
+from .reference.optimizers import optimizer_step
+from .specs import ACTIVATIONS, Activation, UpdateRule
 
 LIBRARIES = ("torch", "fastlayers")
 
@@ -60,6 +63,37 @@ class PlainBlock(nn.Module):
             x = x + residual
         x = self.activation(x)
         return x if self.dropout is None else self.dropout(x)
+
+
+def plain_optimizer(row: UpdateRule, params: list[Tensor], **arguments: object) -> torch.optim.Optimizer | PlainOptimizer:
+    """The fastest that torch.optim has of this rule; the formula as PyTorch operations where it has none."""
+    if not hasattr(torch.optim, row.optimizer):
+        return PlainOptimizer(row, params, **arguments)
+    kind = getattr(torch.optim, row.optimizer)
+    return kind(params, **arguments, **({"fused": True} if "fused" in inspect.signature(kind).parameters else {}))
+
+
+class PlainOptimizer:
+    """A rule that torch.optim does not have, at the defaults that our class has."""
+
+    def __init__(self, row: UpdateRule, params: list[Tensor], **arguments: object) -> None:
+        from . import optim
+        from .optim.plan import flags, numbers
+
+        self.row = row
+        self.params = params
+        (group,) = getattr(optim, row.optimizer)(params, **arguments).param_groups
+        self.numbers, self.flags = numbers(group, row), flags(group, row, False)
+        names = row.present_states(self.numbers, self.flags)
+        self.states = [torch.zeros_like(p) for _ in names for p in params]
+        self.scalars = [torch.zeros(()) for _ in row.scalars for _ in params]
+
+    @torch.no_grad()
+    def step(self) -> None:
+        grads = [p.grad for p in self.params]
+        optimizer_step(
+            self.row.name, self.params, grads, self.states, self.scalars, [], [], self.numbers, self.flags, [], None, None, None, None,
+            0.0, 0.0)
 
 
 @torch.no_grad()

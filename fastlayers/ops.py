@@ -154,20 +154,23 @@ def _batch_norm_backward_input_fake(
     return torch.empty_like(x)
 
 
-@torch.library.custom_op("fastlayers::optimizer_step", mutates_args=("params", "states", "steps"))
+@torch.library.custom_op("fastlayers::optimizer_step", mutates_args=("params", "states", "scalars", "masters", "averages"))
 def _optimizer_step(
-    rule: str, params: Sequence[Tensor], grads: Sequence[Tensor], states: Sequence[Tensor], steps: Sequence[Tensor],
-    hyperparameters: Sequence[float], flags: Sequence[bool], lr: Tensor | None, grad_scale: Tensor | None, found_inf: Tensor | None,
-    norm: Tensor | None, max_grad_norm: float,
+    rule: str, params: Sequence[Tensor], grads: Sequence[Tensor], states: Sequence[Tensor], scalars: Sequence[Tensor],
+    masters: Sequence[Tensor], averages: Sequence[Tensor], hyperparameters: Sequence[float], flags: Sequence[bool],
+    tensors: Sequence[Tensor | None], grad_scale: Tensor | None, found_inf: Tensor | None, norm: Tensor | None, seed: Tensor | None,
+    max_grad_norm: float, ema_decay: float,
 ) -> None:
     if params:
         select(params[0]).optimizer_step(
-            rule, params, grads, states, steps, hyperparameters, flags, lr, grad_scale, found_inf, norm, max_grad_norm)
+            rule, params, grads, states, scalars, masters, averages, hyperparameters, flags, tensors, grad_scale, found_inf, norm, seed,
+            max_grad_norm, ema_decay)
 
 
 @_optimizer_step.register_fake
 def _optimizer_step_fake(
-    rule, params, grads, states, steps, hyperparameters, flags, lr, grad_scale, found_inf, norm, max_grad_norm
+    rule, params, grads, states, scalars, masters, averages, hyperparameters, flags, tensors, grad_scale, found_inf, norm, seed,
+    max_grad_norm, ema_decay
 ):
     return None
 

@@ -127,25 +127,34 @@ class UpdateRule:
 
     name: str
     optimizer: str
-    """Name of the class in ``fastlayers.optim`` and ``torch.optim``."""
+    """Name of the class in ``fastlayers.optim``; drop-in where ``torch.optim`` has the name, too."""
     formula: str
     source: str
     states: tuple[str, ...]
     """Keys of the state tensors with the parameter's shape, in the order kernels take them, as torch.optim calls them."""
     hyperparameters: tuple[str, ...]
     """Numbers that kernels take, in this order, after ``lr`` and ``weight_decay``."""
-    flags: tuple[str, ...]
+    flags: tuple[str, ...] = ()
     """Booleans that kernels take, in this order, after ``maximize``; "first" says that the states hold nothing yet."""
     optional_states: tuple[tuple[str, str], ...] = ()
     """(state, flag or hyperparameter): the state exists only when that flag is set or that number is not zero."""
-    counts_steps: bool = True
-    """Whether the update depends on the number of updates made so far, which torch.optim keeps as state "step"."""
+    scalars: tuple[str, ...] = ("step",)
+    """Keys of the one-element float32 states, in the order kernels take them. The first is "step", the number of updates so far."""
+    starts: tuple[tuple[str, float | str], ...] = ()
+    """(state, what it starts as: a number, or the option that says it), for the states that do not start as 0."""
 
     def present_states(self, hyperparameters: Sequence[float], flags: Sequence[bool]) -> tuple[str, ...]:
         """The states that exist for these arguments, given as kernels take them: [lr, weight_decay, ...], [maximize, ...]."""
         given = dict(zip(("lr", "weight_decay", *self.hyperparameters, "maximize", *self.flags), (*hyperparameters, *flags), strict=True))
         needs = dict(self.optional_states)
         return tuple(state for state in self.states if state not in needs or given[needs[state]])
+
+
+def hyperparameter_range(name: str) -> tuple[float, float]:
+    """(low, high) of a number that an update takes: low <= number < high."""
+    if name == "dampening":
+        return float("-inf"), float("inf")
+    return 0.0, 1.0 if name.startswith("beta") else float("inf")
 
 
 _ACTIVATIONS = (
@@ -194,7 +203,7 @@ _ACTIVATIONS = (
         "rrelu", "RReLU",
         "f(x) = x if x > 0 else a x, a uniform in [lower, upper] for every element; in evaluation a = (lower + upper) / 2",
         "f'(x) = 1 if x > 0 else a", "Xu et al., arXiv:1505.00853",
-        constants=(Constant("lower", 1 / 8), Constant("upper", 1 / 3)), ordered=True, kinks=((0.0, None),), random=True, ulp=1,
+        constants=(Constant("lower", 1 / 8), Constant("upper", 1 / 3)), ordered=True, kinks=((0.0, None),), random=True, ulp=2,
     ),
     Activation(
         "elu", "ELU", "f(x) = x if x > 0 else alpha (exp(x) - 1)", "f'(x) = 1 if x > 0 else alpha exp(x)",
@@ -330,26 +339,66 @@ _ACTIVATIONS = (
     ),
 )
 
+_ADAM_STATES = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
 _UPDATE_RULES = (
     UpdateRule(
         "sgd", "SGD",
         "g += weight_decay p; b = g at the first step, else momentum b + (1 - dampening) g; "
         "p -= lr (g + momentum b if nesterov else b)",
         "Sutskever et al., ICML 2013", states=("momentum_buffer",), hyperparameters=("momentum", "dampening"),
-        flags=("nesterov", "first"), optional_states=(("momentum_buffer", "momentum"),), counts_steps=False,
+        flags=("nesterov", "first"), optional_states=(("momentum_buffer", "momentum"),), scalars=(),
+    ),
+    UpdateRule(
+        "adagrad", "Adagrad",
+        "g += weight_decay p; s += g^2; p -= lr / (1 + (t - 1) lr_decay) g / (sqrt(s) + eps)",
+        "Duchi, Hazan & Singer, JMLR 12, 2011", states=("sum",), hyperparameters=("lr_decay", "eps"),
+        starts=(("sum", "initial_accumulator_value"),),
+    ),
+    UpdateRule(
+        "rmsprop", "RMSprop",
+        "g += weight_decay p; v = alpha v + (1 - alpha) g^2; if centered: a = alpha a + (1 - alpha) g, w = max(v - a^2, 0), else w = v; "
+        "u = g / (sqrt(w) + eps); with momentum: b = momentum b + u, u = b; p -= lr u",
+        "Hinton, Coursera lecture 6e, 2012; Graves, arXiv:1308.0850 (centered)", states=("square_avg", "momentum_buffer", "grad_avg"),
+        hyperparameters=("alpha", "eps", "momentum"), flags=("centered",),
+        optional_states=(("momentum_buffer", "momentum"), ("grad_avg", "centered")),
     ),
     UpdateRule(
         "adam", "Adam",
         "g += weight_decay p; m = beta1 m + (1 - beta1) g; v = beta2 v + (1 - beta2) g^2; "
         "p -= lr / (1 - beta1^t) m / (sqrt(v / (1 - beta2^t)) + eps); with amsgrad max over time of v stands for v",
-        "Kingma & Ba, arXiv:1412.6980; Reddi et al., ICLR 2018 (amsgrad)", states=("exp_avg", "exp_avg_sq", "max_exp_avg_sq"),
+        "Kingma & Ba, arXiv:1412.6980; Reddi et al., ICLR 2018 (amsgrad)", states=_ADAM_STATES,
         hyperparameters=("beta1", "beta2", "eps"), flags=("amsgrad",), optional_states=(("max_exp_avg_sq", "amsgrad"),),
     ),
     UpdateRule(
         "adamw", "AdamW",
         "p -= lr weight_decay p; then Adam without its weight decay", "Loshchilov & Hutter, arXiv:1711.05101",
-        states=("exp_avg", "exp_avg_sq", "max_exp_avg_sq"), hyperparameters=("beta1", "beta2", "eps"), flags=("amsgrad",),
+        states=_ADAM_STATES, hyperparameters=("beta1", "beta2", "eps"), flags=("amsgrad",),
         optional_states=(("max_exp_avg_sq", "amsgrad"),),
+    ),
+    UpdateRule(
+        "nadam", "NAdam",
+        "weight decay as Adam, or as AdamW if decoupled; m, v as Adam; mu(t) = beta1 (1 - 0.96^(t momentum_decay) / 2), M = M mu(t); "
+        "p -= lr ((1 - mu(t)) / (1 - M) g + mu(t+1) / (1 - M mu(t+1)) m) / (sqrt(v / (1 - beta2^t)) + eps)",
+        "Dozat, ICLR workshop 2016", states=_ADAM_STATES[:2], hyperparameters=("beta1", "beta2", "eps", "momentum_decay"),
+        flags=("decoupled_weight_decay",), scalars=("step", "mu_product"), starts=(("mu_product", 1.0),),
+    ),
+    UpdateRule(
+        "radam", "RAdam",
+        "weight decay as Adam, or as AdamW if decoupled; m, v as Adam; R = 2 / (1 - beta2) - 1, r = R - 2 t beta2^t / (1 - beta2^t); "
+        "p -= lr / (1 - beta1^t) m u, u = sqrt((r - 4) (r - 2) R / ((R - 4) (R - 2) r)) sqrt(1 - beta2^t) / (sqrt(v) + eps) "
+        "if r > 5, else 1",
+        "Liu et al., arXiv:1908.03265", states=_ADAM_STATES[:2], hyperparameters=("beta1", "beta2", "eps"),
+        flags=("decoupled_weight_decay",),
+    ),
+    UpdateRule(
+        "adamax", "Adamax",
+        "g += weight_decay p; m = beta1 m + (1 - beta1) g; u = max(beta2 u, |g| + eps); p -= lr / (1 - beta1^t) m / u",
+        "Kingma & Ba, arXiv:1412.6980, section 7", states=("exp_avg", "exp_inf"), hyperparameters=("beta1", "beta2", "eps"),
+    ),
+    UpdateRule(
+        "lion", "Lion",
+        "p -= lr weight_decay p; p -= lr sign(beta1 m + (1 - beta1) g); m = beta2 m + (1 - beta2) g",
+        "Chen et al., arXiv:2302.06675", states=("exp_avg",), hyperparameters=("beta1", "beta2"), scalars=(),
     ),
 )
 

@@ -3,7 +3,8 @@ from .batch_norm import batch_norm_backward, batch_norm_backward_input, batch_no
 from .dropout import dropout_mask
 from .epilogue import epilogue_backward, epilogue_forward
 from .gated import gated_backward, gated_forward
-from .optimizers import gradient_norm, optimizer_step
+from .gradient_norm import gradient_norm
+from .optimizer_step import optimizer_step
 
 __all__ = [
     "batch_norm_backward", "batch_norm_backward_input", "batch_norm_forward", "batch_norm_statistics", "dropout_mask",

@@ -15,6 +15,8 @@ from triton.language.extra import libdevice
 from . import math
 
 _INTERPRET = tl.constexpr(triton.knobs.runtime.interpret)
+_LOG2_E = tl.constexpr(1.4426950408889634)
+_LN_2 = tl.constexpr(0.6931471805599453)
 _FAR = tl.constexpr(110.0)  # where the logistic function of -x, times x, is 0
 _FAR_FLOAT64 = tl.constexpr(800.0)
 _NEAR = tl.constexpr(1000.0)  # products beyond it need no low part
@@ -28,6 +30,10 @@ _GAUSSIAN_TAIL = tl.constexpr((
     1.0129082511411980e-04, -3.1535997551530600e-05, -1.0846275836229324e-03, -4.0738446841714904e-05, 7.9803299158811570e-03,
     -5.3332205861806870e-03, -6.3823744654655460e-02, 2.5266194343566895e-01, -5.2496314048767090e-01, 7.3345363140106200e-01,
 ))  # (a + 3.125) erfc(a / sqrt 2) exp(a^2 / 2) / 2 in powers of (a - 3.125) / (a + 3.125), within 2^-26 relative for 0 <= a <= 15
+_GAUSSIAN_TAIL_HALF = tl.constexpr((
+    -8.0532190622761846e-04, -2.7177964511793107e-05, 7.7942186035215855e-03, -5.3477701731026173e-03, -6.3781470060348511e-02,
+    2.5266364216804504e-01, -5.2496564388275146e-01, 7.3345363140106201e-01,
+))  # the same within 2^-21
 _INVERSE_SQRT_2_PI = tl.constexpr(0.3989422804014327)
 _GELU_LINEAR = tl.constexpr(1.5957691216057308)  # 2 sqrt(2 / pi)
 _GELU_LINEAR_REST = tl.constexpr(-4.534068032135963e-08)  # what rounding to float32 leaves of it
@@ -188,7 +194,7 @@ def gelu_derivative(x, p):
     else:
         a = math.at_most(tl.abs(x), 15.0)
         inverse = 1 / (a + 3.125)
-        tail = inverse * math.polynomial(tl.fma(inverse, -6.25, 1.0), _GAUSSIAN_TAIL, 9)
+        tail = inverse * math.polynomial(tl.fma(a * inverse, 2.0, -1.0), _GAUSSIAN_TAIL, 9)
         below = tl.fma(a, -_INVERSE_SQRT_2_PI, tail) * math.fast_exp(a * a, -0.5)
     return (tl.where(x > 0, 1 - below, below),)
 
@@ -223,7 +229,7 @@ def gelu_tanh(x, p):
 
 @triton.jit
 def gelu_tanh_derivative(x, p):
-    near = math.bounded(x, 10.0 if x.dtype == tl.float32 else 20.0)
+    near = math.bounded(x, 11.0 if x.dtype == tl.float32 else 20.0)
     square = near * near
     linear = tl.full(x.shape, _GELU_LINEAR, x.dtype)
     s, n, _ = math.gate(near * tl.fma(square, tl.full(x.shape, _GELU_CUBIC, x.dtype), linear))
@@ -752,7 +758,7 @@ def _phase(x, alpha):
 def snake(x, p):
     """x + sin(alpha x)^2 / alpha; alpha = 0 gives x."""
     y, low, rate = _phase(x, p[0])
-    return tl.where(tl.abs(y) > 0, x + math.sin_squared(y, low) * (1 / rate), x)
+    return tl.where(tl.abs(y) > 0, tl.fma(math.sin_squared(y, low), tl.broadcast_to(1 / rate, x.shape), x), x)
 
 
 @triton.jit
@@ -770,6 +776,42 @@ def snake_derivative(x, p):
 def silu_half(x, p):
     finite = math.at_least(x, -_FAR)
     return finite * math.half_gate(finite)
+
+
+@triton.jit
+def gelu_half(x, p):
+    a = math.at_most(tl.abs(x), 15.0)
+    share = a / (a + 3.125)
+    power = tl.exp2(a * (a * (-0.25 * _LOG2_E)))
+    tail = share * math.polynomial(tl.fma(share, 2.0, -1.0), _GAUSSIAN_TAIL_HALF, 7)
+    return math.at_least(x, 0.0) - tail * power * power
+
+
+@triton.jit
+def gelu_derivative_half(x, p):
+    a = math.at_most(tl.abs(x), 15.0)
+    inverse = 1 / (a + 3.125)
+    tail = inverse * math.polynomial(tl.fma(inverse, -6.25, 1.0), _GAUSSIAN_TAIL_HALF, 7)
+    below = tl.fma(a, -_INVERSE_SQRT_2_PI, tail) * math.fast_exp(a * a, -0.5)
+    return (tl.where(x > 0, 1 - below, below),)
+
+
+@triton.jit
+def softplus_half(x, p):
+    beta, threshold = p
+    y = x * beta
+    root = math.fast_exp(tl.abs(y), -0.5)
+    e = root * root
+    return tl.where(y > threshold, x, (math.log1p_half(e) + math.at_least(y, 0.0)) * (1 / beta))
+
+
+@triton.jit
+def bent_identity_half(x, p):
+    """Far from 0 the terms one by one: their sum lies close to the middle of two numbers of half types, and must stay on its side."""
+    a = tl.abs(x)
+    root = tl.sqrt(tl.fma(x, x, 1.0))
+    far = (tl.fma(a, 0.5, x) - math.at_least(a * 2.0**-22, 0.5)) + 0.5 / (root + a)
+    return tl.where(a > 16, tl.where(a == float("inf"), x, far), x * tl.fma(x / (root + 1), 0.5, 1.0))
 
 
 def function(name: str, kind: str, half: bool) -> triton.runtime.JITFunction:

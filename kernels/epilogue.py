@@ -284,8 +284,7 @@ def launch_forward(
             x, y, residual, residual_after, mean, scale, weight, shift, parameters,
             *_seeds(seed, activation, p, outcome, sample, layout), *plan.sizes,
             ACTIVATION=formulas.function(activation, "", x.dtype.itemsize == 2), CONSTANTS=tuple(constants), LEARNABLE=learnable,
-            PER_CHANNEL=columns > 1,
-            **plan.constants,
+            PER_CHANNEL=columns > 1, **plan.constants,
         )
     return y
 

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -20,8 +20,8 @@ class Step:
     flags: tuple[bool, ...]
 
     @property
-    def states(self) -> int:
-        return len(UPDATE_RULES[self.rule].present_states(self.hyperparameters, self.flags))
+    def state_names(self) -> tuple[str, ...]:
+        return UPDATE_RULES[self.rule].present_states(self.hyperparameters, self.flags)
 
     def __str__(self) -> str:
         return "-".join([self.rule, *map(str, self.hyperparameters), *(str(flag)[0] for flag in self.flags)])
@@ -34,44 +34,122 @@ STEPS = (
     Step("sgd", (0.1, 0.0, 0.9, 0.3), (False, False, True)),
     Step("sgd", (0.1, 0.2, 0.9, 0.0), (False, True, False)),
     Step("adam", (0.01, 0.0, 0.9, 0.999, 1e-8), (False, False)),
-    Step("adam", (0.01, 0.2, 0.8, 0.99, 1e-6), (True, True)),
     Step("adam", (0.01, 0.0, 0.0, 0.5, 1e-3), (False, False)),
+    Step("adam", (0.01, 0.2, 0.8, 0.99, 1e-6), (True, True)),
     Step("adamw", (0.01, 0.01, 0.9, 0.999, 1e-8), (False, False)),
     Step("adamw", (0.01, 0.2, 0.8, 0.99, 1e-6), (True, True)),
+    Step("adagrad", (0.01, 0.0, 0.0, 1e-10), (False,)),
+    Step("adagrad", (0.1, 0.2, 0.5, 1e-3), (True,)),
+    Step("rmsprop", (0.01, 0.0, 0.99, 1e-8, 0.0), (False, False)),
+    Step("rmsprop", (0.01, 0.2, 0.8, 1e-3, 0.0), (False, True)),
+    Step("rmsprop", (0.01, 0.0, 0.9, 1e-6, 0.5), (True, False)),
+    Step("rmsprop", (0.01, 0.1, 0.9, 1e-6, 0.5), (False, True)),
+    Step("nadam", (0.01, 0.0, 0.9, 0.999, 1e-8, 4e-3), (False, False)),
+    Step("nadam", (0.01, 0.2, 0.8, 0.99, 1e-6, 0.1), (True, False)),
+    Step("nadam", (0.01, 0.2, 0.8, 0.99, 1e-6, 0.1), (False, True)),
+    Step("radam", (0.01, 0.0, 0.9, 0.999, 1e-8), (False, False)),
+    Step("radam", (0.01, 0.2, 0.8, 0.99, 1e-6), (True, False)),
+    Step("radam", (0.01, 0.2, 0.8, 0.99, 1e-6), (False, True)),
+    Step("adamax", (0.01, 0.0, 0.9, 0.999, 1e-8), (False,)),
+    Step("adamax", (0.01, 0.2, 0.8, 0.5, 1e-3), (True,)),
+    Step("lion", (0.01, 0.0, 0.875, 0.99), (False,)),  # whose products are exact: a sign is not a matter of rounding
+    Step("lion", (0.01, 0.2, 0.75, 0.5), (True,)),
 )
+RICHEST = {step.rule: step for step in STEPS}
+"""The last of each rule: weight decay, every state."""
 
 
 @dataclass
 class Lists:
-    """Arguments of optimizer_step."""
+    """The lists among the arguments of optimizer_step, in their order."""
 
     params: list[Tensor]
     grads: list[Tensor]
-    states: list[Tensor]
-    steps: list[Tensor]
+    states: list[Tensor] = field(default_factory=list)
+    scalars: list[Tensor] = field(default_factory=list)
+    masters: list[Tensor] = field(default_factory=list)
+    averages: list[Tensor] = field(default_factory=list)
+
+    def all(self) -> tuple[list[Tensor], ...]:
+        return self.params, self.grads, self.states, self.scalars, self.masters, self.averages
 
     def written(self) -> list[Tensor]:
-        return [*self.params, *self.states, *self.steps]
+        return [*self.params, *self.states, *self.scalars, *self.masters, *self.averages]
 
     def every(self) -> list[Tensor]:
         return [*self.written(), *self.grads]
 
     def map(self, function) -> Lists:
-        return Lists(*([function(x) for x in tensors] for tensors in (self.params, self.grads, self.states, self.steps)))
+        return Lists(*([function(x) for x in tensors] for tensors in self.all()))
 
 
-def lists(step: Step, sizes: Sequence[int], dtype: torch.dtype, state_dtype: torch.dtype | None = None, device: object = "cpu") -> Lists:
+def lists(
+    step: Step, sizes: Sequence[int], dtype: torch.dtype, state_dtype: torch.dtype | None = None, device: object = "cpu",
+    masters: bool = False, averages: bool = False,
+) -> Lists:
     """Random tensors; second moments are at least 0.1, so that no update is many times larger than its gradient."""
-    params = [torch.randn(size, device=device).to(dtype) for size in sizes]
+    wide = torch.promote_types(dtype, torch.float32)
+    exact = [torch.randn(size, device=device).to(wide) for size in sizes]
+    params = [x.to(dtype) for x in exact]
     grads = [torch.randn(size, device=device).to(dtype) for size in sizes]
-    states = [torch.rand(size, device=device).add(0.1).to(state_dtype or dtype) for _ in range(step.states) for size in sizes]
-    counted = UPDATE_RULES[step.rule].counts_steps
-    return Lists(params, grads, states, [torch.tensor(float(3 * i), device=device) for i in range(len(sizes))] if counted else [])
+    names, row = step.state_names, UPDATE_RULES[step.rule]
+    states = [(torch.rand(size, device=device) * 0.3 if name == "grad_avg" else torch.rand(size, device=device) + 0.1)
+              .to(state_dtype or dtype) for name in names for size in sizes]
+    scalars = [torch.tensor(float(3 * i) if name == "step" else 0.3 / (1 + i), device=device)
+               for name in row.scalars for i in range(len(sizes))]
+    return Lists(params, grads, states, scalars, exact if masters else [],
+                 [torch.randn(size, device=device).to(wide) for size in sizes] if averages else [])
 
 
-def oracle(step: Step, before: Lists, *options: object) -> Lists:
-    """The same step in float64."""
+def run(
+    kernels, step: Step, given: Lists, *, tensors: Sequence[Tensor | None] = (), grad_scale: Tensor | None = None,
+    found_inf: Tensor | None = None, norm: Tensor | None = None, seed: Tensor | None = None, max_grad_norm: float = 0.0,
+    ema_decay: float = 0.0,
+) -> None:
+    """optimizer_step of a backend."""
+    kernels.optimizer_step(
+        step.rule, *given.all(), list(step.hyperparameters), list(step.flags), list(tensors), grad_scale, found_inf, norm, seed,
+        max_grad_norm, ema_decay)
+
+
+def oracle(step: Step, before: Lists, **options: object) -> Lists:
+    """The same step in float64. A half-precision parameter that has a master stands for it where they differ."""
     after = before.map(lambda x: x.cpu().double())
-    options = [option.cpu() if isinstance(option, Tensor) else option for option in options]
-    reference.optimizer_step(step.rule, after.params, after.grads, after.states, after.steps, step.hyperparameters, step.flags, *options)
+    masters, after.masters = after.masters, []
+    if masters:
+        after.params = [torch.where(master.to(p.dtype).cpu().double() == p.cpu(), master, p.cpu().double())
+                        for master, p in zip(masters, before.params, strict=True)]
+    options = {name: option.cpu() if isinstance(option, Tensor) else option for name, option in options.items()}
+    run(reference, step, after, **options)
+    after.masters = after.params if masters else []
     return after
+
+
+class PaperLion(torch.optim.Optimizer):
+    """The pseudocode of arXiv:2302.06675, algorithm 2, which torch.optim does not have."""
+
+    def __init__(
+        self, params, lr=1e-4, betas=(0.9, 0.99), weight_decay=0, *, foreach=None, maximize=False, capturable=False, differentiable=False,
+        fused=None,
+    ) -> None:
+        super().__init__(params, {
+            "lr": lr, "betas": betas, "weight_decay": weight_decay, "foreach": foreach, "maximize": maximize, "capturable": capturable,
+            "differentiable": differentiable, "fused": fused})
+
+    @torch.no_grad()
+    def step(self) -> None:
+        for group in self.param_groups:
+            beta1, beta2 = group["betas"]
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                grad = -p.grad if group["maximize"] else p.grad
+                momentum = self.state[p].setdefault("exp_avg", torch.zeros_like(p))
+                update = beta1 * momentum + (1 - beta1) * grad
+                p.sub_(float(group["lr"]) * (torch.sign(update) + group["weight_decay"] * p))
+                momentum.copy_(beta2 * momentum + (1 - beta2) * grad)
+
+
+def twin(name: str) -> type[torch.optim.Optimizer]:
+    """The class of torch.optim, or what stands for it."""
+    return PaperLion if name == "Lion" else getattr(torch.optim, name)

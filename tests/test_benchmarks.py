@@ -49,7 +49,7 @@ def test_only_selects_by_part_and_pattern():
         return [case.name for case in cases.select(cases.all_cases(), pattern)]
 
     assert chosen("dropout 64x512") == [name for name in chosen(None) if "dropout 64x512" in name] != []
-    assert chosen("Adam 500, SGD*of 64") == [f"{name} 500 tensors of 64 float32" for name in ("SGD", "Adam")]
+    assert chosen("Adam 500, SGD*of 64") == [f"{name} 500 tensors of 64 float32" for name in ("SGD", "Adam", "NAdam", "RAdam")]
     assert chosen("nothing like this") == []
 
 

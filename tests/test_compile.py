@@ -138,8 +138,9 @@ def _arguments(dtype: torch.dtype, layout: str):
     params, moments = [grad.clone() for grad in grads], [torch.zeros_like(grad) for grad in grads + grads]
     yield "gradient_norm", (grads,)
     yield "optimizer_step", (
-        "adamw", params, grads, moments, [torch.zeros(()), torch.ones(())], [1e-3, 0.1, 0.9, 0.999, 1e-8], [False, False], None, None, None,
-        torch.tensor([4.0, 0.0], dtype=torch.float64), 1.0)
+        "adamw", params, grads, moments, [torch.zeros(()), torch.ones(())], [], [grad.float() for grad in grads],
+        [1e-3, 0.1, 0.9, 0.999, 1e-8], [False, False], [torch.tensor(0.1), None, None, None, None], None, None,
+        torch.tensor([4.0, 0.0], dtype=torch.float64), torch.tensor(5), 1.0, 0.9)
     yield "batch_norm_backward_input", (inputs.dy, inputs.x, inputs.mean, rstd, *affine, *shared, 1, rstd, rstd)
 
 

@@ -33,7 +33,7 @@ from compiled import (  # noqa: E402
     tensors,
 )
 from fastlayers.kernels.launch import reciprocal  # noqa: E402
-from optimizer_cases import STEPS, Step, lists  # noqa: E402
+from optimizer_cases import RICHEST, STEPS, Step, lists, run  # noqa: E402
 from ptxsim import MemoryFault, RaceError  # noqa: E402
 
 from fastlayers import kernels  # noqa: E402
@@ -56,7 +56,6 @@ COMPILED = [  # every kernel for every target and dtype; every activation for ev
     for target in TARGETS for dtype in DTYPES
     if (call, layout) in EVERY_KERNEL or dtype == torch.bfloat16 or target == "sm_90"
 ]
-RICH_STEPS = (STEPS[4], STEPS[6], STEPS[9])  # all flags and states of each rule
 
 
 def assert_compiled_well(launch: Launch, numel: int, unread: frozenset[str] = frozenset()) -> None:
@@ -85,16 +84,14 @@ def test_layers_compile_without_spills_to_wide_accesses(call: Call, layout: str,
 
 @pytest.mark.parametrize(("step", "target", "dtype"), [
     pytest.param(step, target, dtype, id=f"{step}-{target}-{dtype}") for step in STEPS for target in TARGETS for dtype in DTYPES
-    if step in RICH_STEPS or (target == "sm_90" and dtype == torch.bfloat16)
+    if step in RICHEST.values() or (target == "sm_90" and dtype == torch.bfloat16)
 ])
 def test_optimizers_compile_without_spills_to_wide_accesses(step: Step, target: str, dtype: torch.dtype) -> None:
     """A program's tensors are found through a table of addresses; all its loads of them are wide, twice with the remainder's code."""
     given, row = lists(step, (4096, 8192), dtype), UPDATE_RULES[step.rule]
     with compiling(TARGETS[target]) as launches:
         kernels.gradient_norm(given.grads)
-        kernels.optimizer_step(
-            step.rule, given.params, given.grads, given.states, given.steps, list(step.hyperparameters), list(step.flags),
-            None, None, None, None, 0.0)
+        run(kernels, step, given)
     found = {launch.kernel: accesses(launch.files) for launch in launches}
     assert len(found) == 3
     assert all(kernel.spilled == 0 for kernel in found.values()), found

@@ -8,11 +8,12 @@ import struct
 import numpy
 import pytest
 import torch
+from optimizer_cases import PaperLion
 
 from fastlayers import contenders, measure
 from fastlayers.cli import main
 from fastlayers.demo import data, nets, training
-from fastlayers.specs import ACTIVATIONS
+from fastlayers.specs import ACTIVATIONS, UPDATE_RULES
 
 FILES = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
 
@@ -184,3 +185,17 @@ def test_saved_bytes_counts_each_storage_once_and_no_parameters():
     assert measure.saved_bytes(lambda: torch.relu(layer(x)) * torch.ones(()), layer) == (16 * 8 + 16 * 4) * 4 + 4
     with torch.no_grad():
         assert measure.saved_bytes(lambda: layer(x), layer) == 0
+
+
+@pytest.mark.parametrize("rule", UPDATE_RULES)
+def test_the_cnn_trains_alike_by_every_rule(rule, monkeypatch):
+    """The first 50 losses, in float64 and without dropout: fastlayers' blocks and optimizer against torch.nn and torch.optim."""
+    monkeypatch.setattr(torch.optim, "Lion", PaperLion, raising=False)
+    monkeypatch.setattr(training, "COMPARED_STEPS", 50)
+    settings = training.Settings(batch_size=8, optimizer=rule, lr=1e-4 if rule == "lion" else 1e-3)
+    steps = []
+    differences = training.compare_without_dropout("cnn", settings, data.load(None), torch.float64, steps.append)
+    assert len(steps) == 50
+    losses = steps[-1]["fastlayers"].losses
+    assert min(losses) < losses[0]
+    assert differences["fastlayers"] < 1e-7

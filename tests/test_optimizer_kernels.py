@@ -8,14 +8,20 @@ import sys
 import pytest
 import torch
 from conftest import BACKENDS, running_on
-from optimizer_cases import STEPS, Lists, Step, lists, oracle
+from optimizer_cases import RICHEST, STEPS, Lists, Step, lists, oracle, run
 from tolerances import assert_within, rounding, unit
 from torch import Tensor
 
-SIZES = (0, 1, 5, 64, 127, 128, 129, 4095, 8191, 8192, 8193, 20003)  # 8192: what one Triton program takes
-MIXED = ((torch.float16, None), (torch.float16, torch.float32), (torch.bfloat16, torch.float32))
-CASES = [(step, dtype, None) for step in STEPS for dtype in (torch.float32, torch.float64, torch.bfloat16)] + [
-    (step, dtype, state_dtype) for step in (STEPS[2], STEPS[6], STEPS[9]) for dtype, state_dtype in MIXED]
+from fastlayers.reference.dropout import random_numbers
+from fastlayers.reference.optimizers import stochastically_rounded
+from fastlayers.specs import UPDATE_RULES
+
+SIZES = (0, 1, 5, 64, 127, 129, 4095, 8192, 8193, 17003)  # 8192: what one Triton program takes
+MIXED = ((torch.float16, None), (torch.float16, torch.float32), (torch.float16, torch.bfloat16), (torch.bfloat16, torch.float32),
+         (torch.float32, torch.bfloat16))
+CASES = [(step, dtype, None) for step in STEPS for dtype in (torch.float32, torch.bfloat16)] + [
+    (step, torch.float64, None) for step in RICHEST.values()] + [
+    (RICHEST[rule], dtype, state_dtype) for rule in ("sgd", "adamw", "rmsprop", "adamax") for dtype, state_dtype in MIXED]
 ROUNDINGS = 8  # no element of any rule goes through more operations than this that lose half a unit of p, g or a state
 
 
@@ -26,11 +32,6 @@ def kernels(request: pytest.FixtureRequest):
         module = sys.modules["fastlayers.backends"].select(torch.empty(0, device=device))
         module.device = device
         yield module
-
-
-def run(kernels, step: Step, given: Lists, *options: object) -> None:
-    kernels.optimizer_step(
-        step.rule, given.params, given.grads, given.states, given.steps, list(step.hyperparameters), list(step.flags), *options)
 
 
 def assert_updated(before: Lists, after: Lists, want: Lists) -> None:
@@ -44,49 +45,122 @@ def assert_updated(before: Lists, after: Lists, want: Lists) -> None:
 def test_one_step_against_float64(kernels, step: Step, dtype: torch.dtype, state_dtype: torch.dtype | None) -> None:
     before = lists(step, SIZES, dtype, state_dtype, kernels.device)
     after = before.map(Tensor.clone)
-    run(kernels, step, after, None, None, None, None, 0.0)
-    assert_updated(before, after, oracle(step, before, None, None, None, None, 0.0))
+    run(kernels, step, after)
+    assert_updated(before, after, oracle(step, before))
     for old, new in zip(before.grads, after.grads, strict=True):
         assert torch.equal(old, new)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("step", [STEPS[2], STEPS[6]], ids=str)
-def test_tensor_lr_scaling_and_clipping(kernels, step: Step, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("step", [STEPS[2], RICHEST["adam"], RICHEST["nadam"], RICHEST["lion"]], ids=str)
+def test_tensor_hyperparameters_scaling_and_clipping(kernels, step: Step, dtype: torch.dtype) -> None:
     before = lists(step, (7, 300), dtype, device=kernels.device)
-    norm = kernels.gradient_norm(before.grads)
-    options = [x.to(kernels.device) for x in (torch.tensor(0.3), torch.tensor(4.0), torch.tensor(0.0), norm)]
+    tensors = [torch.tensor(0.3), torch.tensor([0.05], dtype=torch.float64)] + [None] * (len(step.hyperparameters) - 2)
+    if "beta2" in UPDATE_RULES[step.rule].hyperparameters:
+        tensors[2:4] = torch.tensor(0.7), torch.tensor(0.6, dtype=torch.float64)
+    options = {
+        "tensors": [None if x is None else x.to(kernels.device) for x in tensors], "norm": kernels.gradient_norm(before.grads),
+        "grad_scale": torch.tensor(4.0, device=kernels.device), "found_inf": torch.tensor(0.0, device=kernels.device)}
     for max_grad_norm in (0.5, 1e6):
         after = before.map(Tensor.clone)
-        run(kernels, step, after, *options, max_grad_norm)
-        assert_updated(before, after, oracle(step, before, *options, max_grad_norm))
+        run(kernels, step, after, **options, max_grad_norm=max_grad_norm)
+        assert_updated(before, after, oracle(step, before, **options, max_grad_norm=max_grad_norm))
 
 
-@pytest.mark.parametrize("step", [STEPS[1], STEPS[5]], ids=str)
+@pytest.mark.parametrize("step", [RICHEST["sgd"], RICHEST["nadam"]], ids=str)
 def test_found_inf_changes_nothing(kernels, step: Step) -> None:
-    before = lists(step, (7, 300), torch.float32, device=kernels.device)
+    before = lists(step, (7, 300), torch.bfloat16, device=kernels.device, masters=True, averages=True)
     after = before.map(Tensor.clone)
-    run(kernels, step, after, None, torch.tensor(2.0, device=kernels.device), torch.tensor(1.0, device=kernels.device), None, 0.0)
+    run(kernels, step, after, grad_scale=torch.tensor(2.0, device=kernels.device), found_inf=torch.tensor(1.0, device=kernels.device),
+        seed=torch.tensor(3, device=kernels.device), ema_decay=0.5)
     for old, new in zip(before.every(), after.every(), strict=True):
         assert torch.equal(old, new)
 
 
 def test_steps_are_counted_one_by_one(kernels) -> None:
-    step = STEPS[5]
-    given = lists(step, (0, 5, 8192, 30000), torch.float32, device=kernels.device)
+    given = lists(STEPS[5], (0, 5, 8192, 30000), torch.float32, device=kernels.device)
     for _ in range(3):
-        run(kernels, step, given, None, None, None, None, 0.0)
-    assert [count.item() for count in given.steps] == [3, 6, 9, 12]
+        run(kernels, STEPS[5], given)
+    assert [count.item() for count in given.scalars] == [3, 6, 9, 12]
 
 
-def test_nan_and_infinite_gradients_reach_their_own_elements_only(kernels) -> None:
-    step = STEPS[6]
+@pytest.mark.parametrize("step", RICHEST.values(), ids=str)
+def test_nan_and_infinite_gradients_reach_their_own_elements_only(kernels, step: Step) -> None:
     given = lists(step, (40,), torch.float32, device=kernels.device)
     given.grads[0][3], given.grads[0][5] = float("nan"), float("inf")
-    run(kernels, step, given, None, None, None, None, 0.0)
-    for x in given.params:
-        assert x.isnan().nonzero().flatten().tolist() == [3, 5]
-    assert given.states[2].isnan().nonzero().flatten().tolist() == [3]
+    run(kernels, step, given)
+    given.grads[0][3] = 1.0
+    run(kernels, step, given)
+    for x in given.params + given.states:
+        assert set(x.isfinite().logical_not().nonzero().flatten().tolist()) <= {3, 5}
+        assert x[3].isnan()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("step", [RICHEST["adam"], RICHEST["lion"]], ids=str)
+def test_masters(kernels, step: Step, dtype: torch.dtype) -> None:
+    """The arithmetic goes on from what was lost in rounding, but for parameters that were changed since."""
+    before = lists(step, SIZES, dtype, torch.float32, kernels.device, masters=True)
+    before.params[-1][5::7] *= 2
+    after = before.map(Tensor.clone)
+    run(kernels, step, after)
+    assert_updated(before, after, oracle(step, before))
+    assert all(torch.equal(p, master.to(dtype)) for p, master in zip(after.params, after.masters, strict=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("step", [RICHEST["sgd"], RICHEST["nadam"]], ids=str)
+def test_averages(kernels, step: Step, dtype: torch.dtype) -> None:
+    """They are averages of the parameters as stored."""
+    before = lists(step, SIZES, dtype, device=kernels.device, averages=True)
+    after = before.map(Tensor.clone)
+    run(kernels, step, after, ema_decay=0.9)
+    averages, after.averages, before.averages = (before.averages, after.averages), [], []
+    assert_updated(before, after, oracle(step, before))
+    for old, new, p in zip(*averages, after.params, strict=True):
+        want = old.cpu().double() + (1 - 0.9) * (p.cpu().double() - old.cpu().double())
+        assert_within(new.cpu(), want, 3 * unit(p) * (old.cpu().double().abs() + p.cpu().double().abs() + 1), "average")
+
+
+@pytest.mark.parametrize(("dtype", "masters"), [(torch.float32, False), (torch.bfloat16, False), (torch.bfloat16, True)], ids=str)
+@pytest.mark.parametrize("step", [RICHEST["adamw"], RICHEST["rmsprop"]], ids=str)
+def test_stochastic_rounding(kernels, step: Step, dtype: torch.dtype, masters: bool) -> None:
+    """Rounding by given numbers is monotone: results lie between those of the oracle less and plus what arithmetic may be off."""
+    seed = 0x123456789ABCDEF
+    sizes = (0, 5, 64, 129, 8193)
+    before = lists(step, sizes, dtype, torch.bfloat16, kernels.device, masters=masters)
+    after, want = before.map(Tensor.clone), oracle(step, before)
+    run(kernels, step, after, seed=torch.tensor(seed, device=kernels.device))
+    numbers, first = [], 0
+    for size in sizes:
+        numbers.append(random_numbers(first, size, torch.tensor(seed), 2))
+        first += (size + 7) // 8 * 8
+    drawn = [*([] if masters or dtype != torch.bfloat16 else zip(numbers, before.params, after.params, want.params, strict=True)),
+             *zip(numbers * len(step.state_names), before.states, after.states, want.states, strict=True)]
+    ups = 0
+    for number, old, new, exact in drawn:
+        slack = ROUNDINGS * unit(before.params[0]) * (exact.abs() + old.cpu().double().abs() + 1)
+        low, high = (stochastically_rounded((exact + sign * slack).float(), number) for sign in (-1, 1))
+        assert (low <= new.cpu()).all()
+        assert (new.cpu() <= high).all()
+        ups += int((new.cpu() != exact.bfloat16()).sum())
+    assert not drawn or ups > 1000  # it is not rounding to nearest
+    if masters:
+        assert all(torch.equal(p, master.bfloat16()) for p, master in zip(after.params, after.masters, strict=True))
+
+
+def test_stochastic_rounding_keeps_the_mean_infinities_and_nan(kernels) -> None:
+    """1 - 2^-10 is a quarter of the way from 1 to the next smaller bfloat16, 1 - 2^-8."""
+    step = STEPS[0]
+    p = torch.ones(80000, dtype=torch.bfloat16, device=kernels.device)
+    grad = torch.full_like(p, 2.0**-10 / step.hyperparameters[0])
+    p[:3] = torch.tensor([float("inf"), float("-inf"), float("nan")])
+    given = Lists([p], [grad])
+    run(kernels, step, given, seed=torch.tensor(7, device=kernels.device))
+    assert p[:2].tolist() == [float("inf"), float("-inf")]
+    assert p[2].isnan()
+    assert p[3:].unique().tolist() == [1 - 2.0**-8, 1.0]
+    assert (p[3:] < 1).double().mean().item() == pytest.approx(0.25, abs=0.01)  # three standard deviations are 0.005
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
@@ -95,8 +169,8 @@ def test_unaligned_memory(kernels, dtype: torch.dtype) -> None:
     before = lists(step, (1001,), dtype, device=kernels.device)
     memory = before.map(lambda x: torch.cat([x.new_zeros(1), x, x.new_zeros(1)]) if x.dim() else x.clone())
     after = memory.map(lambda x: x[1:-1] if x.dim() else x)
-    run(kernels, step, after, None, None, None, None, 0.0)
-    assert_updated(before, after, oracle(step, before, None, None, None, None, 0.0))
+    run(kernels, step, after)
+    assert_updated(before, after, oracle(step, before))
     assert all(x[0] == 0 and x[-1] == 0 for x in [*memory.params, *memory.states])
 
 
@@ -134,7 +208,7 @@ def test_cpp_gives_the_same_bits_for_any_number_of_threads(step: Step) -> None:
                 torch.set_num_threads(count)
                 after = given.map(Tensor.clone)
                 norm = module.gradient_norm(after.grads)
-                run(module, step, after, None, None, None, norm, 1.0)
+                run(module, step, after, norm=norm, max_grad_norm=1.0)
                 results.append([norm, *after.written()])
         finally:
             torch.set_num_threads(threads)
@@ -152,7 +226,7 @@ def test_triton_launches_once_for_a_list() -> None:
         given = lists(STEPS[5], (5, 10000, 64), torch.float32)
         norm = kernels.gradient_norm(given.grads)
         assert len(stats) == 2
-        run(kernels, STEPS[5], given, None, None, None, norm, 1.0)
+        run(kernels, STEPS[5], given, norm=norm, max_grad_norm=1.0)
         assert len(stats) == 3
 
 
@@ -166,9 +240,9 @@ def test_triton_traffic_instructions_and_races(step: Step, dtype: torch.dtype) -
     given = lists(step, (65536, 3 * 8192), dtype)
     with emulator.device(arch=90, check_races="strict", by_address=given.every()) as device:
         kernels.gradient_norm(given.grads)
-        run(kernels, step, given, None, None, None, None, 0.0)
+        run(kernels, step, given)
     numel = sum(p.numel() for p in given.params)
-    for stats, arrays in zip((device.stats[0], device.stats[2]), (1, 3 + 2 * step.states), strict=True):
+    for stats, arrays in zip((device.stats[0], device.stats[2]), (1, 3 + 2 * len(step.state_names)), strict=True):
         sectors = stats.global_read_sectors + stats.global_write_sectors
         assert 32 * sectors <= 1.1 * arrays * numel * dtype.itemsize
         assert not stats.local_bytes
@@ -200,26 +274,33 @@ def test_written_tensors_are_marked_for_autograd(kernels) -> None:
     p = torch.ones(3, device=kernels.device, requires_grad=True)
     loss = (p * p).sum()
     with torch.no_grad():
-        run(kernels, STEPS[0], Lists([p], [torch.ones_like(p)], [], []), None, None, None, None, 0.0)
+        run(kernels, STEPS[0], Lists([p], [torch.ones_like(p)]))
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         loss.backward()
 
 
 def _arguments(**changed: object) -> list[object]:
     p, g, m, v = (torch.ones(2, 3) for _ in range(4))
-    arguments = {"rule": "adam", "params": [p], "grads": [g], "states": [m, v], "steps": [torch.zeros(())],
-                 "hyperparameters": [0.1, 0.0, 0.9, 0.999, 1e-8], "flags": [False, False], "lr": None, "grad_scale": None,
-                 "found_inf": None, "norm": None, "max_grad_norm": 0.0}
+    arguments = {"rule": "adam", "params": [p], "grads": [g], "states": [m, v], "scalars": [torch.zeros(())], "masters": [],
+                 "averages": [], "hyperparameters": [0.1, 0.0, 0.9, 0.999, 1e-8], "flags": [False, False], "tensors": [],
+                 "grad_scale": None, "found_inf": None, "norm": None, "seed": None, "max_grad_norm": 0.0, "ema_decay": 0.0}
     return list({**arguments, **changed}.values())
 
 
 @pytest.mark.parametrize(("kind", "message", "changed"), [
-    (ValueError, "optimizer_step: rule must be one of sgd, adam, adamw, got 'adagrad'", {"rule": "adagrad"}),
+    (ValueError, "optimizer_step: rule must be one of sgd, adagrad, rmsprop, adam, adamw, nadam, radam, adamax, lion, got 'rprop'",
+     {"rule": "rprop"}),
     (ValueError, "optimizer_step: hyperparameters must have 5 elements, got 2", {"hyperparameters": [0.1, 0.0]}),
     (ValueError, "optimizer_step: flags must have 2 elements, got 1", {"flags": [False]}),
     (ValueError, "optimizer_step: states must have 2 elements, got 1", {"states": [torch.ones(2, 3)]}),
-    (ValueError, "optimizer_step: steps must have 1 elements, got 0", {"steps": []}),
+    (ValueError, "optimizer_step: scalars must have 1 elements, got 0", {"scalars": []}),
     (ValueError, "optimizer_step: grads must have 1 elements, got 0", {"grads": []}),
+    (ValueError, "optimizer_step: tensors must have 5 elements, got 1", {"tensors": [None]}),
+    (ValueError, "optimizer_step: averages must have 1 elements, got 2", {"averages": [torch.ones(2, 3)] * 2}),
+    (RuntimeError, "optimizer_step: averages must all be Float, got Double at position 0", {"averages": [torch.ones(2, 3).double()]}),
+    (RuntimeError, "optimizer_step: params must be Half or BFloat16 to have masters, got Float at position 0",
+     {"masters": [torch.ones(2, 3)]}),
+    (RuntimeError, "optimizer_step: scalars must have one element, got [2] at position 0", {"scalars": [torch.zeros(2)]}),
     (TypeError, "optimizer_step: grads must be a list of tensors, got int", {"grads": 3}),
     (TypeError, "optimizer_step: grads must hold tensors, got NoneType at position 0", {"grads": [None]}),
     (RuntimeError, "optimizer_step: params must be float32, float64, float16 or bfloat16, got Int at position 0",
@@ -231,7 +312,7 @@ def _arguments(**changed: object) -> list[object]:
      {"grads": [torch.ones(3, 2).t()]}),
     (RuntimeError, "optimizer_step: params must fill their memory without gaps, got strides [6, 1] at position 0",
      {"params": [torch.ones(2, 6)[:, :3]]}),
-    (RuntimeError, "optimizer_step: states must be Float like their parameter, or Float, got Half at position 0",
+    (RuntimeError, "optimizer_step: states must be Float like their parameter, Float or BFloat16, got Half at position 0",
      {"states": [torch.ones(2, 3).half(), torch.ones(2, 3).half()]}),
     (RuntimeError, "optimizer_step: grads must be on cpu, got meta at position 0", {"grads": [torch.ones(2, 3, device="meta")]}),
 ], ids=lambda value: value if isinstance(value, str) else "")
@@ -239,10 +320,10 @@ def test_cpp_refuses_before_anything_changes(kind, message: str, changed: dict) 
     with running_on("cpp"):
         module = sys.modules["fastlayers.backends"].select(torch.empty(0))
         arguments = _arguments(**changed)
-        before = [[x.clone() for x in value] for value in arguments[1:5] if isinstance(value, list) and None not in value]
+        before = [[x.clone() for x in value] for value in arguments[1:7] if isinstance(value, list) and None not in value]
         with pytest.raises(kind) as error:
             module.optimizer_step(*arguments)
         assert str(error.value) == message
-        after = [value for value in arguments[1:5] if isinstance(value, list) and None not in value]
+        after = [value for value in arguments[1:7] if isinstance(value, list) and None not in value]
         assert all(x.device.type == "meta" or torch.equal(x, y) for a, b in zip(before, after, strict=True)
                    for x, y in zip(a, b, strict=True))

@@ -8,11 +8,13 @@ import warnings
 
 import pytest
 import torch
+from optimizer_cases import twin
 from test_optimizers import NAMES, assert_equal, make_params, pair, set_grads
 from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
 import fastlayers as fl
+from fastlayers.specs import UPDATE_RULES
 
 
 def run(steps: int, *optimizers: torch.optim.Optimizer) -> None:
@@ -116,8 +118,8 @@ def test_copies_go_on_alike(name: str, kwargs: dict, how: str) -> None:
 def test_groups_added_and_named(name: str) -> None:
     lists = [make_params() for _ in range(2)]
     optimizers = []
-    for module, params in zip((fl.optim, torch.optim), lists, strict=True):
-        optimizers.append(getattr(module, name)([("first", params[0]), ("second", params[1])], lr=0.1))
+    for kind, params in zip((getattr(fl.optim, name), twin(name)), lists, strict=True):
+        optimizers.append(kind([("first", params[0]), ("second", params[1])], lr=0.1))
     run(2, *optimizers)
     for optimizer, params in zip(optimizers, lists, strict=True):
         optimizer.add_param_group({"params": [(str(i), p) for i, p in enumerate(params[2:])], "lr": 0.01, "weight_decay": 0.3})
@@ -227,11 +229,11 @@ def test_sparse_and_complex_gradients_are_refused_before_anything_changes(name: 
     optimizer = getattr(fl.optim, name)(params)
     for p in params:
         p.grad = torch.ones_like(p)
+    before = _snapshot(params, optimizer)
     with pytest.raises(RuntimeError) as error:
         optimizer.step()
     assert str(error.value) == f"{name}: params must be real, got complex64; torch.optim takes complex ones"
-    assert params[0].tolist() == [1, 1]
-    assert not optimizer.state
+    assert all(torch.equal(a, b) for a, b in zip(before, _snapshot(params, optimizer), strict=True))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -245,6 +247,64 @@ def test_arguments_that_are_refused(name: str) -> None:
         make(make_params(), max_grad_norm=float("nan"))
     with pytest.raises(TypeError, match=f"^{name}: max_grad_norm must be a number or None, got str$"):
         make(make_params(), max_grad_norm="1")
+    with pytest.raises(ValueError, match=f"^{name}: state_dtype must be one of None, torch.float32, torch.bfloat16, got torch.float16$"):
+        make(make_params(), state_dtype=torch.float16)
+    with pytest.raises(TypeError, match=f"^{name}: master_weights must be True or False, got 1$"):
+        make(make_params(), master_weights=1)
+    with pytest.raises(TypeError, match=f"^{name}: stochastic_rounding must be True or False, got None$"):
+        make(make_params(), stochastic_rounding=None)
+    with pytest.raises(ValueError, match=f"^{name}: ema_decay must be between 0 and 1, got 1.5$"):
+        make(make_params(), ema_decay=1.5)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'learning_rate'"):
+        make(make_params(), learning_rate=1.0)
+
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_numbers_out_of_range_are_refused_wherever_they_come_from(name: str) -> None:
+    """torch.optim lets NaN pass in SGD, and anything in a group's own dictionary."""
+    row, make = UPDATE_RULES[name.lower()], getattr(fl.optim, name)
+    optimizer = make(make_params())
+    names = {name for name in ("lr", "weight_decay", *row.hyperparameters) if not name.startswith("beta")}
+    for argument in names:
+        with pytest.raises(ValueError, match=r"nan"):
+            make(make_params(), **{argument: NAN})
+        for value in (NAN, -0.5):
+            if (argument, value) == ("dampening", -0.5):
+                continue
+            rule = "a number" if argument == "dampening" else "at least 0"
+            with pytest.raises(ValueError, match=f"^{name}: {argument} must be {rule}, got {value}$"):
+                optimizer.add_param_group({"params": [torch.ones(2, requires_grad=True)], argument: value})
+    if "beta1" in row.hyperparameters:
+        for betas in ((1.0, 0.9), (0.9, -0.1), (NAN, 0.9)):
+            with pytest.raises(ValueError, match=f"^{name}: beta[12] must be at least 0 and below 1, got"):
+                optimizer.add_param_group({"params": [torch.ones(2, requires_grad=True)], "betas": betas})
+    assert len(optimizer.param_groups) == 1
+    params = optimizer.param_groups[0]["params"]
+    before = _snapshot(params, optimizer)
+    set_grads(params)
+    optimizer.param_groups[0]["lr"] = NAN
+    with pytest.raises(ValueError, match=f"^{name}: lr must be at least 0, got nan$"):
+        optimizer.step()
+    assert all(torch.equal(a, b) for a, b in zip(before, _snapshot(params, optimizer), strict=True))
+
+
+def test_a_parameter_given_twice_and_one_that_options_do_not_fit() -> None:
+    p = torch.ones(2, 3, requires_grad=True)
+    with pytest.raises(ValueError, match=r"^SGD: params must hold every parameter once, got one at positions 0 and 1, of shape \(2, 3\)$"):
+        fl.optim.SGD([("a", p), ("b", p)])
+    for dtype, options, message in (
+        (torch.float16, {"stochastic_rounding": True},
+         "params must not be float16 with stochastic_rounding, which is for bfloat16, got float16"),
+        (torch.float64, {"state_dtype": torch.bfloat16}, "state_dtype must be None for float64 params, got bfloat16"),
+    ):
+        p = torch.ones(3, dtype=dtype, requires_grad=True)
+        p.grad = torch.ones_like(p)
+        with pytest.raises(RuntimeError, match=f"^Adam: {message}$"):
+            fl.optim.Adam([p], **options).step()
+        assert p.tolist() == [1, 1, 1]
 
 
 def test_a_state_of_another_shape_is_refused_before_anything_changes() -> None:

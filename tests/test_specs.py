@@ -36,7 +36,9 @@ def test_every_update_rule_has_every_cell(row) -> None:
     for file in ("fastlayers/reference/optimizers.py", "csrc/common/update_rules.h", "kernels/optimizers.py"):
         assert re.search(rf"\b{row.name}\b", (ROOT / file).read_text()), f"{file} lacks {row.name}"
     assert hasattr(fl.optim, row.optimizer), f"fastlayers.optim lacks {row.optimizer}"
-    assert issubclass(getattr(fl.optim, row.optimizer), getattr(torch.optim, row.optimizer))
+    assert issubclass(getattr(fl.optim, row.optimizer), getattr(torch.optim, row.optimizer, torch.optim.Optimizer))
+    assert getattr(fl.optim, row.optimizer).row is row
+    assert f"\n| `{row.optimizer}` |" in (ROOT / "docs/optimizers.md").read_text(), f"docs/optimizers.md lacks {row.optimizer}"
 
 
 def arguments_of(row, repeats: int | None = None) -> list:

@@ -15,7 +15,7 @@ constexpr uint32_t philox_multiplier0 = 0xD2511F53, philox_multiplier1 = 0xCD9E8
 constexpr uint32_t philox_weyl0 = 0x9E3779B9, philox_weyl1 = 0xBB67AE85;
 constexpr int philox_rounds = 10;
 constexpr int numbers_per_counter = 8;
-constexpr uint32_t dropout_stream = 0, activation_stream = 1;  // counter word 2: each use of one seed takes another
+constexpr uint32_t dropout_stream = 0, activation_stream = 1, rounding_stream = 2;  // counter word 2: each use of a seed takes another
 
 namespace FL_NAMESPACE {
 

@@ -1,10 +1,11 @@
 // The optimizer updates: one functor for each row of specs.UPDATE_RULES, named in FL_UPDATE_RULES below.
 //
 // A functor is made once per tensor, from the numbers that a step takes, and then applied to each element:
-//   Adam<float> rule(hyperparameters, flags, t);   // [lr, weight_decay, ...], [maximize, ...] as in specs.py, t = updates so far + 1
-//   rule.update(p, g, state);                      // p and state[k] in place; state[k] only where it exists
+//   Adam<float> rule(hyperparameters, flags, scalars);   // [lr, weight_decay, ...], [maximize, ...], [t, ...] as in specs.py
+//   rule.update(p, g, state);                            // p and state[k] in place; state[k] only where it exists
 // Scalar, float or double, is what it computes in; T is Scalar itself (a GPU thread) or a vector of it (a CPU register). The
-// gradient g has its sign, scale and clipping already. Needs multiply_add, square_root and select for T.
+// gradient g has its sign, scale and clipping already. scalars are what Rule::advance has made of them for this update: t is its
+// number. Needs multiply_add, square_root, absolute and select for T.
 #pragma once
 
 #include <math.h>
@@ -13,21 +14,64 @@
 
 namespace fastlayers::FL_NAMESPACE {
 
+// What most rules have in common: all of their states, no flags, and the number of the update as the only scalar.
+struct RuleDefaults {
+  static constexpr int flags = 0, scalars = 1;
+  static FL_HD bool has_state(int, const double*, const bool*) { return true; }
+  static FL_HD void advance(const double*, float* scalars) { scalars[0] += 1; }
+};
+
+// g with the gradient of the L2 penalty; 0 times an infinite p would be NaN.
+template <class Scalar, class T> FL_HD T penalised(T p, T g, Scalar weight_decay) {
+  return weight_decay != 0 ? multiply_add(T(weight_decay), p, g) : g;
+}
+
+// Weight decay of either kind: p shrinks by itself if decoupled, else the gradient takes it along.
+template <class Scalar> struct WeightDecay {
+  bool decoupled;
+  Scalar number;
+
+  FL_HD WeightDecay(const double* numbers, bool decoupled)
+      : decoupled(decoupled), number(decoupled ? 1 - numbers[0] * numbers[1] : numbers[1]) {}
+
+  template <class T> FL_HD void apply(T& p, T& g) const {
+    if (decoupled) {
+      p = p * T(number);
+    } else {
+      g = penalised(p, g, number);
+    }
+  }
+};
+
+// A running mean: m += (1 - beta) (x - m).
+template <class Scalar, class T> FL_HD void move_towards(T& m, T x, Scalar weight) { m = multiply_add(T(weight), x - m, m); }
+
+// Adam's running means of g and g^2, from [lr, weight_decay, beta1, beta2, ...].
+template <class Scalar> struct Moments {
+  Scalar first_weight, beta2, second_weight;
+
+  FL_HD explicit Moments(const double* numbers) : first_weight(1 - numbers[2]), beta2(numbers[3]), second_weight(1 - numbers[3]) {}
+
+  template <class T> FL_HD void update(T g, T* state) const {
+    move_towards(state[0], g, first_weight);
+    state[1] = multiply_add(T(second_weight) * g, g, T(beta2) * state[1]);
+  }
+};
+
 // g += weight_decay p;  b = g at the first step, else momentum b + (1 - dampening) g;  p -= lr (g + momentum b if nesterov else b)
-template <class Scalar> struct Sgd {
-  static constexpr int states = 1, hyperparameters = 2, flags = 2;
-  static constexpr bool counts_steps = false;
+template <class Scalar> struct Sgd : RuleDefaults {
+  static constexpr int states = 1, hyperparameters = 2, flags = 2, scalars = 0;
   Scalar lr, weight_decay, momentum, undamped;
   bool has_buffer, nesterov, first;
 
-  FL_HD Sgd(const double* numbers, const bool* switches, double)
+  FL_HD Sgd(const double* numbers, const bool* switches, const double*)
       : lr(numbers[0]), weight_decay(numbers[1]), momentum(numbers[2]), undamped(1 - numbers[3]), has_buffer(numbers[2] != 0),
         nesterov(switches[1]), first(switches[2]) {}
 
   static FL_HD bool has_state(int, const double* numbers, const bool*) { return numbers[2] != 0; }
 
   template <class T> FL_HD void update(T& p, T g, T* state) const {
-    if (weight_decay != 0) g = multiply_add(T(weight_decay), p, g);  // 0 times an infinite p would be NaN
+    g = penalised(p, g, weight_decay);
     if (has_buffer) {
       state[0] = first ? g : multiply_add(T(momentum), state[0], T(undamped) * g);
       g = nesterov ? multiply_add(T(momentum), state[0], g) : state[0];
@@ -36,29 +80,68 @@ template <class Scalar> struct Sgd {
   }
 };
 
-// m += (1 - beta1) (g - m);  v = beta2 v + (1 - beta2) g^2;  p -= lr / (1 - beta1^t) m / (sqrt(v / (1 - beta2^t)) + eps),
-// where with amsgrad the largest v so far stands for v. Weight decay: g += weight_decay p, or p *= 1 - lr weight_decay if decoupled.
-template <class Scalar, bool decoupled> struct AdamFamily {
+// g += weight_decay p;  s += g^2;  p -= lr / (1 + (t - 1) lr_decay) g / (sqrt(s) + eps)
+template <class Scalar> struct Adagrad : RuleDefaults {
+  static constexpr int states = 1, hyperparameters = 2;
+  Scalar negative_step, weight_decay, eps;
+
+  FL_HD Adagrad(const double* numbers, const bool*, const double* scalars)
+      : negative_step(-numbers[0] / (1 + (scalars[0] - 1) * numbers[2])), weight_decay(numbers[1]), eps(numbers[3]) {}
+
+  template <class T> FL_HD void update(T& p, T g, T* state) const {
+    g = penalised(p, g, weight_decay);
+    state[0] = multiply_add(g, g, state[0]);
+    p = multiply_add(T(negative_step), g / (square_root(state[0]) + T(eps)), p);
+  }
+};
+
+// g += weight_decay p;  v = alpha v + (1 - alpha) g^2;  if centered: a += (1 - alpha) (g - a), w = max(v - a^2, 0), else w = v;
+// u = g / (sqrt(w) + eps);  with momentum: b = momentum b + u, u = b;  p -= lr u
+template <class Scalar> struct RmsProp : RuleDefaults {
   static constexpr int states = 3, hyperparameters = 3, flags = 1;
-  static constexpr bool counts_steps = true;
-  Scalar decay, first_weight, beta2, second_weight, root_scale, eps, negative_step;
+  Scalar negative_lr, weight_decay, alpha, weight, eps, momentum;
+  bool has_buffer, centered;
+
+  FL_HD RmsProp(const double* numbers, const bool* switches, const double*)
+      : negative_lr(-numbers[0]), weight_decay(numbers[1]), alpha(numbers[2]), weight(1 - numbers[2]), eps(numbers[3]),
+        momentum(numbers[4]), has_buffer(numbers[4] != 0), centered(switches[1]) {}
+
+  static FL_HD bool has_state(int k, const double* numbers, const bool* switches) {
+    return k == 0 || (k == 1 ? numbers[4] != 0 : switches[1]);
+  }
+
+  template <class T> FL_HD void update(T& p, T g, T* state) const {
+    g = penalised(p, g, weight_decay);
+    state[0] = multiply_add(T(weight) * g, g, T(alpha) * state[0]);
+    T square = state[0];
+    if (centered) {
+      move_towards(state[2], g, weight);
+      square = square - state[2] * state[2];
+      square = select(square < T(0), T(0), square);  // in this order a NaN is kept
+    }
+    g = g / (square_root(square) + T(eps));
+    if (has_buffer) g = state[1] = multiply_add(T(momentum), state[1], g);
+    p = multiply_add(T(negative_lr), g, p);
+  }
+};
+
+// m, v: Moments;  p -= lr / (1 - beta1^t) m / (sqrt(v / (1 - beta2^t)) + eps), where with amsgrad the largest v so far stands for v
+template <class Scalar, bool decoupled> struct AdamFamily : RuleDefaults {
+  static constexpr int states = 3, hyperparameters = 3, flags = 1;
+  WeightDecay<Scalar> decay;
+  Moments<Scalar> moments;
+  Scalar root_scale, eps, negative_step;
   bool amsgrad;
 
-  FL_HD AdamFamily(const double* numbers, const bool* switches, double t)
-      : decay(decoupled ? 1 - numbers[0] * numbers[1] : numbers[1]), first_weight(1 - numbers[2]), beta2(numbers[3]),
-        second_weight(1 - numbers[3]), root_scale(1 / sqrt(1 - pow(numbers[3], t))), eps(numbers[4]),
-        negative_step(-numbers[0] / (1 - pow(numbers[2], t))), amsgrad(switches[1]) {}
+  FL_HD AdamFamily(const double* numbers, const bool* switches, const double* scalars)
+      : decay(numbers, decoupled), moments(numbers), root_scale(1 / sqrt(1 - pow(numbers[3], scalars[0]))), eps(numbers[4]),
+        negative_step(-numbers[0] / (1 - pow(numbers[2], scalars[0]))), amsgrad(switches[1]) {}
 
   static FL_HD bool has_state(int k, const double*, const bool* switches) { return k < 2 || switches[1]; }
 
   template <class T> FL_HD void update(T& p, T g, T* state) const {
-    if (decoupled) {
-      p = p * T(decay);
-    } else if (decay != 0) {
-      g = multiply_add(T(decay), p, g);
-    }
-    state[0] = multiply_add(T(first_weight), g - state[0], state[0]);
-    state[1] = multiply_add(T(second_weight) * g, g, T(beta2) * state[1]);
+    decay.apply(p, g);
+    moments.update(g, state);
     T largest = state[1];
     if (amsgrad) largest = state[2] = select(state[2] >= state[1], state[2], state[1]);  // in this order a NaN is kept
     const T denominator = multiply_add(square_root(largest), T(root_scale), T(eps));
@@ -68,10 +151,108 @@ template <class Scalar, bool decoupled> struct AdamFamily {
 template <class Scalar> using Adam = AdamFamily<Scalar, false>;
 template <class Scalar> using AdamW = AdamFamily<Scalar, true>;
 
+// m, v: Moments;  mu(t) = beta1 (1 - 0.96^(t momentum_decay) / 2), M = mu(1) ... mu(t);
+// p -= lr ((1 - mu(t)) / (1 - M) g + mu(t+1) / (1 - M mu(t+1)) m) / (sqrt(v / (1 - beta2^t)) + eps)
+template <class Scalar> struct NAdam : RuleDefaults {
+  static constexpr int states = 2, hyperparameters = 4, flags = 1, scalars = 2;
+  WeightDecay<Scalar> decay;
+  Moments<Scalar> moments;
+  Scalar root_scale, eps, gradient_weight, moment_weight, negative_lr;
+
+  static FL_HD double momentum(const double* numbers, double t) { return numbers[2] * (1 - 0.5 * pow(0.96, t * numbers[5])); }
+
+  static FL_HD void advance(const double* numbers, float* scalars) {
+    scalars[0] += 1;
+    scalars[1] *= static_cast<float>(momentum(numbers, scalars[0]));  // M is float32 in torch, too
+  }
+
+  FL_HD NAdam(const double* numbers, const bool* switches, const double* scalars)
+      : decay(numbers, switches[1]), moments(numbers), root_scale(1 / sqrt(1 - pow(numbers[3], scalars[0]))), eps(numbers[4]),
+        gradient_weight((1 - momentum(numbers, scalars[0])) / (1 - scalars[1])),
+        moment_weight(momentum(numbers, scalars[0] + 1) / (1 - scalars[1] * momentum(numbers, scalars[0] + 1))),
+        negative_lr(-numbers[0]) {}
+
+  template <class T> FL_HD void update(T& p, T g, T* state) const {
+    decay.apply(p, g);
+    moments.update(g, state);
+    const T ahead = multiply_add(T(gradient_weight), g, T(moment_weight) * state[0]);
+    p = multiply_add(T(negative_lr), ahead / multiply_add(square_root(state[1]), T(root_scale), T(eps)), p);
+  }
+};
+
+// m, v: Moments;  R = 2 / (1 - beta2) - 1, r = R - 2 t beta2^t / (1 - beta2^t);  p -= lr / (1 - beta1^t) m u, where
+// u = sqrt((r - 4) (r - 2) R / ((R - 4) (R - 2) r)) sqrt(1 - beta2^t) / (sqrt(v) + eps) if r > 5, else 1
+template <class Scalar> struct RAdam : RuleDefaults {
+  static constexpr int states = 2, hyperparameters = 3, flags = 1;
+  WeightDecay<Scalar> decay;
+  Moments<Scalar> moments;
+  Scalar eps, negative_step;
+  bool adaptive;
+
+  FL_HD RAdam(const double* numbers, const bool* switches, const double* scalars)
+      : decay(numbers, switches[1]), moments(numbers), eps(numbers[4]) {
+    const double t = scalars[0], power = pow(numbers[3], t);
+    const double longest = 2 / (1 - numbers[3]) - 1, length = longest - 2 * t * power / (1 - power);
+    adaptive = length > 5;
+    const double rectification = (length - 4) * (length - 2) * longest / ((longest - 4) * (longest - 2) * length);
+    negative_step = -numbers[0] / (1 - pow(numbers[2], t)) * (adaptive ? sqrt(rectification * (1 - power)) : 1.0);
+  }
+
+  template <class T> FL_HD void update(T& p, T g, T* state) const {
+    decay.apply(p, g);
+    moments.update(g, state);
+    p = multiply_add(T(negative_step), adaptive ? state[0] / (square_root(state[1]) + T(eps)) : state[0], p);
+  }
+};
+
+// g += weight_decay p;  m += (1 - beta1) (g - m);  u = max(beta2 u, |g| + eps);  p -= lr / (1 - beta1^t) m / u
+template <class Scalar> struct Adamax : RuleDefaults {
+  static constexpr int states = 2, hyperparameters = 3;
+  Scalar weight_decay, first_weight, beta2, eps, negative_step;
+
+  FL_HD Adamax(const double* numbers, const bool*, const double* scalars)
+      : weight_decay(numbers[1]), first_weight(1 - numbers[2]), beta2(numbers[3]), eps(numbers[4]),
+        negative_step(-numbers[0] / (1 - pow(numbers[2], scalars[0]))) {}
+
+  template <class T> FL_HD void update(T& p, T g, T* state) const {
+    g = penalised(p, g, weight_decay);
+    move_towards(state[0], g, first_weight);
+    const T faded = T(beta2) * state[1], current = absolute(g) + T(eps);
+    const T largest = select(faded >= current, faded, current);
+    state[1] = select(faded == faded, largest, faded);  // a NaN in either is kept
+    p = multiply_add(T(negative_step), state[0] / state[1], p);
+  }
+};
+
+// p *= 1 - lr weight_decay;  p -= lr sign(m + (1 - beta1) (g - m));  m += (1 - beta2) (g - m)
+template <class Scalar> struct Lion : RuleDefaults {
+  static constexpr int states = 1, hyperparameters = 2, scalars = 0;
+  WeightDecay<Scalar> decay;
+  Scalar direction_weight, weight, negative_lr;
+
+  FL_HD Lion(const double* numbers, const bool*, const double*)
+      : decay(numbers, true), direction_weight(1 - numbers[2]), weight(1 - numbers[3]), negative_lr(-numbers[0]) {}
+
+  template <class T> FL_HD void update(T& p, T g, T* state) const {
+    decay.apply(p, g);
+    T direction = state[0];
+    move_towards(direction, g, direction_weight);
+    direction = select(direction > T(0), T(1), select(direction < T(0), T(-1), direction));  // a NaN stays one
+    move_towards(state[0], g, weight);
+    p = multiply_add(T(negative_lr), direction, p);
+  }
+};
+
 // (the row's name, its functor): all that dispatch needs to know.
 #define FL_UPDATE_RULES(RULE) \
   RULE(sgd, Sgd)              \
+  RULE(adagrad, Adagrad)      \
+  RULE(rmsprop, RmsProp)      \
   RULE(adam, Adam)            \
-  RULE(adamw, AdamW)
+  RULE(adamw, AdamW)          \
+  RULE(nadam, NAdam)          \
+  RULE(radam, RAdam)          \
+  RULE(adamax, Adamax)        \
+  RULE(lion, Lion)
 
 }  // namespace fastlayers::FL_NAMESPACE

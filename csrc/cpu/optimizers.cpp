@@ -6,6 +6,7 @@
 
 #include "memory.h"
 #include "parallel.h"
+#include "rounding.h"
 #include "vector.h"
 
 #include "../common/update_rules.h"
@@ -31,21 +32,36 @@ FL_HD int64_t find_tensor(const UpdateList& list, int64_t position) {
   return low;
 }
 
-// `count` elements from `at` on; full vectors leave count out and so need no masks.
-template <class Param, class State, class Rule, class Scalar, class... Count>
-FL_HD void update_vector(const UpdateTensor& tensor, const Rule& rule, Scalar factor, int64_t at, Count... count) {
+// `count` elements from `at` on; full vectors leave count out and so need no masks. Not plain: there may be masters, averages and
+// numbers of stochastic rounding.
+template <class Param, class State, bool plain, class Rule, class Scalar, class... Count>
+FL_HD void update_vector(
+    const UpdateList& list, const UpdateTensor& tensor, const Rule& rule, Scalar factor, const uint16_t* numbers, int64_t at, Count... count) {
   using Values = Vector<Scalar>;
   Param* param = static_cast<Param*>(tensor.param) + at;
+  Scalar* master = plain || sizeof(Param) != 2 || !tensor.master ? nullptr : static_cast<Scalar*>(tensor.master) + at;
   Values state[Rule::states] = {};
   for (int k = 0; k < Rule::states; ++k) {
     if (tensor.states[k]) state[k] = load<Values>(static_cast<const State*>(tensor.states[k]) + at, count...);
   }
   Values p = load<Values>(static_cast<const Param*>(param), count...);
+  if (master) {
+    const Values exact = load<Values>(static_cast<const Scalar*>(master), count...);
+    p = select(kept_by<Param>(exact) == p, exact, p);  // somebody may have changed the parameter
+  }
   const Values g = load<Values>(static_cast<const Param*>(tensor.grad) + at, count...) * Values(factor);
   rule.update(p, g, state);
-  store(param, p, count...);
+  if (master) store(master, p, count...);
+  store_rounded(param, p, plain || master ? nullptr : numbers, count...);
   for (int k = 0; k < Rule::states; ++k) {
-    if (tensor.states[k]) store(static_cast<State*>(tensor.states[k]) + at, state[k], count...);
+    if (tensor.states[k]) store_rounded(static_cast<State*>(tensor.states[k]) + at, state[k], plain ? nullptr : numbers, count...);
+  }
+  if (!plain && tensor.average) {
+    Scalar* average = static_cast<Scalar*>(tensor.average) + at;
+    const Values stored = load<Values>(static_cast<const Param*>(param), count...);
+    Values mean = load<Values>(static_cast<const Scalar*>(average), count...);
+    move_towards(mean, stored, static_cast<Scalar>(list.average_weight));
+    store(average, mean, count...);
   }
 }
 
@@ -58,51 +74,69 @@ template <class Param, class State, class Rule> FL_HD void prefetch(const Update
 }
 
 // Elements [begin, end) of one tensor.
-template <class Param, class State, class Rule, class Scalar>
-FL_HD void update_tensor(const UpdateTensor& tensor, const Rule& rule, Scalar factor, int64_t begin, int64_t end) {
+template <class Param, class State, bool plain, class Rule>
+FL_HD void update_tensor(
+    const UpdateList& list, const UpdateTensor& tensor, const Rule& rule, RandomNumbers* draws, int64_t begin, int64_t end) {
+  using Scalar = typename Compute<Param>::type;
   constexpr int64_t size = Vector<Scalar>::size;
+  const Scalar factor = static_cast<Scalar>(list.gradient_factor);
+  const auto numbers_at = [&](int64_t at, int64_t count) {
+    return plain || !draws ? nullptr : draws->at(tensor.first_number + at, count, tensor.first_number + end);
+  };
   int64_t at = begin;
   for (; at + size <= end; at += size) {
     prefetch<Param, State, Rule>(tensor, at + lookahead / static_cast<int64_t>(sizeof(Param)));
-    update_vector<Param, State>(tensor, rule, factor, at);
+    update_vector<Param, State, plain>(list, tensor, rule, factor, numbers_at(at, size), at);
   }
-  if (at < end) update_vector<Param, State>(tensor, rule, factor, at, static_cast<int>(end - at));
+  if (at < end) update_vector<Param, State, plain>(list, tensor, rule, factor, numbers_at(at, end - at), at, static_cast<int>(end - at));
+}
+
+FL_HD bool same_scalars(const double* one, const double* other) {
+  for (int k = 0; k < max_scalars; ++k) {
+    if (one[k] != other[k]) return false;
+  }
+  return true;
 }
 
 // Elements [begin, end) of the list. A boundary inside a tensor is moved down to a multiple of `boundary`.
-template <template <class> class Rule, class Param, class State> void update_range(const UpdateList& list, int64_t begin, int64_t end) {
+template <template <class> class Rule, class Param, class State, bool plain>
+void update_range(const UpdateList& list, RandomNumbers* draws, int64_t begin, int64_t end) {
   using Scalar = typename Compute<Param>::type;
-  double step = -1;
-  Rule<Scalar> rule(list.hyperparameters, list.flags, 1);
-  for (int64_t i = find_tensor(list, begin); i < list.count && list.tensors[i].offset < end; ++i) {
-    const UpdateTensor& tensor = list.tensors[i];
-    if (tensor.step != step) {  // two powers a tensor would be felt where tensors are small
-      step = tensor.step;
-      rule = Rule<Scalar>(list.hyperparameters, list.flags, step + 1);
+  const UpdateTensor* current = &list.tensors[find_tensor(list, begin)];
+  Rule<Scalar> rule(list.hyperparameters, list.flags, current->scalars);
+  for (const UpdateTensor* tensor = current; tensor < list.tensors + list.count && tensor->offset < end; ++tensor) {
+    if (!same_scalars(tensor->scalars, current->scalars)) {  // the powers in a rule would be felt where tensors are small
+      current = tensor;
+      rule = Rule<Scalar>(list.hyperparameters, list.flags, current->scalars);
     }
-    const int64_t first = begin > tensor.offset ? (begin - tensor.offset) / boundary * boundary : 0;
-    const int64_t past = end - tensor.offset;
-    const int64_t last = past < tensor.numel ? past / boundary * boundary : tensor.numel;
-    update_tensor<Param, State>(tensor, rule, static_cast<Scalar>(list.gradient_factor), first, last);
+    const int64_t first = begin > tensor->offset ? (begin - tensor->offset) / boundary * boundary : 0;
+    const int64_t past = end - tensor->offset;
+    const int64_t last = past < tensor->numel ? past / boundary * boundary : tensor->numel;
+    update_tensor<Param, State, plain>(list, *tensor, rule, draws, first, last);
   }
 }
 
 template <template <class> class Rule, class Param, class State> void update_list(const UpdateList& list) {
-  parallel_for(list.numel, grain, [&](int64_t begin, int64_t end) { update_range<Rule, Param, State>(list, begin, end); });
+  parallel_for(list.numel, grain, [&](int64_t begin, int64_t end) {
+    if (list.plain) return update_range<Rule, Param, State, true>(list, nullptr, begin, end);
+    if (!list.seed) return update_range<Rule, Param, State, false>(list, nullptr, begin, end);
+    RandomNumbers draws(*list.seed, rounding_stream);
+    update_range<Rule, Param, State, false>(list, &draws, begin, end);
+  });
 }
 
-// States are of the parameters' type or float.
+// States are of the parameters' type, float or BFloat16.
 template <template <class> class Rule, class Param> FL_HD void update_with_states(const UpdateList& list) {
-  if (sizeof(Param) == 2 && list.state_type == NumberType::float32) {
-    update_list<Rule, Param, float>(list);
-  } else {
-    update_list<Rule, Param, Param>(list);
+  switch (list.state_type) {
+    case NumberType::float32: return update_list<Rule, Param, float>(list);
+    case NumberType::bfloat16: return update_list<Rule, Param, BFloat16>(list);
+    default: return update_list<Rule, Param, Param>(list);
   }
 }
 
 template <template <class> class Rule> FL_HD void update_any(const UpdateList& list) {
   switch (list.param_type) {
-    case NumberType::float32: return update_list<Rule, float, float>(list);
+    case NumberType::float32: return update_with_states<Rule, float>(list);
     case NumberType::float64: return update_list<Rule, double, double>(list);
     case NumberType::float16: return update_with_states<Rule, Half>(list);
     case NumberType::bfloat16: return update_with_states<Rule, BFloat16>(list);
@@ -180,13 +214,15 @@ void norm(NumberType type, const NormPart* parts, int64_t count, double* sums, b
   }
 }
 
-#define FL_FITS(name, Rule) static_assert(Rule<double>::states <= max_states && Rule<double>::flags < max_flags, #name);
+#define FL_FITS(name, Rule) \
+  static_assert(Rule<double>::states <= max_states && Rule<double>::flags < max_flags && Rule<double>::scalars <= max_scalars, #name);
 FL_UPDATE_RULES(FL_FITS)
 #undef FL_FITS
 
-#define FL_FACTS(name, Rule)                                                                                  \
-  {#name, Rule<double>::states, Rule<double>::hyperparameters, Rule<double>::flags, Rule<double>::counts_steps, \
-   [](int k, const double* numbers, const bool* switches) { return Rule<double>::has_state(k, numbers, switches); }},
+#define FL_FACTS(name, Rule)                                                                                                \
+  {#name, Rule<double>::states, Rule<double>::hyperparameters, Rule<double>::flags, Rule<double>::scalars,                  \
+   [](int k, const double* numbers, const bool* switches) { return Rule<double>::has_state(k, numbers, switches); },        \
+   [](const double* numbers, float* scalars) { Rule<double>::advance(numbers, scalars); }},
 constexpr RuleFacts rules[] = {FL_UPDATE_RULES(FL_FACTS)};
 #undef FL_FACTS
 

@@ -9,16 +9,19 @@ namespace fastlayers {
 
 enum class NumberType { float32, float64, float16, bfloat16 };
 
-constexpr int max_states = 3, max_flags = 4;
+constexpr int max_states = 3, max_flags = 4, max_scalars = 2;
 
 // One parameter: its gradient and states lie in the same memory order.
 struct UpdateTensor {
   void* param;
   const void* grad;
   void* states[max_states];  // nullptr where the rule keeps no such state
-  double step;               // updates made so far
+  void* master;              // float for a half-precision parameter, or nullptr
+  void* average;             // float for a half-precision parameter, else of its type; or nullptr
+  double scalars[max_scalars];  // what they become with this update
   int64_t numel;
-  int64_t offset;            // elements in the tensors before this one
+  int64_t offset;        // elements in the tensors before this one
+  int64_t first_number;  // the same, each rounded up to a multiple of 8: where its numbers for stochastic rounding begin
 };
 
 struct UpdateList {
@@ -27,6 +30,9 @@ struct UpdateList {
   const double* hyperparameters;  // [lr, weight_decay, ...]
   const bool* flags;              // [maximize, ...]
   double gradient_factor;         // sign, scale and clipping: what gradients are multiplied by
+  double average_weight;          // 1 - ema_decay
+  const uint64_t* seed;           // of stochastic rounding, or nullptr
+  bool plain;                     // no masters, averages or seed
   const UpdateTensor* tensors;
   int64_t count;
   int64_t numel;  // of all tensors together
@@ -35,9 +41,9 @@ struct UpdateList {
 // A rule as bindings need to know it.
 struct RuleFacts {
   const char* name;
-  int states, hyperparameters, flags;
-  bool counts_steps;
+  int states, hyperparameters, flags, scalars;
   bool (*has_state)(int state, const double* hyperparameters, const bool* flags);
+  void (*advance)(const double* hyperparameters, float* scalars);
 };
 
 // A part of one gradient; where parts begin depends on sizes alone, so that sums do not depend on the number of threads.

@@ -11,11 +11,12 @@ from torch import Tensor, nn
 from .. import optim as fused_optim
 from ..contenders import LIBRARIES, copy_weights
 from ..measure import clock, saved_bytes
+from ..specs import UPDATE_RULES
 from .data import Digits
 from .nets import DROPOUT, build
 
-OPTIMIZERS = ("sgd", "adam", "adamw")
-_CLASSES = {"sgd": "SGD", "adam": "Adam", "adamw": "AdamW"}
+_CLASSES = {row.name: row.optimizer for row in UPDATE_RULES.values()}
+OPTIMIZERS = tuple(name for name, optimizer in _CLASSES.items() if hasattr(torch.optim, optimizer))
 _EVALUATION_BATCH = 1000
 COMPARED_STEPS = 100
 """The comparison without dropout ends with the first epoch, or here when the epoch is longer."""

@@ -1,7 +1,8 @@
 """FusedStep: what all optimizers of this package have in common, which is everything but names, arguments and defaults."""
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Mapping
 from itertools import chain
 from typing import Any
 
@@ -12,39 +13,89 @@ from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimize
 
 from .. import checks
 from ..backends import extension, select
-from ..specs import UpdateRule
-from . import traced
-from .plan import Group, Plan, Work, make_plan
+from ..specs import UPDATE_RULES, UpdateRule, hyperparameter_range
+from . import averages, diagnostics, options, traced
+from .norms import on, total_norms
+from .options import Options
+from .plan import Group, Plan, Work, make_plan, next_seed
 
 
 class FusedStep(torch.optim.Optimizer):
     """Mixin, put before a class of torch.optim: its ``step`` as one kernel launch per group, device and dtype.
 
-    The base class keeps arguments, defaults, parameter groups, hooks and state_dict; ``step`` and loading are replaced.
-    ``foreach``, ``fused`` and ``capturable`` are accepted and mean nothing: there is one way to step, it never waits for a GPU, and
-    it can be captured in a CUDA graph. Sparse and complex gradients are refused before anything is changed.
+    The base class keeps arguments, defaults, parameter groups, hooks and state_dict; ``step`` and loading are replaced. What every
+    optimizer has beside the arguments of its base class is in options.py; a subclass says which row of specs.py it is:
+    ``class Adam(FusedStep, torch.optim.Adam, row="adam")``.
 
     torch.amp.GradScaler: gradients are unscaled inside the kernel, and a skipped step needs no synchronisation.
     """
 
     _step_supports_amp_scaling = True
 
-    max_grad_norm: float | None = None
-    """Gradients are scaled down in the kernel so that the norm of all of them together is at most this."""
+    row: UpdateRule
+    """The row of specs.py that groups are updated by, where nothing in them says otherwise."""
+    max_grad_norm = options.Options._field_defaults["max_grad_norm"]
+    master_weights = options.Options._field_defaults["master_weights"]
+    state_dtype = options.Options._field_defaults["state_dtype"]
+    stochastic_rounding = options.Options._field_defaults["stochastic_rounding"]
+    ema_decay = options.Options._field_defaults["ema_decay"]
 
     _plan: Plan | None = None
     _loading: dict[str, Any] | None = None
+    _skipped: Tensor | None = None
+    _swapped = False
 
-    def __init__(self, *args: Any, max_grad_norm: float | None, **kwargs: Any) -> None:
-        name = type(self).__name__
-        checks.not_differentiable(name, kwargs.get("differentiable", False))
-        checks.max_norm(name, max_grad_norm)
+    def __init_subclass__(cls, row: str | None = None, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if row is not None:
+            cls.row = UPDATE_RULES[row]
+            cls.__doc__ = options.documented(cls.__doc__ or "", cls.__name__)
+            parameters = list(inspect.signature(cls.__mro__[2]).parameters.values())
+            cls.__signature__ = inspect.Signature([*parameters, *options.PARAMETERS])
+        elif "__init__" in cls.__dict__:  # of a user, with arguments of its own
+            cls.__signature__ = inspect.Signature(list(inspect.signature(cls.__init__).parameters.values())[1:])
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        for name in options.NAMES:
+            if name in kwargs:
+                setattr(self, name, kwargs.pop(name))
+        self._options().check(type(self).__name__)
         super().__init__(*args, **kwargs)
-        self.max_grad_norm = None if max_grad_norm is None else float(max_grad_norm)
 
-    def rule(self, group: Group) -> UpdateRule:
+    def rule(self, group: Mapping[str, Any]) -> UpdateRule:
         """The row of specs.py that this group is updated by."""
-        raise NotImplementedError
+        return self.row
+
+    def _options(self) -> Options:
+        return Options(self.max_grad_norm, self.master_weights, self.state_dtype, self.stochastic_rounding, self.ema_decay)
+
+    def _group_options(self) -> list[Options]:
+        defaults = self._options()
+        return [options.of_group(defaults, group) for group in self.param_groups]
+
+    @_disable_dynamo
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """As torch.optim's.
+
+        Raises:
+            ValueError: where a number is out of its range, or a parameter stands twice; nothing is changed then.
+        """
+        name = type(self).__name__
+        if isinstance(param_group, dict):
+            params = param_group.get("params")
+            if not isinstance(params, (Tensor, set)) and params is not None:
+                param_group["params"] = list(params)
+                checks.distinct(name, param_group["params"])
+            self._check_group({**self.defaults, **param_group})
+        super().add_param_group(param_group)
+
+    def _check_group(self, group: Mapping[str, Any]) -> None:
+        name, row = type(self).__name__, self.rule(group)
+        checks.not_differentiable(name, group.get("differentiable", False))
+        options.of_group(self._options(), group).check(name)
+        for argument in ("lr", "weight_decay", *row.hyperparameters):
+            value = group["betas"][int(argument[4:]) - 1] if argument.startswith("beta") else group[argument]
+            checks.hyperparameter(name, argument, float(value), *hyperparameter_range(argument))
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Update all parameters that have a gradient.
@@ -91,60 +142,123 @@ class FusedStep(torch.optim.Optimizer):
         self._step()
 
     def _init_group(
-        self, group: Group, number: int, params: list[Tensor], grads: list[Tensor], states: list[Tensor], steps: list[Tensor]
+        self, group: Group, number: int, params: list[Tensor], grads: list[Tensor], states: list[Tensor], scalars: list[Tensor],
+        masters: list[Tensor], averages: list[Tensor],
     ) -> int:
         """Dynamo's name for what it runs instead of tracing it."""
-        return traced.fill_lists(self, group, number, (params, grads, states, steps))
+        return traced.fill_lists(self, group, number, (params, grads, states, scalars, masters, averages))
 
     def _step(self) -> None:
-        if self._step_natively():
+        own_options = self._group_options()
+        self._begin(own_options)
+        if self._step_natively(own_options):
             return
-        works = self._works(self._plan) or self._works(self._new_plan())
-        norm = None if self.max_grad_norm is None or not works else _total_norm([work.grads for work in works])
+        works = self._works(self._plan, own_options) or self._works(self._new_plan(own_options), own_options)
+        norms = total_norms(works)
         for work in works:
-            self._launch(work, norm)
-            if not work.launch.dense:
-                work.write_back()
+            self._launch(work, norms)
+            work.write_back()
 
-    def _step_natively(self) -> bool:
+    def _begin(self, own_options: list[Options]) -> None:
+        """Count the step for what depends on it whether it is skipped or not."""
+        checks.not_swapped(type(self).__name__, self._swapped)
+        found_inf = getattr(self, "found_inf", None)
+        if found_inf is not None:
+            skipped = (found_inf != 0).to(torch.int64).reshape(())
+            self._skipped = skipped if self._skipped is None else self._skipped.to(skipped.device) + skipped
+        for number, (group, own) in enumerate(zip(self.param_groups, own_options, strict=True)):
+            if own.stochastic_rounding and group["params"]:
+                next_seed(group, number)
+
+    def _rows(self) -> list[UpdateRule]:
+        return [self.rule(group) for group in self.param_groups]
+
+    def _step_natively(self, own_options: list[Options]) -> bool:
         """The whole step in one call of the C++ extension, where nothing needs preparation and its backend is chosen throughout."""
         plan = self._plan
-        if plan is None or not plan.launches or not all(select(launch.params[0]) is extension for launch in plan.launches):
+        if plan is None or not plan.launches:
             return False
-        if not plan.is_current(self.param_groups, [self.rule(group) for group in self.param_groups], self.state):
+        if not all(launch.direct and select(launch.params[0]) is extension for launch in plan.launches):
+            return False
+        if not plan.is_current(self.param_groups, self._rows(), own_options, self.state):
             return False
         return extension.step_launches(
-            [launch.native() for launch in plan.launches], getattr(self, "grad_scale", None), getattr(self, "found_inf", None),
-            self.max_grad_norm)
+            [launch.native() for launch in plan.launches], getattr(self, "grad_scale", None), getattr(self, "found_inf", None))
 
-    def _works(self, plan: Plan | None) -> list[Work]:
+    def _works(self, plan: Plan | None, own_options: list[Options]) -> list[Work]:
         """What each launch of the plan works on; [] if there is none or it is out of date."""
-        if plan is None or not plan.is_current(self.param_groups, [self.rule(group) for group in self.param_groups], self.state):
+        if plan is None or not plan.is_current(self.param_groups, self._rows(), own_options, self.state):
             return []
         works = [launch.work() for launch in plan.launches]
         return works if all(works) else []
 
-    def _new_plan(self) -> Plan | None:
+    def _check_gradients(self, own_options: list[Options]) -> None:
+        name = type(self).__name__
+        for group, own in zip(self.param_groups, own_options, strict=True):
+            for p in group["params"]:
+                if p.grad is not None:
+                    checks.gradient(name, p)
+                    checks.storable(name, p, own.state_dtype, own.stochastic_rounding)
+
+    def _new_plan(self, own_options: list[Options]) -> Plan | None:
         """The plan for the gradients there are now; None if found_inf says that nothing is to change and states would be made."""
-        groups, rows = self.param_groups, [self.rule(group) for group in self.param_groups]
-        for p in chain.from_iterable(group["params"] for group in groups):
-            if p.grad is not None:
-                checks.gradient(type(self).__name__, p)
-        found_inf = getattr(self, "found_inf", None)
+        self._check_gradients(own_options)
+        rows, found_inf = self._rows(), getattr(self, "found_inf", None)
         if found_inf is not None and any("first" in row.flags for row in rows) and found_inf.item() != 0:
             return None  # a state made now would not count as new in the next step
-        plan = make_plan(groups, rows, self.state)
+        plan = make_plan(self.param_groups, rows, own_options, self.state)
         self._plan = None if any(launch.first for launch in plan.launches) else plan
         return plan
 
-    def _launch(self, work: Work, norm: Tensor | None) -> None:
-        launch, device = work.launch, work.targets[0].device
-        lr = launch.group["lr"] if isinstance(launch.group["lr"], Tensor) else None
-        select(work.targets[0]).optimizer_step(
-            launch.row.name, work.targets, work.grads, work.states, work.steps, *launch.arguments(), _on(lr, device),
-            _on(getattr(self, "grad_scale", None), device), _on(getattr(self, "found_inf", None), device), _on(norm, device),
-            self.max_grad_norm or 0.0,
-        )
+    def _launch(self, work: Work, norms: Mapping[int, Tensor]) -> None:
+        launch, device = work.launch, work.params[0].device
+        norm, largest = None, 0.0
+        if launch.clipping() is not None:
+            number, largest = launch.clipping()
+            norm = norms[number]
+        select(work.params[0]).optimizer_step(
+            launch.row.name, *work[1:], *launch.arguments(), [on(tensor, device) for tensor in launch.tensors()],
+            on(getattr(self, "grad_scale", None), device), on(getattr(self, "found_inf", None), device), on(norm, device),
+            on(launch.seed(), device), largest, launch.options.ema_decay or 0.0)
+
+    def swap_ema(self) -> averages.Swapped:
+        """Put the averages that ``ema_decay`` keeps in the place of the parameters, or bring the parameters back.
+
+        Returns:
+            A context manager: ``with optimizer.swap_ema(): evaluate(model)`` swaps back at the end of the block.
+
+        Raises:
+            RuntimeError: ``Adam: ema_decay must be given and a step made before swap_ema(), got no averages``; ``step`` refuses while
+                averages are in place.
+
+        >>> import fastlayers
+        >>> p = torch.ones(3, requires_grad=True)
+        >>> p.grad = torch.full((3,), 0.5)
+        >>> optimizer = fastlayers.optim.SGD([p], lr=1.0, ema_decay=0.5)
+        >>> optimizer.step()
+        >>> with optimizer.swap_ema():
+        ...     p.tolist()
+        [0.75, 0.75, 0.75]
+        >>> p.tolist()
+        [0.5, 0.5, 0.5]
+        """
+        return averages.swap(self)
+
+    def diagnostics(self) -> diagnostics.Diagnostics:
+        """What the next ``step`` would do with the gradients there are: tried on copies, one parameter at a time; nothing changes.
+
+        Returns:
+            ``groups``: for each parameter group ``gradient_norm`` (after GradScaler's division, before clipping), ``update_norm``, the
+            norm of the change of its parameters, and ``lost``, the share of the updates that rounding to the parameter's dtype would
+            undo, however often they are repeated. ``skipped``: steps left out because of found_inf so far.
+
+        >>> import fastlayers
+        >>> p = torch.ones(4, dtype=torch.bfloat16, requires_grad=True)
+        >>> p.grad = torch.tensor([1.0, 1.0, 1.0, 100.0], dtype=torch.bfloat16)
+        >>> fastlayers.optim.SGD([p], lr=1e-3).diagnostics().groups[0].lost
+        0.75
+        """
+        return diagnostics.of(self)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Like torch.optim's, from any optimizer of this name in torch.optim or here.
@@ -164,10 +278,10 @@ class FusedStep(torch.optim.Optimizer):
 
     def _check_loaded(self, state_dict: dict[str, Any]) -> None:
         self._loading = state_dict
+        own = {state for row in map(self.rule, self.param_groups) for state in row.states} | {"master", "average", "weights"}
         for p, saved in self._saved_states(state_dict):
-            for row in {self.rule(group).name: self.rule(group) for group in self.param_groups}.values():
-                for name in row.states:
-                    checks.loaded_state(type(self).__name__, name, saved.get(name), p)
+            for name in sorted(own & saved.keys()):
+                checks.loaded_state(type(self).__name__, name, saved[name], p)
 
     def _saved_states(self, state_dict: dict[str, Any]) -> list[tuple[Tensor, dict[str, Any]]]:
         """(parameter, its saved state) for each that a state_dict has one for."""
@@ -176,30 +290,27 @@ class FusedStep(torch.optim.Optimizer):
         return [(p, state_dict["state"][key]) for key, p in zip(ids, params, strict=False) if key in state_dict["state"]]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), "max_grad_norm": self.max_grad_norm}
+        return {**super().__getstate__(), **self._options()._asdict(), "_skipped": self._skipped}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
+        groups = getattr(self, "param_groups", [])
         super().__setstate__(state)
-        self._plan = None
+        self._plan, self._swapped = None, averages.are_swapped(self)
         if self._loading is None:
             return
+        for old, new in zip(groups, self.param_groups, strict=True):  # options that a checkpoint of torch.optim knows nothing of
+            for name in options.NAMES:
+                if name in old:
+                    new.setdefault(name, old[name])
         for p, saved in self._saved_states(self._loading):
             for name, value in saved.items():
-                if name != "step" and isinstance(value, Tensor) and value.dtype == torch.float32 and p.dtype.itemsize == 2:
+                if name != "step" and isinstance(value, Tensor) and _is_kept(value, p):
                     self.state[p][name] = value.to(p.device)
 
 
+def _is_kept(value: Tensor, p: Tensor) -> bool:
+    """Whether a loaded state keeps its dtype, where torch would round it to the parameter's."""
+    return value.dtype != p.dtype != torch.float64 and value.dtype in (torch.float32, torch.bfloat16)
+
+
 _watched_step = torch.optim.Optimizer.profile_hook_step(FusedStep._plain_step)
-
-
-def _total_norm(lists: list[list[Tensor]]) -> Tensor:
-    """gradient_norm of all gradients together: one launch for each device and dtype."""
-    kinds: dict[tuple[torch.device, torch.dtype], list[Tensor]] = {}
-    for grads in lists:
-        kinds.setdefault((grads[0].device, grads[0].dtype), []).extend(grads)
-    norms = [select(grads[0]).gradient_norm(grads) for grads in kinds.values()]
-    return sum((norm.to(norms[0].device) for norm in norms[1:]), norms[0])
-
-
-def _on(value: Tensor | None, device: torch.device) -> Tensor | None:
-    return value if value is None or value.device == device else value.to(device)

@@ -1,10 +1,39 @@
-"""Memory layouts of parameters, gradients and states: kernels walk all of them in one memory order."""
+"""Memory layouts of parameters, gradients and states: kernels walk all of them in one memory order, and only this rank's part."""
 from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from ..backends import extension
+
+
+def is_sharded(x: Tensor) -> bool:
+    """Whether x is a DTensor. Where nobody has imported them, which takes a second, there are none."""
+    module = sys.modules.get("torch.distributed.tensor")
+    return module is not None and isinstance(x, module.DTensor)
+
+
+def local(x: Tensor) -> Tensor:
+    """This rank's part of a DTensor; any other tensor itself."""
+    return x.to_local() if is_sharded(x) else x
+
+
+def local_gradient(p: Tensor) -> Tensor:
+    """This rank's part of p's gradient, placed as p is."""
+    grad = p.grad
+    if is_sharded(p) and grad.placements != p.placements:
+        grad = grad.redistribute(placements=p.placements)
+    return local(grad)
+
+
+def placed_like(value: Tensor, p: Tensor) -> Tensor:
+    """value, a rank's part, as a DTensor where p is one."""
+    if not is_sharded(p):
+        return value
+    return type(p).from_local(value, p.device_mesh, p.placements, run_check=False, shape=p.shape, stride=p.stride())
 
 
 def is_dense(x: Tensor) -> bool:
@@ -33,20 +62,35 @@ def in_order_of(x: Tensor, model: Tensor, dtype: torch.dtype | None = None) -> T
     return torch.empty_strided(model.size(), model.stride(), dtype=dtype, device=x.device).copy_(x)
 
 
-def gradients_if_ready(params: list[Tensor], states: list[Tensor], steps: list[Tensor]) -> list[Tensor] | None:
+def wide(dtype: torch.dtype) -> torch.dtype:
+    """What masters and averages of parameters of this dtype are kept in."""
+    return torch.promote_types(dtype, torch.float32)
+
+
+def gradients_if_ready(
+    params: list[Tensor], states: list[Tensor], scalars: list[Tensor], masters: list[Tensor], averages: list[Tensor]
+) -> list[Tensor] | None:
     """The gradients, or None where one is missing or anything does not fit its parameter: kind, device, shape, memory order.
 
-    states: state k of parameter i at k * n + i.
+    states and scalars: number k of parameter i at k * n + i.
     """
     if extension is not None:
-        return extension.gradients_if_ready(params, states, steps)
-    grads, count = [p.grad for p in params], len(params)
-    ready = (
-        all(_fits(p, params[0].dtype, p) and _fits(grad, params[0].dtype, p) for p, grad in zip(params, grads, strict=True))
-        and all(_fits(state, states[0].dtype, params[k % count]) for k, state in enumerate(states))
-        and all(step.dtype == torch.float32 and step.device == p.device for p, step in zip(params, steps, strict=False))
+        return extension.gradients_if_ready(params, states, scalars, masters, averages)
+    grads = [p.grad for p in params]
+    ready = all(_fits(p, params[0].dtype, p) and _fits(grad, params[0].dtype, p) for p, grad in zip(params, grads, strict=True))
+    return grads if ready and fitting(params, states, scalars, masters, averages) else None
+
+
+def fitting(
+    params: Sequence[Tensor], states: Sequence[Tensor], scalars: Sequence[Tensor], masters: Sequence[Tensor], averages: Sequence[Tensor]
+) -> bool:
+    """Whether everything that belongs to the parameters has their device, shape and memory order, and the dtype that it must have."""
+    count = len(params)
+    return (
+        all(_fits(state, states[0].dtype, params[k % count]) for k, state in enumerate(states))
+        and all(scalar.dtype == torch.float32 and scalar.device == params[k % count].device for k, scalar in enumerate(scalars))
+        and all(_fits(x, wide(p.dtype), p) for x, p in [*zip(masters, params, strict=False), *zip(averages, params, strict=False)])
     )
-    return grads if ready else None
 
 
 def _fits(x: Tensor | None, dtype: torch.dtype, p: Tensor) -> bool:

@@ -6,7 +6,7 @@ else that would change the sorting.
 """
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from operator import is_
 from typing import Any, NamedTuple
@@ -16,76 +16,109 @@ from torch import Tensor
 
 from .. import checks
 from ..specs import UpdateRule
-from .layout import gradients_if_ready, in_order_of, is_dense
+from .layout import fitting, gradients_if_ready, in_order_of, is_dense, is_sharded, local, local_gradient, placed_like, wide
+from .options import Options
 
 Group = dict[str, Any]
+_HALF = (torch.float16, torch.bfloat16)
 
 
 @dataclass(slots=True)
 class Launch:
     """Parameters of one group that one kernel launch updates: same device, same dtypes, same states."""
 
+    number: int
+    """The group's."""
     group: Group
     row: UpdateRule
+    options: Options
     first: bool
     """Whether the states hold nothing yet; only for rows with that flag."""
     names: tuple[str, ...]
     """The states that exist."""
+    masters: bool
     params: list[Tensor] = field(default_factory=list)
     states: list[dict[str, Tensor]] = field(default_factory=list)
-    dense: bool = True
-    """False if a parameter has gaps in its memory: kernels then work on a copy of it."""
+    direct: bool = True
+    """False if kernels cannot work on the parameters themselves: one has gaps in its memory, or is a DTensor."""
 
     def work(self) -> Work | None:
         """What the kernel is to work on now, in the memory order of the parameters; None if the plan is out of date."""
-        states = [state[name] for name in self.names for state in self.states]
-        steps = [state["step"] for state in self.states] if self.row.counts_steps else []
-        grads = gradients_if_ready(self.params, states, steps) if self.dense else None
+        states = self._every(self.names)
+        scalars = self._every(self.row.scalars)
+        masters = self._every(("master",)) if self.masters else []
+        averages = self._every(("average",)) if self.options.ema_decay is not None else []
+        grads = gradients_if_ready(self.params, states, scalars, masters, averages) if self.direct else None
         if grads is not None:
-            return Work(self, self.params, grads, states, steps)
-        return self._work_on_copies(states, steps)
+            return Work(self, self.params, grads, states, scalars, masters, averages)
+        return self._work_on_copies(*([local(x) for x in tensors] for tensors in (states, scalars, masters, averages)))
 
-    def _work_on_copies(self, states: list[Tensor], steps: list[Tensor]) -> Work | None:
+    def _every(self, names: Sequence[str]) -> list[Tensor]:
+        return [state[name] for name in names for state in self.states]
+
+    def _work_on_copies(self, *belongings: list[Tensor]) -> Work | None:
         """The same where parameters have gaps in their memory or gradients lie in another order: those are copied."""
-        grads, count = [p.grad for p in self.params], len(self.params)
-        if any(grad is None for grad in grads):
+        if any(p.grad is None for p in self.params):
             return None
         for p in self.params:
             checks.gradient(self.row.optimizer, p)
-        targets = [p if is_dense(p) else p.clone(memory_format=torch.contiguous_format) for p in self.params]
-        fitting = [in_order_of(state, targets[k % count], states[0].dtype) is state for k, state in enumerate(states)]
-        if not all(fitting) or any(step.dtype != torch.float32 or step.device != p.device for step, p in zip(steps, targets, strict=False)):
+        parts = [local(p) for p in self.params]
+        targets = [p if is_dense(p) else p.clone(memory_format=torch.contiguous_format) for p in parts]
+        if not fitting(targets, *belongings):
             return None
-        return Work(self, targets, [in_order_of(grad, target) for grad, target in zip(grads, targets, strict=True)], states, steps)
+        grads = [in_order_of(local_gradient(p), target) for p, target in zip(self.params, targets, strict=True)]
+        return Work(self, targets, grads, *belongings)
 
     def arguments(self) -> tuple[list[float], list[bool]]:
-        """hyperparameters and flags of the group as they are now."""
+        """hyperparameters and flags of the group as they are now; a hyperparameter that is a tensor, which kernels read, is 0."""
         return numbers(self.group, self.row), flags(self.group, self.row, self.first)
+
+    def tensors(self) -> list[Tensor | None]:
+        """The hyperparameters that are tensors, None for the others; [] if none is."""
+        return tensors(self.group, self.row)
+
+    def clipping(self) -> tuple[int, float] | None:
+        """(which launches share a norm, the largest it may be): those of this group if it has a limit of its own, else -1."""
+        largest = self.options.max_grad_norm
+        return None if largest is None else (self.number if "max_grad_norm" in self.group else -1, float(largest))
+
+    def seed(self) -> Tensor | None:
+        """Of stochastic rounding."""
+        return self.group["rounding_seed"] if self.options.stochastic_rounding else None
 
     def native(self) -> tuple[object, ...]:
         """The launch as the C++ extension's step_launches takes it."""
         hyperparameters, switches = self.arguments()
-        if isinstance(self.group["lr"], Tensor):
-            hyperparameters[0] = self.group["lr"].item()
-        return self.row.name, self.params, self.states, self.names, hyperparameters, switches
+        for k, tensor in enumerate(self.tensors()):
+            if tensor is not None:
+                hyperparameters[k] = tensor.item()
+        return (self.row.name, self.params, self.states, self.names, self.row.scalars, hyperparameters, switches, self.masters,
+                self.options.ema_decay, self.seed(), self.clipping())
 
 
 class Work(NamedTuple):
     """The tensors of a launch."""
 
     launch: Launch
-    targets: list[Tensor]
-    """The parameters, or copies without gaps."""
+    params: list[Tensor]
+    """The parameters, this rank's parts of them, or copies without gaps."""
     grads: list[Tensor]
     states: list[Tensor]
     """State-major, as kernels take them."""
-    steps: list[Tensor]
+    scalars: list[Tensor]
+    masters: list[Tensor]
+    averages: list[Tensor]
 
     def write_back(self) -> None:
-        """Bring what was worked on as a copy back to the parameters."""
-        for p, target in zip(self.launch.params, self.targets, strict=True):
-            if p is not target:
-                p.copy_(target)
+        """Bring what was worked on as a copy back to the parameters; tell autograd of those that were worked on in parts."""
+        if self.launch.direct:
+            return
+        for p, target in zip(self.launch.params, self.params, strict=True):
+            part = local(p)
+            if part is not target and part.data_ptr() != target.data_ptr():
+                part.copy_(target)
+            if part is not p:
+                torch.autograd.graph.increment_version(p)
 
 
 @dataclass(slots=True)
@@ -95,6 +128,7 @@ class Plan:
     launches: list[Launch]
     groups: list[Group]
     rows: list[UpdateRule]
+    layouts: list[tuple[object, ...]]
     members: list[list[Tensor]]
     """The parameters of each group."""
     idle: list[Tensor]
@@ -102,16 +136,26 @@ class Plan:
     states: list[dict[str, Tensor]]
     """All values of the optimizer's ``state``."""
 
-    def is_current(self, groups: list[Group], rows: list[UpdateRule], state: dict[Tensor, dict[str, Tensor]]) -> bool:
-        """Whether groups, parameters and state dictionaries are the same objects, and nothing idle has got a gradient."""
-        return (
+    def is_current(
+        self, groups: list[Group], rows: list[UpdateRule], options: list[Options], state: dict[Tensor, dict[str, Tensor]]
+    ) -> bool:
+        """Whether groups, parameters and state dictionaries are the same objects, and nothing idle has got a gradient.
+
+        If so, launches go on with the options as they are now.
+        """
+        current = (
             _same(self.groups, groups)
             and _same(self.rows, rows)
+            and self.layouts == [own.layout() for own in options]
             and _same(self.states, state.values())
             and all(_same(group["params"], members) for group, members in zip(groups, self.members, strict=True))
             and all(p.grad is None for p in self.idle)
             and all(launch.names == launch.row.present_states(*launch.arguments()) for launch in self.launches)
         )
+        if current:
+            for launch in self.launches:
+                launch.options = options[launch.number]
+        return current
 
 
 def _same(one: Collection[object], other: Collection[object]) -> bool:
@@ -120,10 +164,24 @@ def _same(one: Collection[object], other: Collection[object]) -> bool:
 
 
 def numbers(group: Group, row: UpdateRule) -> list[float]:
-    """[lr, weight_decay, ...] as kernels take them; lr is 0 where it is a tensor, which kernels read themselves."""
-    lr, betas = group["lr"], group.get("betas", ())
-    values = [float(betas[int(name[4:]) - 1]) if name.startswith("beta") else float(group[name]) for name in row.hyperparameters]
-    return [0.0 if isinstance(lr, Tensor) else float(lr), float(group["weight_decay"]), *values]
+    """[lr, weight_decay, ...] as kernels take them; those that are tensors, which kernels read themselves, are 0."""
+    values = [0.0 if isinstance(value, Tensor) else float(value) for value in _values(group, row)]
+    if any(value != value for value in values):
+        names = ("lr", "weight_decay", *row.hyperparameters)
+        checks.hyperparameter(row.optimizer, *next((name, v) for name, v in zip(names, values, strict=True) if v != v), 0, float("inf"))
+    return values
+
+
+def tensors(group: Group, row: UpdateRule) -> list[Tensor | None]:
+    """The hyperparameters that are tensors, None for the others; [] if none is."""
+    found = [value if isinstance(value, Tensor) else None for value in _values(group, row)]
+    return found if any(value is not None for value in found) else []
+
+
+def _values(group: Group, row: UpdateRule) -> list[float | Tensor]:
+    betas = group.get("betas", ())
+    own = [betas[int(name[4:]) - 1] if name.startswith("beta") else group[name] for name in row.hyperparameters]
+    return [group["lr"], group["weight_decay"], *own]
 
 
 def flags(group: Group, row: UpdateRule, first: bool) -> list[bool]:
@@ -131,42 +189,66 @@ def flags(group: Group, row: UpdateRule, first: bool) -> list[bool]:
     return [bool(group["maximize"]), *(first if name == "first" else bool(group[name]) for name in row.flags)]
 
 
-def make_plan(groups: list[Group], rows: list[UpdateRule], state: dict[Tensor, dict[str, Tensor]]) -> Plan:
+def next_seed(group: Group, number: int) -> None:
+    """Count the group's "rounding_seed", which starts where that of no other group comes, or make it."""
+    seed = group.get("rounding_seed")
+    if seed is None:
+        group["rounding_seed"] = torch.tensor(number << 40, device=group["params"][0].device)
+    else:
+        seed.add_(1)
+
+
+def make_plan(groups: list[Group], rows: list[UpdateRule], options: list[Options], state: dict[Tensor, dict[str, Tensor]]) -> Plan:
     """Sort what has a gradient into launches; make the states that do not exist yet."""
     launches: dict[tuple, Launch] = {}
-    for number, (group, row) in enumerate(zip(groups, rows, strict=True)):
+    for number, (group, row, own_options) in enumerate(zip(groups, rows, options, strict=True)):
         names = row.present_states(numbers(group, row), flags(group, row, False))
         for p in group["params"]:
             if p.grad is None:
                 continue
-            own = state[p] if names or row.counts_steps else {}
+            masters = own_options.master_weights and p.dtype in _HALF
+            own = state[p] if names or row.scalars or masters or own_options.ema_decay is not None else {}
             first = "first" in row.flags and bool(names) and own.get(names[0]) is None
-            _complete(own, p, row, names)
+            complete(own, p, group, row, names, own_options)
             key = (number, p.device, p.dtype, own[names[0]].dtype if names else None, first)
-            launch = launches.setdefault(key, Launch(group, row, first, names))
+            launch = launches.setdefault(key, Launch(number, group, row, own_options, first, names, masters))
             launch.params.append(p)
             launch.states.append(own)
-            launch.dense = launch.dense and is_dense(p)
+            launch.direct = launch.direct and not is_sharded(p) and is_dense(p)
     members = [list(group["params"]) for group in groups]
     idle = [p for params in members for p in params if p.grad is None]
-    return Plan(list(launches.values()), list(groups), rows, members, idle, list(state.values()))
+    return Plan(list(launches.values()), list(groups), rows, [own.layout() for own in options], members, idle, list(state.values()))
 
 
-def _complete(own: dict[str, Tensor], p: Tensor, row: UpdateRule, names: tuple[str, ...]) -> None:
+def complete(own: dict[str, Tensor], p: Tensor, group: Group, row: UpdateRule, names: tuple[str, ...], options: Options) -> None:
     """Make p's missing states; bring the others, which may come from a checkpoint, to p's device and memory order.
 
-    States are of p's dtype, or of float32 if p is a half type and any of them is float32.
+    States are of options.state_dtype; without one of p's dtype, or of float32 if p is a half type and any of them is float32.
     """
-    if row.counts_steps:
-        step = own.get("step", 0.0)
-        if not isinstance(step, Tensor) or step.device != p.device or step.dtype != torch.float32:
-            own["step"] = torch.as_tensor(step, dtype=torch.float32, device=p.device)
-    half = p.dtype in (torch.float16, torch.bfloat16)
+    starts = {name: group[start] if isinstance(start, str) else start for name, start in row.starts}
+    for name in row.scalars:
+        value = own.get(name, starts.get(name, 0.0))
+        if not isinstance(value, Tensor) or value.device != p.device or value.dtype != torch.float32:
+            own[name] = torch.as_tensor(value, dtype=torch.float32, device=p.device)
     existing = [own[name].dtype for name in names if own.get(name) is not None]
-    dtype = torch.float32 if half and torch.float32 in existing else p.dtype
-    model = p if is_dense(p) else torch.empty_like(p, memory_format=torch.contiguous_format)
+    dtype = options.state_dtype or (torch.float32 if p.dtype in _HALF and torch.float32 in existing else p.dtype)
+    part = local(p.detach())
+    model = part if is_dense(part) else torch.empty_like(part, memory_format=torch.contiguous_format)
     for name in names:
-        if own.get(name) is None:
-            own[name] = torch.zeros_like(model, dtype=dtype, memory_format=torch.preserve_format, requires_grad=False)
-        else:
-            own[name] = in_order_of(own[name].to(p.device), model, dtype)
+        _complete_one(own, name, p, model, dtype, starts.get(name, 0.0))
+    if options.master_weights and p.dtype in _HALF:
+        _complete_one(own, "master", p, model, torch.float32, part)
+    if options.ema_decay is not None:
+        _complete_one(own, "average", p, model, wide(p.dtype), part)
+
+
+def _complete_one(own: dict[str, Tensor], name: str, p: Tensor, model: Tensor, dtype: torch.dtype, start: float | Tensor) -> None:
+    value = own.get(name)
+    if value is None:
+        value = torch.empty_like(model, dtype=dtype, memory_format=torch.preserve_format, requires_grad=False)
+        own[name] = placed_like(value.copy_(start) if isinstance(start, Tensor) else value.fill_(start), p)
+        return
+    part = local(value)
+    fitted = in_order_of(part.to(p.device), model, dtype)
+    if fitted is not part:
+        own[name] = placed_like(fitted, p)

@@ -1,0 +1,168 @@
+// A whole step of fastlayers.optim in one call, read straight from parameters and their state dictionaries.
+#include <map>
+#include <utility>
+
+#include "bindings_updates.h"
+
+namespace fastlayers {
+namespace {
+
+// Whether x is of this kind, and laid out like its parameter.
+bool fits(const at::Tensor& x, at::ScalarType type, const at::Tensor& param) {
+  return x.defined() && x.layout() == at::kStrided && x.scalar_type() == type && x.device() == param.device() &&
+         x.sizes() == param.sizes() && same_order(x, param);
+}
+
+// The gradients of params, or None where a gradient is missing or anything does not fit its parameter: what an optimizer asks at
+// every step, in a tenth of the time that Python needs.
+py::object gradients_if_ready(
+    const py::object& param_list, const py::object& state_list, const py::object& scalar_list, const py::object& master_list,
+    const py::object& average_list) {
+  const char* name = "gradients_if_ready";
+  const Tensors params(name, "params", param_list), states(name, "states", state_list), scalars(name, "scalars", scalar_list);
+  const Tensors masters(name, "masters", master_list), averages(name, "averages", average_list);
+  const int64_t count = params.size();
+  py::list result(count);
+  for (int64_t i = 0; i < count; ++i) {
+    const at::Tensor& param = params[i];
+    if (!fits(param, params[0].scalar_type(), param) || !fits(param.grad(), params[0].scalar_type(), param)) return py::none();
+    for (int64_t k = i; k < states.size(); k += count) {
+      if (!fits(states[k], states[0].scalar_type(), param)) return py::none();
+    }
+    for (int64_t k = i; k < scalars.size(); k += count) {
+      if (scalars[k].scalar_type() != at::kFloat || scalars[k].device() != param.device()) return py::none();
+    }
+    if (masters.size() && !fits(masters[i], at::kFloat, param)) return py::none();
+    if (averages.size() && !fits(averages[i], average_type(param.scalar_type()), param)) return py::none();
+    PyList_SET_ITEM(result.ptr(), i, THPVariable_Wrap(param.grad()));
+  }
+  return result;
+}
+
+// The tensor under a name in the dictionary of a parameter's states, or nullptr.
+const at::Tensor* lookup(PyObject* dictionary, PyObject* name) {
+  PyObject* item = PyDict_Check(dictionary) ? PyDict_GetItem(dictionary, name) : nullptr;
+  return item && THPVariable_Check(item) ? &THPVariable_Unpack(item) : nullptr;
+}
+
+// The memory of the state under that name if it is like the parameter, or nullptr.
+void* memory_if_ready(PyObject* dictionary, PyObject* name, at::ScalarType type, const at::Tensor& param) {
+  const at::Tensor* state = lookup(dictionary, name);
+  return state && fits(*state, type, param) ? state->mutable_data_ptr() : nullptr;
+}
+
+at::ScalarType scalar_type(NumberType type) {
+  switch (type) {
+    case NumberType::float32: return at::kFloat;
+    case NumberType::float64: return at::kDouble;
+    case NumberType::float16: return at::kHalf;
+    default: return at::kBFloat16;
+  }
+}
+
+// Adds a parameter with its gradient and states; false if one is missing or does not fit.
+bool add_if_ready(Work& work, const at::Tensor& param, PyObject* dictionary, const py::tuple& names, const py::tuple& scalar_names) {
+  static PyObject* const master = PyUnicode_InternFromString("master");
+  static PyObject* const average = PyUnicode_InternFromString("average");
+  const at::ScalarType type = scalar_type(work.type), state_type = scalar_type(work.state_type);
+  if (!param.device().is_cpu() || !fits(param, type, param) || !param.is_non_overlapping_and_dense()) return false;
+  if (!fits(param.grad(), type, param)) return false;
+  const bool empty = param.numel() == 0;  // whose memory may be nullptr
+  UpdateTensor tensor = new_tensor(param, param.grad());
+  for (size_t k = 0; k < work.present.size(); ++k) {
+    void* memory = memory_if_ready(dictionary, PyTuple_GET_ITEM(names.ptr(), k), state_type, param);
+    if (!memory && !empty) return false;
+    tensor.states[work.present[k]] = memory;
+  }
+  float* scalars[max_scalars];
+  for (int k = 0; k < work.facts().scalars; ++k) {
+    const at::Tensor* scalar = lookup(dictionary, PyTuple_GET_ITEM(scalar_names.ptr(), k));
+    if (!scalar || scalar->numel() != 1 || !fits(*scalar, at::kFloat, *scalar) || !scalar->device().is_cpu()) return false;
+    scalars[k] = scalar->mutable_data_ptr<float>();
+  }
+  if (work.has_masters && !(tensor.master = memory_if_ready(dictionary, master, at::kFloat, param)) && !empty) return false;
+  if (work.ema_decay && !(tensor.average = memory_if_ready(dictionary, average, average_type(type), param)) && !empty) return false;
+  work.add(tensor, scalars);
+  return true;
+}
+
+// A launch of fastlayers.optim as Launch.native of plan.py makes it.
+struct NativeLaunch {
+  explicit NativeLaunch(const py::handle& handle) : items(py::reinterpret_borrow<py::tuple>(handle)) {}
+
+  py::object operator[](int i) const { return items[i]; }
+  Tensors params() const { return {"step_launches", "params", items[1]}; }
+  // (which launches share a norm, the largest it may be), or nothing.
+  std::optional<std::pair<int, double>> clipping() const { return items[10].cast<std::optional<std::pair<int, double>>>(); }
+
+  py::tuple items;
+};
+
+// The work of a launch; false if anything is missing or does not fit.
+bool prepare(std::vector<Work>& works, const NativeLaunch& launch) {
+  const Tensors params = launch.params();
+  const py::list dictionaries = launch[2];
+  const py::tuple names = launch[3], scalar_names = launch[4];
+  works.emplace_back(launch[0].cast<std::string>(), launch[5].cast<std::vector<double>>(), launch[6].cast<std::vector<int>>());
+  Work& work = works.back();
+  if (names.size() != work.present.size() || dictionaries.size() != static_cast<size_t>(params.size())) return false;
+  if (scalar_names.size() != static_cast<size_t>(work.facts().scalars)) return false;
+  work.type = work.state_type = number_type(params, 0);
+  work.has_masters = launch[7].cast<bool>();
+  work.ema_decay = launch[8].cast<std::optional<double>>();
+  work.seed = seed_value(launch[9].cast<Optional>());
+  if (!names.empty()) {
+    const at::Tensor* state = lookup(dictionaries[0].ptr(), names[0].ptr());
+    if (!state) return false;
+    switch (state->scalar_type()) {
+      case at::kFloat: work.state_type = NumberType::float32; break;
+      case at::kBFloat16: work.state_type = NumberType::bfloat16; break;
+      default: if (state->scalar_type() != params[0].scalar_type()) return false;
+    }
+  }
+  if (!supported(work.type, work.state_type) || (work.has_masters && !is_half(work.type))) return false;
+  work.tensors.reserve(params.size());
+  for (int64_t i = 0; i < params.size(); ++i) {
+    if (!add_if_ready(work, params[i], PyList_GET_ITEM(dictionaries.ptr(), i), names, scalar_names)) return false;
+  }
+  return true;
+}
+
+// optimizer_step for all launches of a step of fastlayers.optim, read straight from params and their state dictionaries: with
+// hundreds of small parameters, building lists in Python takes longer than the update. Returns False, and has changed nothing, where
+// anything is missing or does not fit.
+bool step_launches(const py::list& handles, const Optional& grad_scale, const Optional& found_inf) {
+  const std::vector<NativeLaunch> launches(handles.begin(), handles.end());
+  std::vector<Work> works;
+  works.reserve(launches.size());
+  std::vector<std::optional<std::pair<int, double>>> clippings;
+  for (const NativeLaunch& launch : launches) {
+    if (!prepare(works, launch)) return false;
+    clippings.push_back(launch.clipping());
+  }
+  if (skips(found_inf)) return true;
+  for (const NativeLaunch& launch : launches) mark_written(launch.params());
+
+  py::gil_scoped_release released;
+  std::map<int, Squares> norms;
+  for (size_t i = 0; i < works.size(); ++i) {
+    if (clippings[i]) norms[clippings[i]->first].add(works[i].type, works[i].tensors);
+  }
+  for (size_t i = 0; i < works.size(); ++i) {
+    const auto squares = clippings[i] ? std::optional<double>(norms[clippings[i]->first].sum) : std::nullopt;
+    works[i].run(gradient_factor(works[i].flags[0], grad_scale, squares, clippings[i] ? clippings[i]->second : 0));
+  }
+  return true;
+}
+
+}  // namespace
+
+void bind_steps(py::module_& module) {
+  using namespace py::literals;
+  module.def("gradients_if_ready", &gradients_if_ready, "params"_a, "states"_a, "scalars"_a, "masters"_a, "averages"_a,
+             "fastlayers.optim.layout.gradients_if_ready, faster");
+  module.def("step_launches", &step_launches, "launches"_a, "grad_scale"_a, "found_inf"_a,
+             "A whole step of fastlayers.optim, or False where it needs preparation");
+}
+
+}  // namespace fastlayers

@@ -1,0 +1,351 @@
+"""What fastlayers.optim has beside torch.optim: masters, state dtypes, stochastic rounding, averages, groups' own norms, diagnostics."""
+from __future__ import annotations
+
+import copy
+import io
+
+import pytest
+import torch
+from optimizer_cases import twin
+from test_optimizers import EVERY_RULE, NAMES, SHAPES, assert_equal, device, make_params, set_grads  # noqa: F401  (device is a fixture)
+from torch import Tensor, nn
+
+import fastlayers as fl
+
+EAGER = {"lr": 0.05}
+
+
+def optimizer_of(name: str, params: list[Tensor], **options: object) -> torch.optim.Optimizer:
+    return getattr(fl.optim, name)(params, **EAGER, **({"momentum": 0.9} if name == "SGD" else {}), **options)
+
+
+def exact_twin(name: str, params: list[Tensor]) -> tuple[list[Tensor], torch.optim.Optimizer]:
+    """The same in float64, by torch."""
+    exact = [p.detach().cpu().double().requires_grad_() for p in params]
+    return exact, twin(name)(exact, **EAGER, **({"momentum": 0.9} if name == "SGD" else {}), foreach=False)
+
+
+def set_same_grads(params: list[Tensor], exact: list[Tensor], scale: float = 1.0) -> None:
+    set_grads(params)
+    for p, q in zip(params, exact, strict=True):
+        p.grad = p.grad * scale
+        q.grad = p.grad.cpu().double()
+
+
+def resumed(optimizer: torch.optim.Optimizer, name: str, params: list[Tensor], **options: object) -> torch.optim.Optimizer:
+    """A new optimizer that goes on from a file."""
+    file = io.BytesIO()
+    torch.save(optimizer.state_dict(), file)
+    file.seek(0)
+    other = optimizer_of(name, params, **options)
+    other.load_state_dict(torch.load(file))
+    return other
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(("device", "name"), EVERY_RULE, indirect=["device"])
+def test_master_weights_follow_float64(device, name: str, dtype: torch.dtype) -> None:  # noqa: F811
+    """Ten steps with a save and load in the middle: the masters, kept in float32 with float32 states, and their roundings."""
+    options = {"master_weights": True, "state_dtype": torch.float32}
+    params = make_params(dtype, device)
+    exact, oracle = exact_twin(name, params)
+    optimizer = optimizer_of(name, params, **options)
+    for step in range(10):
+        if step == 5:
+            optimizer = resumed(optimizer, name, params, **options)
+        set_same_grads(params, exact)
+        optimizer.step()
+        oracle.step()
+    for p, q in zip(params, exact, strict=True):
+        master = optimizer.state[p]["master"]
+        assert master.dtype == torch.float32
+        torch.testing.assert_close(master.cpu().double(), q.detach(), rtol=2e-6, atol=2e-6)
+        assert torch.equal(master.to(dtype), p)
+
+
+@pytest.mark.parametrize(("device", "name"), EVERY_RULE, indirect=["device"])
+def test_state_dtype(device, name: str) -> None:  # noqa: F811
+    """bfloat16 states cost bfloat16's precision and no more, and stay what they are through a checkpoint."""
+    params = make_params(device=device)
+    exact, oracle = exact_twin(name, params)
+    optimizer = optimizer_of(name, params, state_dtype=torch.bfloat16)
+    for step in range(10):
+        if step == 5:
+            optimizer = resumed(optimizer, name, params, state_dtype=torch.bfloat16)
+        set_same_grads(params, exact)
+        optimizer.step()
+        oracle.step()
+    row = optimizer.row
+    kinds = {own[state].dtype for own in optimizer.state.values() for state in row.states if state in own}
+    assert kinds == {torch.bfloat16}
+    if name != "Lion":  # whose steps are of one size, whichever way
+        for p, q in zip(params, exact, strict=True):
+            torch.testing.assert_close(p.detach().cpu().double(), q.detach(), rtol=0.05, atol=0.1)
+
+
+@pytest.mark.parametrize("options", [{"stochastic_rounding": True}, {"master_weights": True}], ids=str)
+@pytest.mark.parametrize(("device", "name"), EVERY_RULE, indirect=["device"])
+def test_bfloat16_training_arrives(device, name: str, options: dict) -> None:  # noqa: F811
+    """100 steps of lr 1e-3 from 1.0 to 0.9 for rules whose steps are of lr's size; in bfloat16 torch's stay at 1.0."""
+    p, theirs = (torch.ones(2000, dtype=torch.bfloat16, device=device, requires_grad=True) for _ in range(2))
+    arguments = {"Adagrad": {"lr": 1e-3, "initial_accumulator_value": 0}, "RMSprop": {"lr": 1e-3, "alpha": 0.0}}.get(name, {"lr": 1e-3})
+    optimizer = getattr(fl.optim, name)([p], **arguments, state_dtype=torch.float32, **options)
+    other = twin(name)([theirs], **arguments)
+    exact = torch.ones(1, dtype=torch.float64, requires_grad=True)
+    oracle = twin(name)([exact], **arguments)
+    for step in range(100):
+        p.grad, theirs.grad, exact.grad = torch.ones_like(p), torch.ones_like(theirs), torch.ones_like(exact)
+        for one in (optimizer, other, oracle):
+            if name == "AdamW":
+                one.param_groups[0]["weight_decay"] = 0
+            one.step()
+        if step == 0:
+            before = theirs.detach().clone()
+    assert torch.equal(theirs, before)  # stuck
+    assert p.double().mean().item() == pytest.approx(exact.item(), rel=0.01)
+    if name not in ("Adagrad", "NAdam", "RAdam"):  # whose first steps are not of this size
+        assert exact.item() == pytest.approx(0.9, rel=0.01)
+
+
+def test_stochastic_rounding_is_reproducible_and_the_same_on_every_backend() -> None:
+    """The same bits for the same steps, whatever else draws random numbers; a resumed run goes on with the numbers that are next."""
+    from conftest import BACKENDS, running_on
+
+    results = []
+    for backend in (*BACKENDS, "cpp"):
+        with running_on(backend) as where:
+            torch.manual_seed(len(results))
+            params = make_params(torch.bfloat16, where)
+            optimizer = fl.optim.SGD(params, lr=2.0**-7, stochastic_rounding=True)  # exact products: what is rounded is the same, too
+            for step in range(4):
+                if step == 2:
+                    saved = copy.deepcopy(optimizer.state_dict())
+                    optimizer = fl.optim.SGD(params, stochastic_rounding=True)
+                    optimizer.load_state_dict(saved)
+                for p in params:
+                    p.grad = torch.full_like(p, 0.75)
+                optimizer.step()
+            results.append([p.detach().cpu() for p in params])
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+@pytest.mark.parametrize(("device", "name"), EVERY_RULE, indirect=["device"])
+def test_float16_with_zero_gradients_gives_no_nan(device, name: str) -> None:  # noqa: F811
+    params = make_params(torch.float16, device)
+    before = [p.detach().clone() for p in params]
+    optimizer = getattr(fl.optim, name)(params, weight_decay=0.0, **({"centered": True} if name == "RMSprop" else {}))
+    for _ in range(3):
+        for p in params:
+            p.grad = torch.zeros_like(p)
+        optimizer.step()
+    assert all(torch.equal(p, q) for p, q in zip(params, before, strict=True))
+
+
+def test_centered_rmsprop_survives_a_constant_gradient(device) -> None:  # noqa: F811
+    """The variance of a constant is 0, and rounding may make it negative: torch's root is NaN then."""
+    p = torch.ones(1000, dtype=torch.bfloat16, device=device, requires_grad=True)
+    optimizer = fl.optim.RMSprop([p], lr=0.0, centered=True, alpha=0.5)
+    for _ in range(30):
+        p.grad = torch.linspace(0.1, 3, 1000, device=device).bfloat16()
+        optimizer.step()
+    assert p.isfinite().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(("device", "name"), EVERY_RULE, indirect=["device"])
+def test_averages_and_swapping_them(device, name: str, dtype: torch.dtype) -> None:  # noqa: F811
+    params = make_params(dtype, device)
+    want = [p.detach().double().cpu() for p in params]
+    optimizer = optimizer_of(name, params, ema_decay=0.8, max_grad_norm=1.0)
+    for step in range(10):
+        if step == 5:
+            optimizer = resumed(optimizer, name, params, ema_decay=0.8, max_grad_norm=1.0)
+        set_grads(params)
+        optimizer.step()
+        want = [0.8 * mean + (1 - 0.8) * p.detach().double().cpu() for mean, p in zip(want, params, strict=True)]
+    before = [p.detach().clone() for p in params]
+    with optimizer.swap_ema():
+        for p, mean in zip(params, want, strict=True):
+            torch.testing.assert_close(p.detach().cpu(), mean.to(dtype), rtol=2 * torch.finfo(dtype).eps, atol=2e-6)
+        with pytest.raises(RuntimeError, match=f"^{name}: step must be called after swap_ema"):
+            optimizer.step()
+        again = copy.deepcopy(optimizer)
+    assert all(torch.equal(p, q) for p, q in zip(params, before, strict=True))
+    set_grads(params)
+    optimizer.step()
+    with pytest.raises(RuntimeError, match=f"^{name}: step must be called after swap_ema"):
+        again.step()  # the copy has the averages in place still
+    again.swap_ema()
+    held = [p for group in again.param_groups for p in group["params"]]
+    assert all(torch.equal(p, q) for p, q in zip(held, before, strict=True))
+
+
+def test_swapping_needs_averages() -> None:
+    optimizer = fl.optim.SGD(make_params())
+    with pytest.raises(RuntimeError, match=r"^SGD: ema_decay must be given and a step made before swap_ema\(\), got no averages$"):
+        optimizer.swap_ema()
+
+
+def test_a_decay_that_is_scheduled_and_averages_that_come_later() -> None:
+    p = torch.zeros(1, requires_grad=True)
+    optimizer = fl.optim.SGD([p], lr=1.0)
+    for decay, average in ((None, None), (0.5, -1.5), (0.0, -3.0), (1.0, -3.0)):
+        p.grad = torch.ones(1)
+        optimizer.ema_decay = decay
+        optimizer.step()
+        assert optimizer.state.get(p, {}).get("average") == average
+
+
+def test_groups_with_their_own_norm_and_options() -> None:
+    lists = [make_params(shapes=((4,), (3, 2), (5,))) for _ in range(2)]
+    optimizer = fl.optim.SGD([{"params": lists[0][:1], "max_grad_norm": 0.1}, {"params": lists[0][1:]}], lr=1.0, max_grad_norm=0.3)
+    other = torch.optim.SGD(lists[1], lr=1.0)
+    for step in range(4):
+        if step == 2:  # options of groups survive a checkpoint of torch's
+            saved = copy.deepcopy(optimizer.state_dict())
+            for group in saved["param_groups"]:
+                group.pop("max_grad_norm", None)
+            optimizer.load_state_dict(saved)
+        set_grads(*lists)
+        optimizer.step()
+        torch.nn.utils.clip_grad_norm_(lists[1][:1], 0.1)
+        torch.nn.utils.clip_grad_norm_(lists[1][1:], 0.3)
+        other.step()
+    assert_equal(*lists)
+
+    half = [torch.ones(3, dtype=torch.bfloat16, requires_grad=True) for _ in range(2)]
+    optimizer = fl.optim.AdamW([{"params": half[:1], "master_weights": True, "ema_decay": 0.5}, {"params": half[1:]}])
+    set_grads(half)
+    optimizer.step()
+    assert set(optimizer.state[half[0]]) == {"step", "exp_avg", "exp_avg_sq", "master", "average"}
+    assert set(optimizer.state[half[1]]) == {"step", "exp_avg", "exp_avg_sq"}
+
+
+def test_states_with_masters_go_to_torch_and_back() -> None:
+    """torch.optim does not know the masters: what it has made of the parameters counts, not they."""
+    params = make_params(torch.bfloat16)
+    optimizer = fl.optim.AdamW(params, lr=0.1, master_weights=True)
+    other = torch.optim.AdamW(params, lr=0.1, foreach=False)
+    for one, next_one in ((optimizer, other), (other, optimizer), (optimizer, None)):
+        set_grads(params)
+        before = [p.detach().clone() for p in params]
+        one.step()
+        for p, q in zip(params, before, strict=True):  # steps of 0.1 from where the other one stopped
+            torch.testing.assert_close(p, q, rtol=0, atol=0.15)
+        if next_one is not None:
+            next_one.load_state_dict(copy.deepcopy(one.state_dict()))
+
+
+def test_parameters_that_are_loaded_between_steps_take_their_masters_along(device) -> None:  # noqa: F811
+    params = make_params(torch.bfloat16, device)
+    optimizer = fl.optim.SGD(params, lr=2.0**-10, master_weights=True)
+    for value in (1.0, 3.0):
+        with torch.no_grad():
+            for p in params:
+                p.fill_(value)
+        for _ in range(4):
+            for p in params:
+                p.grad = torch.ones_like(p)
+            optimizer.step()
+        for p in params:
+            assert (optimizer.state[p]["master"] == value - 4 * 2.0**-10).all()
+
+
+@pytest.mark.parametrize(("device", "name"), EVERY_RULE, indirect=["device"])
+def test_diagnostics_say_what_the_step_does(device, name: str) -> None:  # noqa: F811
+    params = make_params(device=device)
+    optimizer = optimizer_of(name, params, max_grad_norm=2.0)
+    optimizer.add_param_group({"params": make_params(device=device, shapes=((6, 7), (3,)))})
+    groups = [group["params"] for group in optimizer.param_groups]
+    for _ in range(2):
+        for members in groups:
+            set_grads(members)
+        before = [[p.detach().clone() for p in members] for members in groups]
+        found = optimizer.diagnostics()
+        assert all(torch.equal(p, q) for members, old in zip(groups, before, strict=True) for p, q in zip(members, old, strict=True))
+        optimizer.step()
+        for one, members, old in zip(found.groups, groups, before, strict=True):
+            moved = sum((p.detach() - q).double().square().sum().item() for p, q in zip(members, old, strict=True)) ** 0.5
+            assert one.update_norm == pytest.approx(moved, rel=1e-4)
+            assert one.gradient_norm == pytest.approx(torch.nn.utils.get_total_norm([p.grad for p in members]).item(), rel=1e-5)
+            assert one.lost == 0
+    assert found.skipped == 0
+
+
+def test_diagnostics_see_the_bfloat16_trap_and_skipped_steps() -> None:
+    lost = {}
+    for title, options in (("plain", {}), ("masters", {"master_weights": True}), ("rounding", {"stochastic_rounding": True})):
+        p = torch.tensor([1.0] * 3 + [1e-4], dtype=torch.bfloat16, requires_grad=True)
+        p.grad = torch.ones_like(p)
+        optimizer = fl.optim.Adam([p], lr=1e-3, **options)
+        lost[title] = optimizer.diagnostics().groups[0].lost
+        assert not optimizer.state
+    assert lost == {"plain": 0.75, "masters": 0, "rounding": 0}
+    for value in (1.0, 0.0, 1.0):
+        optimizer.found_inf = torch.tensor(value)
+        optimizer.step()
+    assert optimizer.diagnostics().skipped == 2
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Linear(4, 5))
+        self.tied = self.layers[2].weight
+        self.frozen = nn.Parameter(torch.ones(2), requires_grad=False)
+        self.head = nn.Linear(5, 2)
+
+
+def test_build_makes_groups() -> None:
+    optimizer = fl.optim.build(
+        "adamw", Net(), lr=1e-3, weight_decay=0.1, overrides={"HEAD.weight": {"lr": 0.5}, "head": {"lr": 0.25}}, max_grad_norm=1.0)
+    assert type(optimizer) is fl.optim.AdamW
+    assert optimizer.max_grad_norm == 1.0
+    assert [(group["lr"], group["weight_decay"], group["param_names"]) for group in optimizer.param_groups] == [
+        (1e-3, 0.1, ["tied", "layers.0.weight"]), (1e-3, 0.0, ["layers.0.bias", "layers.1.weight", "layers.1.bias", "layers.2.bias"]),
+        (0.5, 0.1, ["head.weight"]), (0.25, 0.0, ["head.bias"])]
+    for row in fl.specs.UPDATE_RULES.values():
+        assert type(fl.optim.build(row.name, Net(), no_decay=())).__name__ == row.optimizer
+
+
+def test_build_refuses() -> None:
+    with pytest.raises(ValueError, match=r"^build: name must be one of sgd, adagrad, .*, lion, got 'adamq'$"):
+        fl.optim.build("adamq", Net())
+    with pytest.raises(ValueError, match=r"^build: overrides must fit a parameter, got 'haed'$"):
+        fl.optim.build("sgd", Net(), overrides={"haed": {"lr": 1.0}})
+    with pytest.raises(ValueError, match=r"^build: model must have parameters that require a gradient, got none$"):
+        fl.optim.build("sgd", nn.ReLU())
+    with pytest.raises(TypeError, match=r"^build: model must be a Module, got list$"):
+        fl.optim.build("sgd", [])
+
+
+def test_tensor_hyperparameters_are_read_anew_at_every_step(device) -> None:  # noqa: F811
+    lr, betas = torch.tensor(0.1, device=device), [torch.tensor(0.9, device=device), torch.tensor([0.99], device=device)]
+    params, others = make_params(device=device), make_params(device=device)
+    optimizer = fl.optim.AdamW(params, lr=lr, betas=tuple(betas), weight_decay=0.1)
+    other = fl.optim.AdamW(others, lr=0.1, betas=(0.9, 0.99), weight_decay=0.1)
+    for _ in range(3):
+        set_grads(params, others)
+        optimizer.step()
+        other.step()
+        lr.mul_(0.5)
+        betas[0].fill_(0.5)
+        other.param_groups[0].update(lr=lr.item(), betas=(0.5, 0.99))
+    assert_equal(params, others)
+
+
+@pytest.mark.parametrize("name", ["AdamW", "NAdam", "Lion"])
+def test_compiled_steps_with_every_option(name: str) -> None:
+    torch._dynamo.reset()
+    options = {"master_weights": True, "state_dtype": torch.bfloat16, "stochastic_rounding": True, "ema_decay": 0.9, "max_grad_norm": 0.5}
+    ours, others = make_params(torch.bfloat16, shapes=SHAPES[:3]), make_params(torch.bfloat16, shapes=SHAPES[:3])
+    optimizer, other = optimizer_of(name, ours, **options), optimizer_of(name, others, **options)
+    step = torch.compile(lambda: optimizer.step(), fullgraph=True, backend="aot_eager")
+    for _ in range(4):
+        set_grads(ours, others)
+        step()
+        other.step()
+    for p, q in zip(ours, others, strict=True):
+        assert torch.equal(p, q)
+        assert all(torch.equal(optimizer.state[p][key], value) for key, value in other.state[q].items())
