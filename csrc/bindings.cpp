@@ -22,6 +22,7 @@ void translate(std::exception_ptr thrown) {
 
 }  // namespace
 
+void bind_gated(pybind11::module_& module);
 void bind_layers(pybind11::module_& module);
 void bind_optimizers(pybind11::module_& module);
 void bind_steps(pybind11::module_& module);
@@ -31,6 +32,7 @@ PYBIND11_MODULE(_C, module) {
   pybind11::register_local_exception_translator(fastlayers::translate);
   fastlayers::cpu_capability();  // an unknown FASTLAYERS_CPU_CAPABILITY fails here, at import
   fastlayers::bind_layers(module);
+  fastlayers::bind_gated(module);
   fastlayers::bind_optimizers(module);
   fastlayers::bind_steps(module);
 }

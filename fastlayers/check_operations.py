@@ -11,6 +11,7 @@ from torch import Tensor
 from . import reference
 from .reference import activations
 from .reference.dropout import random_numbers, threshold, uniform_like
+from .reference.gated import empty_halved
 from .specs import ACTIVATIONS, UPDATE_RULES, Activation, UpdateRule
 from .tolerance import allowed_error, compute_dtype, worst_composed_share, worst_share
 
@@ -124,6 +125,23 @@ def batch_norm_backward(kernels: ModuleType, device: str, dtype: torch.dtype) ->
         yield f"{row.name} {layout}", _composed(kernels, "batch_norm_backward", given, terms=terms)
 
 
+def gated(kernels: ModuleType, device: str, dtype: torch.dtype) -> Findings:
+    """Every activation as a gate, both ways, with dropout, along the two outer dimensions."""
+    for row, layout, dim in product(ACTIVATIONS.values(), _LAYOUTS, (0, 1)):
+        if row.random:
+            continue
+        x = _input(device, dtype, layout)
+        parameters, _, arguments = _arguments(row, x)
+        rest = (parameters, torch.tensor(_SEED, device=device), row.name, _constants(row), _P, dim, dim == 0)
+        dy = _random(empty_halved(x, dim).shape, 7, empty_halved(x, dim))
+        value, gate = x.double().chunk(2, dim)[::-1] if dim == 0 else x.double().chunk(2, dim)
+        slopes = activations.function(row.name, "derivative")(gate, *arguments)[1:]
+        terms = max((((slope.abs() + 1) * (dy * value).abs()).sum().item() for slope in slopes), default=0.0)
+        forward = _composed(kernels, "gated_forward", (x, *rest))
+        backward = _composed(kernels, "gated_backward", (dy, x, *rest, (True, bool(row.learnables))), terms=(0.0, terms))
+        yield f"{row.name} {layout} dim {dim}", max(forward, backward)
+
+
 def optimizer_step(kernels: ModuleType, device: str, dtype: torch.dtype) -> Findings:
     """Every update rule over a list of tensors, with each of its flags and with gradients that are clipped."""
     for row in UPDATE_RULES.values():
@@ -148,7 +166,7 @@ OPERATIONS: dict[str, Callable[[ModuleType, str, torch.dtype], Findings]] = {
     function.__name__: function
     for function in (
         activation_values, activation_derivatives, dropout_masks, epilogue_forward, epilogue_backward, batch_norm_statistics,
-        batch_norm_forward, batch_norm_backward, optimizer_step, gradient_norm,
+        batch_norm_forward, batch_norm_backward, gated, optimizer_step, gradient_norm,
     )
 }
 

@@ -243,6 +243,29 @@ def learnable(operation: str, row: Activation, values: Sequence[Tensor]) -> None
                                f"{' and '.join(map(str, shapes))}")
 
 
+def halves(operation: str, x: Tensor, dim: int) -> int:
+    """x can be cut in two along dimension dim; counted from the front, as kernels take it."""
+    if x.dim() == 0:
+        raise RuntimeError(f"{operation}: x must have a dimension to be cut in two, got a 0-d tensor")
+    if not -x.dim() <= dim < x.dim():
+        raise IndexError(f"{operation}: dim must be between {-x.dim()} and {x.dim() - 1} for x of shape {tuple(x.shape)}, got {dim}")
+    if x.size(dim) % 2:
+        raise RuntimeError(f"{operation}: x must have an even size along dim {dim}, got shape {tuple(x.shape)}")
+    return dim if dim >= 0 else dim + x.dim()
+
+
+def gate(operation: str, row: Activation, value: Tensor | None, x: Tensor) -> None:
+    """An activation that can be a gate: it draws no random numbers, and its learnable parameters are one value each."""
+    if row.random:
+        raise ValueError(f"{operation}: activation must not draw random numbers, got {row.name} in training")
+    if value is None:
+        return
+    if value.size(-1) != 1:
+        raise RuntimeError(f"{operation}: {row.learnables[0].name} must hold 1 value, a gate has no channels, got {value.size(-1)}")
+    _dtype_for(operation, row.learnables[0].name, value, x)
+    _on_device(operation, row.learnables[0].name, value, x)
+
+
 def _dtype_for(operation: str, argument: str, value: Tensor, x: Tensor) -> None:
     if value.dtype == x.dtype:
         return

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from .backends import select
 from .reference.epilogue import accumulate_dtype
+from .reference.gated import empty_halved
 
 
 @torch.library.custom_op("fastlayers::epilogue_forward", mutates_args=())
@@ -59,6 +60,34 @@ def _dropout_mask(first: int, count: int, seed: Tensor, p: float) -> Tensor:
 @_dropout_mask.register_fake
 def _dropout_mask_fake(first, count, seed, p):
     return seed.new_empty(count, dtype=torch.bool)
+
+
+@torch.library.custom_op("fastlayers::gated_forward", mutates_args=())
+def _gated_forward(
+    x: Tensor, parameters: Tensor | None, seed: Tensor | None, activation: str, constants: Sequence[float], p: float, dim: int,
+    gate_first: bool,
+) -> Tensor:
+    return select(x, activation).gated_forward(x, parameters, seed, activation, constants, p, dim, gate_first)
+
+
+@_gated_forward.register_fake
+def _gated_forward_fake(x, parameters, seed, activation, constants, p, dim, gate_first):
+    return empty_halved(x, dim)
+
+
+@torch.library.custom_op("fastlayers::gated_backward", mutates_args=())
+def _gated_backward(
+    dy: Tensor, x: Tensor, parameters: Tensor | None, seed: Tensor | None, activation: str, constants: Sequence[float], p: float,
+    dim: int, gate_first: bool, output_mask: Sequence[bool],
+) -> tuple[Tensor, Tensor]:
+    return _fill(x, select(x, activation).gated_backward(dy, x, parameters, seed, activation, constants, p, dim, gate_first, output_mask))
+
+
+@_gated_backward.register_fake
+def _gated_backward_fake(dy, x, parameters, seed, activation, constants, p, dim, gate_first, output_mask):
+    want_dx, want_dparameters = output_mask
+    return (torch.empty_like(x) if want_dx else x.new_empty(0),
+            torch.empty_like(parameters) if want_dparameters else x.new_empty(0))
 
 
 @torch.library.custom_op("fastlayers::batch_norm_statistics", mutates_args=())
@@ -158,6 +187,7 @@ def _gradient_norm_fake(grads):
 
 epilogue_forward = torch.ops.fastlayers.epilogue_forward
 dropout_mask = torch.ops.fastlayers.dropout_mask
+gated_forward = torch.ops.fastlayers.gated_forward
 batch_norm_statistics = torch.ops.fastlayers.batch_norm_statistics
 batch_norm_forward = torch.ops.fastlayers.batch_norm_forward
 batch_norm_backward_input = torch.ops.fastlayers.batch_norm_backward_input
@@ -168,6 +198,11 @@ gradient_norm = torch.ops.fastlayers.gradient_norm
 def epilogue_backward(*arguments: object) -> tuple[Tensor | None, ...]:
     """The op, with None for what its fourteenth argument, output_mask, does not ask for."""
     return _drop(torch.ops.fastlayers.epilogue_backward(*arguments), arguments[13])
+
+
+def gated_backward(*arguments: object) -> tuple[Tensor | None, ...]:
+    """The op, with None for what its last argument, output_mask, does not ask for."""
+    return _drop(torch.ops.fastlayers.gated_backward(*arguments), arguments[-1])
 
 
 def batch_norm_backward(*arguments: object) -> tuple[Tensor | None, ...]:

@@ -18,6 +18,7 @@ from triton import knobs
 from triton.backends.compiler import GPUTarget
 from triton.backends.driver import DriverBase
 
+from fastlayers.reference.gated import empty_halved
 from fastlayers.specs import ACTIVATIONS
 
 TARGETS = {
@@ -208,6 +209,15 @@ def _statistics_and_input(kernels: ModuleType, x: Tensor, dy: Tensor) -> object:
     return kernels.batch_norm_statistics(x, 1), dx
 
 
+def _gated(kernels: ModuleType, x: Tensor, dy: Tensor, activation: str, p: float, dim: int, dparameters: bool = False) -> object:
+    """A gated unit both ways. The last dimension, of 28, is joined with the one before: its halves are no multiple of eight."""
+    x, dy = (x.flatten(2), dy.flatten(2)) if dim == 2 else (x, dy)
+    parameters = torch.rand(1, 1) if activation == "prelu" else None
+    rest = (parameters, torch.tensor(1234) if p else None, activation, (), p, dim, True)
+    half = empty_halved(x, dim).copy_(dy.narrow(dim, 0, x.size(dim) // 2))
+    return kernels.gated_forward(x, *rest), kernels.gated_backward(half, x, *rest, (True, dparameters))
+
+
 BOTH = ("contiguous", "channels_last")
 
 
@@ -222,6 +232,13 @@ def _batch_norm(
 ACTIVATION_CALLS = [
     _plain(name, kind) for name, row in ACTIVATIONS.items() for kind in ("forward", "backward", "from_output")
     if kind != "from_output" or row.from_output != "never"
+]
+GATED_CALLS = [  # an element of y takes two of x: what counts here are instructions for each half
+    Call("silu gate", partial(_gated, activation="silu", p=0.0, dim=1), 4, BOTH, 38 / 2),
+    Call("sigmoid gate, last dimension", partial(_gated, activation="sigmoid", p=0.0, dim=2), 4, instructions=35 / 2),
+    Call("gelu gate", partial(_gated, activation="gelu", p=0.0, dim=1), 4, instructions=62 / 2),  # 88 are 10 bytes' worth
+    Call("relu gate + dropout", partial(_gated, activation="relu", p=0.1, dim=0), 4, instructions=35 / 2),
+    Call("prelu gate", partial(_gated, activation="prelu", p=0.0, dim=1, dparameters=True), 4, instructions=35 / 2),
 ]
 LAYER_CALLS = [
     Call("bias + relu", _bias, 5, BOTH),

@@ -1,18 +1,24 @@
 """torch.compile, torch.export and opcheck: every kernel is one node, without graph breaks."""
 from __future__ import annotations
 
+import re
+
 import cases
 import pytest
 import torch
 
 import fastlayers as fl
 from fastlayers import nn
+from fastlayers.reference.gated import empty_halved
 
 MODULES = {
-    **{name: lambda name=name: cases.module(name) for name in nn.__all__ if "BatchNorm" not in name and name != "Dropout1d"},
+    **{name: lambda name=name: cases.module(name) for name in nn.__all__ if not re.search("BatchNorm|GLU|^Dropout1d$", name)},
     "ReLU(dropout)": lambda: nn.ReLU(dropout=0.2),
     "PReLU(4)": lambda: nn.PReLU(4),
     "APL(4, 3 hinges)": lambda: cases.module("APL", num_parameters=4, num_hinges=3),
+    "GLU": lambda: nn.GLU(1),
+    "GLU(PReLU, dim 0)": lambda: nn.GLU(0, activation="prelu"),
+    "SwiGLU(dropout)": lambda: nn.SwiGLU(1, gate_first=True, dropout=0.2),
     "BatchNorm2d": lambda: nn.BatchNorm2d(4),
     "BatchNorm2d(relu, dropout)": lambda: nn.BatchNorm2d(4, activation="relu", dropout=0.1),
     "BatchNorm2d(PReLU, momentum=None)": lambda: nn.BatchNorm2d(4, momentum=None, activation=nn.PReLU(4)),
@@ -123,6 +129,11 @@ def _arguments(dtype: torch.dtype, layout: str):
     yield "batch_norm_forward", (inputs.x, None, None, None, None, None, *shared, True, None, 1e-5, 1)
     yield "batch_norm_backward", (inputs.dy, inputs.x, inputs.mean, rstd, *affine, *shared, True, 1, every)
     yield "batch_norm_backward", (inputs.dy, inputs.x, inputs.mean, rstd, None, None, *shared, False, 1, some)
+    gated = (inputs.parameters[:, :1], inputs.seed, "prelu", (), 0.25, 1, True)
+    yield "gated_forward", (inputs.x, *gated)
+    dy = torch.empty_like(empty_halved(inputs.x, 1)).normal_()
+    yield "gated_backward", (dy, inputs.x, *gated, (True, True))
+    yield "gated_backward", (dy, inputs.x, None, None, "silu", (), 0.0, 1, False, (True, False))
     grads = [inputs.dy, inputs.dy.flatten()[:7].clone()]
     params, moments = [grad.clone() for grad in grads], [torch.zeros_like(grad) for grad in grads + grads]
     yield "gradient_norm", (grads,)

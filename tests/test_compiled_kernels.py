@@ -22,6 +22,7 @@ import ptxsim.triton as emulator  # noqa: E402
 from compiled import (  # noqa: E402
     ACTIVATION_CALLS,
     BOTH,
+    GATED_CALLS,
     LAYER_CALLS,
     OUTPUTS,
     TARGETS,
@@ -48,9 +49,10 @@ SECOND_STAGE = ("finish", "running")  # kernels that read no whole tensor
 DTYPES = [torch.float32, torch.bfloat16]
 LAYER_CASES = [pytest.param(call, layout, id=f"{call}-{layout}") for call in LAYER_CALLS for layout in call.layouts]
 CASES = [pytest.param(call, "contiguous", id=str(call)) for call in ACTIVATION_CALLS] + LAYER_CASES
+GATED_CASES = [pytest.param(call, layout, id=f"{call}-{layout}") for call in GATED_CALLS for layout in call.layouts]
 COMPILED = [  # every kernel for every target and dtype; every activation for every target, and in float32 for one
     pytest.param(call, layout, target, dtype, id=f"{call}-{layout}-{target}-{dtype}")
-    for call, layout in [(call, "contiguous") for call in ACTIVATION_CALLS] + EVERY_KERNEL
+    for call, layout in [(call, "contiguous") for call in ACTIVATION_CALLS + GATED_CALLS] + EVERY_KERNEL
     for target in TARGETS for dtype in DTYPES
     if (call, layout) in EVERY_KERNEL or dtype == torch.bfloat16 or target == "sm_90"
 ]
@@ -60,7 +62,7 @@ def assert_compiled_well(launch: Launch, numel: int, unread: frozenset[str] = fr
     """No spills; every whole tensor is moved 128 bits at a time, and narrow accesses are no more than there are small operands."""
     found = accesses(launch.files)
     assert found.spilled == 0, f"{launch.kernel} spills: {found}"
-    whole = {name for name, tensor in launch.tensors.items() if tensor.numel() == numel}
+    whole = {name for name, tensor in launch.tensors.items() if tensor.numel() in (numel, numel // 2)}  # a gated unit's y is half of x
     if launch.kernel.startswith(SECOND_STAGE) or not whole:
         return
     small = set(launch.tensors) - whole
@@ -142,7 +144,7 @@ def execute(call: Call, package: ModuleType, shape: tuple[int, ...], layout: str
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize(("call", "layout"), CASES)
+@pytest.mark.parametrize(("call", "layout"), CASES + GATED_CASES)
 def test_traffic_and_instructions(call: Call, layout: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     stats = execute(call, kernels, SHAPE, layout, dtype, monkeypatch)
     numel = torch.Size(SHAPE).numel()
@@ -159,6 +161,15 @@ def test_traffic_and_instructions(call: Call, layout: str, dtype: torch.dtype, m
 def test_irregular_shapes_stay_inside(call: Call, shape: tuple[int, ...], layout: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if layout in call.layouts:
         execute(call, kernels, shape, layout, torch.bfloat16, monkeypatch)
+
+
+@pytest.mark.parametrize(("shape", "layout"), [
+    ((3, 6, 7, 6), "contiguous"), ((2, 10, 3, 4), "channels_last"), ((4, 2, 1, 2), "contiguous"),
+])
+@pytest.mark.parametrize("call", [GATED_CALLS[0], GATED_CALLS[4]], ids=str)
+def test_irregular_halves_stay_inside(call: Call, shape: tuple[int, ...], layout: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for offset in (0, 3 * (layout == "contiguous")):
+        execute(call, kernels, shape, layout, torch.bfloat16, monkeypatch, offset)
 
 
 @pytest.mark.parametrize("call", LAYER_CALLS, ids=str)

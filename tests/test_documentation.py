@@ -37,7 +37,8 @@ def test_examples_of_docstrings(name: str) -> None:
 
 def test_public_things_have_an_example() -> None:
     for thing in (fastlayers.functional.batch_norm, fastlayers.functional.bias_activation, fastlayers.functional.dropout,
-                  fastlayers.functional.dropout_mask, fastlayers.mc_dropout, fastlayers.EarlyStopping, fastlayers.register_activation,
+                  fastlayers.functional.dropout_mask, fastlayers.functional.glu, fastlayers.nn.GLU, fastlayers.nn.SwiGLU,
+                  fastlayers.mc_dropout, fastlayers.EarlyStopping, fastlayers.register_activation,
                   fastlayers.backend, fastlayers.backends, fastlayers.nn.BatchNorm2d,
                   fastlayers.nn.Dropout, fastlayers.optim.SGD, fastlayers.optim.Adam, fastlayers.optim.AdamW):
         assert ">>> " in thing.__doc__, thing

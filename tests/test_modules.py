@@ -4,6 +4,7 @@ from __future__ import annotations
 import copy
 import io
 import pickle
+import re
 
 import cases
 import pytest
@@ -114,8 +115,7 @@ def view(x: torch.Tensor, layout: str) -> torch.Tensor:
 
 LEARNABLE = [row.module for row in fl.specs.ACTIVATIONS.values() if row.learnables]
 MODULES = {
-    **{name: lambda name=name: cases.module(name) for name in nn.__all__
-       if "BatchNorm" not in name and name not in ("Dropout", "Dropout2d", "Dropout3d")},
+    **{name: lambda name=name: cases.module(name) for name in nn.__all__ if not re.search("BatchNorm|GLU|^Dropout([23]d)?$", name)},
     **{f"{name}(4)": lambda name=name: cases.module(name, num_parameters=4) for name in LEARNABLE},
     "APL(4 channels, 3 hinges)": lambda: cases.module("APL", num_parameters=4, num_hinges=3),
     "SoftExponential(alpha < 0)": lambda: cases.module("SoftExponential", alpha=-0.3),
@@ -288,7 +288,7 @@ def test_inplace_is_honoured() -> None:
 
 def test_scalars_and_empty_tensors(cpu_backend: str) -> None:
     for name in nn.__all__:
-        if "BatchNorm" in name or name[-2:] in ("1d", "2d", "3d") or name == "FeatureAlphaDropout":  # they need dimensions to be channels
+        if re.search("BatchNorm|GLU|[123]d$|FeatureAlphaDropout", name):  # they need dimensions to be channels, or halves
             continue
         layer = cases.module(name)
         assert layer(torch.tensor(0.5)).shape == ()

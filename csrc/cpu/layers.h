@@ -5,7 +5,9 @@
 #include "batch_norm.h"
 #include "dropout_kernels.h"
 #include "epilogue.h"
+#include "gated.h"
 
 FL_DECLARE_KERNELS(EpilogueKernels, epilogue_kernels)
 FL_DECLARE_KERNELS(BatchNormKernels, batch_norm_kernels)
 FL_DECLARE_KERNELS(DropoutKernels, dropout_kernels)
+FL_DECLARE_KERNELS(GatedKernels, gated_kernels)

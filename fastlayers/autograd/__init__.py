@@ -7,5 +7,6 @@ from .activations import activation
 from .batch_norm import batch_norm
 from .common import kernels_for
 from .epilogue import Arguments, epilogue
+from .gated import gated
 
-__all__ = ["Arguments", "activation", "batch_norm", "epilogue", "kernels_for"]
+__all__ = ["Arguments", "activation", "batch_norm", "epilogue", "gated", "kernels_for"]

@@ -13,11 +13,12 @@ from .dropout import (
     feature_alpha_dropout,
 )
 from .epilogue import bias_activation
+from .gated import glu
 
 globals().update(_FUNCTIONS)
 __all__ = [
     "CONVENTIONS", "alpha_dropout", "apply", "batch_norm", "bias_activation", "dropout", "dropout1d", "dropout2d", "dropout3d",
-    "dropout_mask", "feature_alpha_dropout", *_FUNCTIONS,
+    "dropout_mask", "feature_alpha_dropout", "glu", *_FUNCTIONS,
 ]
 
 

@@ -4,10 +4,11 @@ from .activations import *  # noqa: F403 - the classes are made from the rows of
 from .activations import __all__ as _activations
 from .batch_norm import BatchNorm1d, BatchNorm2d, BatchNorm3d
 from .dropout import AlphaDropout, Dropout, Dropout1d, Dropout2d, Dropout3d, FeatureAlphaDropout
+from .gated import GEGLU, GLU, ReGLU, SwiGLU
 
 __all__ = [
     "AlphaDropout", "BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "Dropout", "Dropout1d", "Dropout2d", "Dropout3d", "FeatureAlphaDropout",
-    *_activations,
+    "GEGLU", "GLU", "ReGLU", "SwiGLU", *_activations,
 ]
 
 

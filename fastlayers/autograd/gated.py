@@ -1,0 +1,42 @@
+"""Gated units under autograd: the input is all that backward needs, for both factors are functions of it."""
+from __future__ import annotations
+
+from torch import Tensor
+from torch.autograd import Function
+
+from .. import specs
+from ..reference.epilogue import accumulate_dtype
+from .common import dense, differentiable, kernels_for, matrix, shaped_like, vector, with_stride
+
+
+class Gated(Function):
+    """y = dropout(a * activation(b)), a and b the halves of x.
+
+    Saved for backward: x, the learnable parameters and the seed.
+    """
+
+    @staticmethod
+    def forward(ctx, x, parameters, seed, arguments):
+        row, constants, p, dim, gate_first = arguments
+        kernels = kernels_for(x, row.name)
+        y = kernels.gated_forward(x, matrix(parameters), seed, row.name, constants, p, dim, gate_first)
+        ctx.save_for_backward(x, parameters, seed)
+        ctx.kernels, ctx.arguments, ctx.stride = kernels, arguments, y.stride()
+        return y
+
+    @staticmethod
+    def backward(ctx, dy):
+        x, parameters, seed = ctx.saved_tensors
+        row, constants, p, dim, gate_first = ctx.arguments
+        dx, dparameters = differentiable(ctx.kernels).gated_backward(
+            with_stride(dy, ctx.stride), x, matrix(parameters), seed, row.name, constants, p, dim, gate_first,
+            (ctx.needs_input_grad[0], ctx.needs_input_grad[1]))
+        return dx, shaped_like(dparameters, parameters), None, None
+
+
+def gated(
+    x: Tensor, parameters: Tensor | None, seed: Tensor | None,
+    arguments: tuple[specs.Activation, tuple[float, ...], float, int, bool],
+) -> Tensor:
+    """Gated on checked tensors of any strides; arguments are (row, constants, p, dim, gate_first)."""
+    return Gated.apply(dense(x), vector(parameters, accumulate_dtype(x)), seed, arguments)
