@@ -243,12 +243,16 @@ def epilogue_backward_channels_last(
     column, channel, present = tiles.channels_last_columns(block, channels, UNIT, LANES, COLUMNS, GROUPS)
     vectors = _channel_vectors(mean, scale, weight, shift, channel, present, True)
     batch_means = _batch_means(mean_dz, mean_dz_centred, scale, vectors, channel, present, True)
-    arguments = _arguments(parameters, channel, present, channels, LEARNABLE, PER_CHANNEL, CONSTANTS, True, COMPUTE)
+    RELOAD: tl.constexpr = PER_CHANNEL and LEARNABLE > 8  # more than registers hold beside as many sums
+    if not RELOAD:
+        arguments = _arguments(parameters, channel, present, channels, LEARNABLE, PER_CHANNEL, CONSTANTS, True, COMPUTE)
     key = dropout_key(seed, threshold, keep_scale, keep_shift, drop_value, COMPUTE)
     slope_key = seed_value(slope_seed)
     totals = reductions.zeros(COUNT, COMPUTE, GROUPS)
     end = tl.minimum((chunk + 1) * chunk_rows, rows)
     for start in range(chunk * chunk_rows, end, GROUPS // COLUMNS):
+        if RELOAD:
+            arguments = _arguments(parameters, channel, present, channels, LEARNABLE, PER_CHANNEL, CONSTANTS, True, COMPUTE)
         tile = tiles.channels_last_tile(start, end, column, channel, present, channels, UNIT, LANES, COLUMNS, GROUPS)
         place = mask_place(tile, channel, channels, sample_rows, True, UNIT)
         totals = _backward_tile(
@@ -317,7 +321,7 @@ def launch_backward(
     count = want_dshift + want_dscale + (learnable if want_dparameters else 0)
     layout = launch.layout(x, channel_dim, columns > 1 or scale is not None or shift is not None or want_dshift or want_dscale,
                            sample if seed is not None else 0)
-    plan = launch.plan(layout, x.dtype, count > 0)
+    plan = launch.plan(layout, x.dtype, count > 0, count if columns > 1 else 0)
     dx = torch.empty_like(x) if want_dx else None
     dresidual = torch.empty_like(x) if want_dresidual else None
     partials = reductions.empty_partials(x, count, plan.chunks, layout.channels) if count else None

@@ -19,6 +19,7 @@ _MAX_ELEMENTS = 2**33  # slots of one channel, an eighth of them, must fit an in
 _MULTIPROCESSORS = 132  # of the largest devices
 _PROGRAMS = 8 * _MULTIPROCESSORS  # of a reduction over a large tensor
 _MAX_CHUNKS = 1024
+_MANY = 12  # sums of eight columns each that a lane's registers hold beside everything else
 _OPTIONS = {"num_warps": 4, "enable_fp_fusion": False}  # fusion only where a kernel says tl.fma
 
 
@@ -83,14 +84,20 @@ def _warp_size(driver: object) -> int:
     return driver.get_current_target().warp_size
 
 
-def plan(layout: Layout, dtype: torch.dtype, sums: bool) -> Plan:
-    """How to walk a tensor: once over every element, ``sums`` when each program also sums over what it has seen."""
-    return _plan(layout, dtype, sums, 32 if triton.knobs.runtime.interpret else _warp_size(triton.runtime.driver.active))
+def plan(layout: Layout, dtype: torch.dtype, sums: bool, vectors: int = 0) -> Plan:
+    """How to walk a tensor: once over every element, ``sums`` when each program also sums over what it has seen.
+
+    ``vectors`` counts the sums where their terms take as many per-channel values.
+    """
+    return _plan(layout, dtype, sums, vectors > _MANY, 32 if triton.knobs.runtime.interpret else _warp_size(triton.runtime.driver.active))
 
 
 @lru_cache(maxsize=4096)
-def _plan(layout: Layout, dtype: torch.dtype, sums: bool, warp_size: int) -> Plan:
-    """One lane for each group of eight elements: that is what makes accesses of half types 128 bits wide."""
+def _plan(layout: Layout, dtype: torch.dtype, sums: bool, many: bool, warp_size: int) -> Plan:
+    """One lane for each group of eight elements: that is what makes accesses of half types 128 bits wide.
+
+    Two lanes where ``many`` sums of channels_last columns would not fit the registers of one.
+    """
     images, channels, length = layout
     if images * channels * length >= _MAX_ELEMENTS:
         raise ValueError(f"triton: a tensor must have fewer than 2^33 elements, got {images * channels * length}")
@@ -99,7 +106,7 @@ def _plan(layout: Layout, dtype: torch.dtype, sums: bool, warp_size: int) -> Pla
         plan = _plan_channels_last(images, channels, compute)
     else:
         plan = _plan_contiguous(images, channels, length, compute, sums)
-    plan.constants["num_warps"] = max(1, plan.constants["GROUPS"] // warp_size)
+    plan.constants["num_warps"] = max(1, plan.constants["GROUPS"] // warp_size) * (2 if many and plan.channels_last else 1)
     return plan
 
 

@@ -46,8 +46,9 @@ _SINE = tl.constexpr((2.5931303753168322e-06, -1.9803960458375514e-04, 8.3329910
 _COSINE = tl.constexpr((-2.6102154038198933e-07, 2.4764927729847841e-05, -1.3888505054637790e-03, 4.1666653007268906e-02))
 # sin r = r + r^3 S(r^2) within 2^-26 relative, cos r = 1 - r^2 / 2 + r^4 C(r^2) within 2^-30, for |r| <= 1.63
 _SINE_SQUARED = tl.constexpr((
-    -3.5687876334122848e-06, 1.3898500765208155e-04, -3.1716709490865469e-03, 4.4442623853683472e-02, -3.3333295583724976e-01,
-))  # U of sin(r)^2 = q + q^2 U(q), q = r^2, within 2^-24 relative for |r| <= 1.63
+    8.4035377767577302e-08, -4.2558976929285564e-06, 1.4109259063843638e-04, -3.1746416352689266e-03, 4.4444482773542404e-02,
+    -3.3333334326744080e-01,
+))  # U of sin(r)^2 = q + q^2 U(q), q = r^2, within 2^-29 relative for |r| <= 1.6
 _ARCTAN = tl.constexpr((
     2.9203195590525866e-03, -1.6364932060241699e-02, 4.3206214904785156e-02, -7.5517408549785614e-02, 1.0665788501501083e-01,
     -1.4211003482341766e-01, 1.9993767142295837e-01, -3.3333152532577515e-01,
@@ -421,4 +422,4 @@ def sin_squared(x, low):
     else:
         _, r = _reduce(x, low, False)
         square = r * r
-        return tl.fma(polynomial(square, _SINE_SQUARED, 4) * square, square, square)
+        return tl.fma(polynomial(square, _SINE_SQUARED, 5) * square, square, square)

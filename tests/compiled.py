@@ -128,7 +128,7 @@ def accesses(files: dict[str, Path]) -> Accesses:
         found = [(kind == "ld", int(count or 1) * int(bits) >= 128) for kind, count, bits in found]
     else:
         text = files["amdgcn"].read_text()
-        spilled = sum(map(int, re.findall(r"(?:_spill_count|private_segment_fixed_size): *(\d+)", text)))
+        spilled = sum(map(int, re.findall(r"(?:vgpr_spill_count|private_segment_fixed_size): *(\d+)", text)))
         found = re.findall(r"^\s+(?:global|buffer|flat)_(load|store)_(\w+)", text, re.MULTILINE)
         found = [(kind == "load", width == "dwordx4") for kind, width in found]
     return Accesses(spilled, *(found.count(kind) for kind in ((True, True), (True, False), (False, True), (False, False))))
