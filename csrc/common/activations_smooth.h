@@ -33,12 +33,16 @@ struct silu : FromInput<0, 0> {
 };
 
 // x Phi(x) = max(x, 0) - |x| (1 - Phi(|x|)), Phi the normal distribution.
-struct gelu : FromInput<0, 0> {
-  template <class T> FL_HD static T forward(T x, const T*) { return maximum(T(0), x) - math::NormalTail<T>(x).moment(); }
+template <template <class> class Tail> struct GeluWith : FromInput<0, 0> {
+  template <class T> FL_HD static T forward(T x, const T*) { return maximum(T(0), x) - Tail<T>(x).moment(); }
   template <class T> FL_HD static T derivative(T x, const T*, T*) {
-    const T rest = math::NormalTail<T>(x).moment_derivative();
+    const T rest = Tail<T>(x).moment_derivative();
     return select(x < T(0), rest, T(1) - rest);
   }
+};
+struct gelu : GeluWith<math::NormalTail> {};
+template <> struct ForHalfTypes<gelu> {
+  using type = GeluWith<math::RoughNormalTail>;
 };
 
 // x s(v) with v = 2 sqrt(2 / pi) (x + 0.044715 x^3). Far out exp(v) magnifies v's rounding error a hundredfold, so forward corrects

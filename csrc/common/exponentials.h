@@ -214,15 +214,16 @@ template <class T> FL_HD T tanhshrink(T x) {
 }
 
 // The standard normal distribution at a = |x|: upper tail 1 - Phi(a), density exp(-a^2 / 2) / sqrt(2 pi).
-template <class T, bool = is_double<T>> struct NormalTail;
+template <class T, bool = is_double<T>> struct NormalTailOf;
+template <class T> using NormalTail = NormalTailOf<T>;
 
-template <class T> struct NormalTail<T, false> {
+template <class T> struct NormalTailOf<T, false> {
   const T magnitude;  // a, at most 15, where the tail is 0
   const T exponent;   // -a^2 / 2, rounded
   const Decay<T> decay;
   T factor;  // tail = factor * exp(-a^2 / 2): falls smoothly from 0.5 at a = 0 to 0.027 at a = 15. 3 ULP
 
-  FL_HD explicit NormalTail(T x)
+  FL_HD explicit NormalTailOf(T x)
       : magnitude(minimum(T(15.0f), absolute(x))),
         exponent(T(-0.5f) * magnitude * magnitude),
         decay(exponent, multiply_subtract_once(T(-0.5f) * magnitude, magnitude, exponent)) {
@@ -238,11 +239,26 @@ template <class T> struct NormalTail<T, false> {
   FL_HD T moment_derivative() const { return decay.times(multiply_add(magnitude, T(-0.3989422804f), factor)); }
 };
 
-template <class T> struct NormalTail<T, true> {
+// For floats that will be rounded to 16 bits: relative error 1e-6.
+template <class T> struct RoughNormalTail {
+  const T magnitude;
+  const Decay<T> decay;
+  T factor;
+
+  FL_HD explicit RoughNormalTail(T x) : magnitude(minimum(T(15.0f), absolute(x))), decay(T(-0.5f) * magnitude * magnitude) {
+    const T inverse = T(1.0f) / (magnitude + T(2.5f));
+    factor = inverse * polynomial((magnitude - T(2.5f)) * inverse, 0.706656992f, -0.433692664f, 0.131970122f, 0.0092482008f,
+                                  -0.0162530001f, -0.00162869424f, 0.00216891454f, 0.000615580357f);
+  }
+  FL_HD T moment() const { return decay.times(magnitude * factor); }
+  FL_HD T moment_derivative() const { return decay.times(multiply_add(magnitude, T(-0.3989422804f), factor)); }
+};
+
+template <class T> struct NormalTailOf<T, true> {
   const T magnitude;  // at most 39, where the tail is 0
   const T tail;
 
-  FL_HD explicit NormalTail(T x)
+  FL_HD explicit NormalTailOf(T x)
       : magnitude(minimum(T(39.0), absolute(x))),
         tail(lane_by_lane(magnitude, [](double v) { return 0.5 * ::erfc(v * 0.70710678118654752440); })) {}
   FL_HD T moment() const { return magnitude * tail; }
