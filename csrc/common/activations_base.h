@@ -22,5 +22,10 @@ template <int learnable_count, int constant_count> struct FromOutput : FromInput
   static constexpr bool from_output = true;
 };
 
+// The functor whose result is rounded to 16 bits: one that is less exact and faster, where there is one.
+template <class Activation> struct ForHalfTypes {
+  using type = Activation;
+};
+
 }  // namespace activations
 }  // namespace fastlayers::FL_NAMESPACE

@@ -137,7 +137,7 @@ template <class T> class SumOfLines {
     const math::Pair<T> sum = math::exact_sum(sum_.value, term);
     sum_ = {sum.value, sum_.low + (sum.low + low)};
   }
-  FL_HD T value() const { return select(absolute(sum_.value) < T(infinity<T>), sum_.value + sum_.low, sum_.value); }
+  FL_HD T value() const { return select(absolute(sum_.value) < T(infinity<T>), math::sum_for_rounding(sum_), sum_.value); }
 
  private:
   math::Pair<T> sum_;
@@ -167,9 +167,11 @@ struct apl : FromInput<2, 0> {
   static constexpr int most_repeats = 8;
 
   template <class T> FL_HD static T forward(T x, const T* p, int hinges) {
-    SumOfLines<T> sum(maximum(T(0), x));
-    for (int s = 0; s < hinges; ++s) sum.add(select(x < p[hinges + s], p[s], T(0)), p[hinges + s], x);
-    return sum.value();
+    const auto huge = absolute(x) > T(0x1p100f);  // then partial sums might overflow
+    const T scale = select(huge, T(0x1p-20f), T(1)), scaled = x * scale;
+    SumOfLines<T> sum(maximum(T(0), scaled));
+    for (int s = 0; s < hinges; ++s) sum.add(select(x < p[hinges + s], p[s], T(0)), p[hinges + s] * scale, scaled);
+    return sum.value() * select(huge, T(0x1p20f), T(1));
   }
   template <class T> FL_HD static T derivative(T x, const T* p, T* dp, int hinges) {
     SumOfLines<T> sum(select(x < T(0), T(0), T(1)));

@@ -33,12 +33,16 @@ struct silu : FromInput<0, 0> {
 };
 
 // x Phi(x) = max(x, 0) - |x| (1 - Phi(|x|)), Phi the normal distribution.
-struct gelu : FromInput<0, 0> {
-  template <class T> FL_HD static T forward(T x, const T*) { return maximum(T(0), x) - math::NormalTail<T>(x).moment(); }
+template <template <class> class Tail> struct GeluWith : FromInput<0, 0> {
+  template <class T> FL_HD static T forward(T x, const T*) { return maximum(T(0), x) - Tail<T>(x).moment(); }
   template <class T> FL_HD static T derivative(T x, const T*, T*) {
-    const T rest = math::NormalTail<T>(x).moment_derivative();
+    const T rest = Tail<T>(x).moment_derivative();
     return select(x < T(0), rest, T(1) - rest);
   }
+};
+struct gelu : GeluWith<math::NormalTail> {};
+template <> struct ForHalfTypes<gelu> {
+  using type = GeluWith<math::RoughNormalTail>;
 };
 
 // x s(v) with v = 2 sqrt(2 / pi) (x + 0.044715 x^3). Far out exp(v) magnifies v's rounding error a hundredfold, so forward corrects
@@ -177,7 +181,10 @@ template <class T> class Gated {
   FL_HD Gated(T x, math::Pair<T> v)
       : x_(x), bounded_(select(absolute(v.value) < T(math::decay_bound<T>), x, T(0))), negative_(v.value < T(0)), parts_(v) {}
 
-  FL_HD T value() const { return select(negative_, parts_.decay.times(bounded_ * parts_.larger), x_ * parts_.larger); }
+  FL_HD T value() const {
+    const T left = select(parts_.magnitude < T(64), x_ * parts_.smaller, parts_.decay.times(bounded_ * parts_.larger));
+    return select(negative_, left, x_ * parts_.larger);
+  }
   // d(x s(v)) / dx = s(v) + v s(v) s(-v)
   FL_HD T slope() const {
     const T rest = multiply_add(-parts_.magnitude * parts_.larger, parts_.smaller, parts_.smaller);
@@ -185,8 +192,8 @@ template <class T> class Gated {
   }
   // d(x s(v)) / d(v / x) = x^2 s(v) s(-v)
   FL_HD T factor_slope() const {
-    const T part = bounded_ * parts_.larger;
-    return parts_.decay.times(part) * part;
+    const T e = parts_.decay.value(), inverse = T(1) / multiply_add(e, e + T(2), T(1));
+    return select(parts_.magnitude < T(64), x_ * (x_ * (e * inverse)), parts_.decay.times(bounded_) * (bounded_ * inverse));
   }
 
  private:
@@ -249,31 +256,22 @@ struct softsign : FromInput<0, 0> {
   }
 };
 
-// p: alpha. Where |x| > 1, numerator and denominator are divided by |x|: nothing overflows.
+// p: alpha
 struct isru : FromInput<0, 1> {
+  // Where |x| > 1, numerator and denominator are divided by |x|: nothing overflows.
   template <class T> FL_HD static T forward(T x, const T* p) {
-    const Parts<T> parts(x, p[0]);
-    return with_sign_of(parts.x / parts.root, x);
+    const T magnitude = absolute(x), inverse = T(1) / magnitude;
+    const auto far = magnitude > T(1);
+    const T square = multiply_add(select(far, inverse, p[0] * magnitude), select(far, inverse, magnitude), select(far, p[0], T(1)));
+    return with_sign_of(select(far, T(1), magnitude) / square_root(square), x);
   }
+  // Where |x| > 2^30, x is scaled down by 2^40, and the 1 with it.
   template <class T> FL_HD static T derivative(T x, const T* p, T*) {
-    const Parts<T> parts(x, p[0]);
-    const T inverse = parts.one / parts.root;
-    return inverse * inverse * inverse;
+    const auto far = absolute(x) > T(0x1p30f);
+    const T scale = select(far, T(0x1p-40f), T(1)), scaled = x * scale;
+    const T square = multiply_add(p[0] * scaled, scaled, scale * scale);
+    return T(1) / (square * square_root(square)) * select(far, T(0x1p-120f), T(1));
   }
-
- private:
-  template <class T> struct Parts {
-    T one, x, root;  // 1, |x| and sqrt(1 + alpha x^2), or the same over |x|
-
-    FL_HD Parts(T given, T alpha) {
-      const T magnitude = absolute(given);
-      const auto far = magnitude > T(1);
-      const T inverse = T(1) / magnitude;
-      one = select(far, inverse, T(1));
-      x = select(far, T(1), magnitude);
-      root = square_root(multiply_add(select(far, inverse, alpha * magnitude), select(far, inverse, magnitude), select(far, alpha, T(1))));
-    }
-  };
 };
 
 // p: alpha
@@ -284,11 +282,15 @@ struct isrlu : FromInput<0, 1> {
   }
 };
 
-// x (1 + t), t = |x| / (2 (sqrt(x^2 + 1) + 1)) with x's sign.
+// With r = sqrt(x^2 + 1), (r - 1) / 2 + x is x (1 + t), t = |x| / (2 (r + 1)) with x's sign, and, far out, x + |x| / 2 - 1/2 and a little.
 struct bent_identity : FromInput<0, 0> {
   template <class T> FL_HD static T forward(T x, const T*) {
     const T magnitude = bounded(x);
-    return x * (T(1) + with_sign_of(T(0.5f) * magnitude / (root(magnitude) + T(1)), x));
+    const T length = root(magnitude), near = x * (T(1) + with_sign_of(T(0.5f) * magnitude / (length + T(1)), x));
+    const T away = absolute(x);
+    const math::Pair<T> line = math::exact_sum(select(x > T(0), T(1.5f), T(-0.5f)) * away, T(-0.5f));
+    const T far = math::sum_for_rounding(math::Pair<T>{line.value, line.low + T(0.5f) / (length + magnitude)});
+    return select(magnitude < T(1), near, select(absolute(line.value) < T(infinity<T>), far, line.value));
   }
   template <class T> FL_HD static T derivative(T x, const T*, T*) {
     const T magnitude = bounded(x);
@@ -331,15 +333,19 @@ struct sinc : FromInput<0, 0> {
 // p: alpha
 struct snake : FromInput<1, 0> {
   template <class T> FL_HD static T forward(T x, const T* p) {
-    const T sine = math::Angle<T>(p[0], x).sin();
-    return select((p[0] == T(0)) | (absolute(x) == T(infinity<T>)), x, x + sine * sine / p[0]);
+    const math::Angle<T> angle(p[0], x);
+    const T sine = angle.sin();
+    const math::Pair<T> ratio = math::exact_quotient(sine, p[0]), product = math::exact_product(sine, ratio.value);
+    const T y = (x + product.value) + multiply_add(ratio.value, angle.sin_low() + angle.sin_low(), multiply_add(sine, ratio.low, product.low));
+    return select((p[0] == T(0)) | (absolute(x) == T(infinity<T>)), x, y);
   }
-  // df/dalpha = x^2 q (2 cos(u) - q), u = alpha x and q = sin(u) / u: nothing cancels near 0.
+  // f' = (sin(u) + cos(u))^2 and df/dalpha = x^2 q (2 cos(u) - q), u = alpha x and q = sin(u) / u: nothing cancels near 0.
   template <class T> FL_HD static T derivative(T x, const T* p, T* dp) {
     const math::Angle<T> angle(p[0], x);
     const T sine = angle.sin(), cosine = angle.cos(), u = p[0] * x, q = select(u == T(0), T(1), sine / u);
-    dp[0] = select(p[0] == T(0), x * x, (x * q) * (x * (cosine + cosine - q)));
-    return multiply_add(sine + sine, cosine, T(1));
+    const T xq = select(u == T(0), x, sine / p[0]), sum = sine + cosine;
+    dp[0] = select(p[0] == T(0), x * x, xq * (cosine + cosine - q) * x);
+    return sum * sum;
   }
 };
 

@@ -76,7 +76,7 @@ struct soft_exponential : FromInput<1, 0> {
   // alpha < 0, in float. u is kept as u.value + u.low, and times 2^-64 where x is so large that it might overflow.
   template <class T> class Logarithm {
    public:
-    FL_HD Logarithm(T x, T alpha) : alpha_(alpha), infinite_(x == T(infinity<T>)) {
+    FL_HD Logarithm(T x, T alpha) : x_(x), alpha_(alpha) {
       const auto big = absolute(x) > T(0x1p60f);
       scale_ = select(big, T(0x1p-64f), T(1));
       extra_exponent_ = select(big, T(64), T(0));
@@ -89,21 +89,20 @@ struct soft_exponential : FromInput<1, 0> {
     }
 
     FL_HD T value() const { return logarithm() / -alpha_; }
-    FL_HD T slope() const { return select(infinite_, T(0), scale_ / u_.value); }
+    FL_HD T slope() const { return select(absolute(x_) == T(infinity<T>), T(0), scale_ / u_.value); }
     // 1 / u + (x + alpha)^2 h, h = (log(1 + w) - w / (1 + w)) / w^2. With s = w / (2 + w), h = (1 - s)^2 (1 / (1 + s) + s tail(s^2)) / 2.
     FL_HD T parameter_slope() const {
       const T s = w_ / (T(2) + w_), rest = T(1) - s;
       const T h = T(0.5f) * rest * rest * multiply_add(s, math::logarithm_tail(s * s), T(1) / (T(1) + s));
-      const T outside = ((logarithm() - T(1)) + slope()) / alpha_ / alpha_;
-      const auto near = (w_ > T(-0.5f)) & (w_ < T(1)) & (scale_ == T(1));
+      const T outside = (logarithm() - w_ / u_.value) / alpha_ / alpha_;
+      const auto near = (w_ > T(-0.6f)) & (w_ < T(1)) & (scale_ == T(1));
       return slope() + select(near, distance_ * (distance_ * h), outside);
     }
 
    private:
-    FL_HD T logarithm() const { return select(infinite_, T(infinity<T>), math::log(u_, extra_exponent_)); }
+    FL_HD T logarithm() const { return select(x_ == T(infinity<T>), T(infinity<T>), math::log(u_, extra_exponent_)); }
 
-    const T alpha_;
-    const decltype(T() < T()) infinite_;
+    const T x_, alpha_;
     T scale_, extra_exponent_, w_, distance_;
     math::Pair<T> u_;
   };
@@ -114,18 +113,18 @@ struct soft_exponential : FromInput<1, 0> {
     FL_HD Exponential(T x, T alpha) : x_(x), alpha_(alpha), v_(math::exact_product(alpha, select(alpha == T(0), math::finite(x), x))) {}
 
     FL_HD T value() const {
-      const math::Pair<T> growth = math::exact_expm1(v_), square = math::exact_product(alpha_, alpha_);
-      const math::Pair<T> sum = math::exact_sum(growth.value, square.value);
-      const T low = sum.low + (growth.low + square.low);
-      return select(sum.value < T(infinity<T>), sum.value + low, sum.value) / alpha_;
+      const math::ExactExpm1<T> growth(v_);
+      const math::Pair<T> square = math::exact_product(alpha_ * growth.unit, alpha_);
+      const math::Pair<T> sum = math::exact_sum(growth.scaled.value, square.value);
+      return (sum.value + (sum.low + (growth.scaled.low + square.low))) / alpha_ / growth.unit;
     }
     FL_HD T slope() const { return math::times_exp(T(1), v_); }
     // 1 + x^2 g, g = ((v - 1) exp(v) + 1) / v^2.
     FL_HD T parameter_slope() const {
       const T g = math::polynomial(v_.value, 0.49999997f, 0.333333403f, 0.125000566f, 0.0333327986f, 0.0069414773f, 0.00119137927f,
                                    0.000178510774f, 2.18465739e-05f);
-      const T bounded = maximum(T(-150), v_.value);
-      const T outside = (math::times_exp(bounded - T(1), math::Pair<T>{bounded, v_.low}) + T(1)) / alpha_ / alpha_;
+      const math::Pair<T> bounded = math::bounded(v_, T(-150), T(infinity<T>));
+      const T outside = math::times_exp((bounded.value - T(1)) / alpha_ / alpha_, bounded) + T(1) / alpha_ / alpha_;
       return T(1) + select(absolute(v_.value) < T(1), x_ * (x_ * g), outside);
     }
 

@@ -36,9 +36,11 @@ template <class T> struct ReducedExponential {
   FL_HD void finish(T r) { expm1 = multiply_add(r * r, exponential_tail(r), r); }
 };
 
-// log(1 + e) / e = 2 P(s^2) / (2 + e) with s = e / (2 + e), for 0 <= s <= 1/3: atanh(s) / s = P(s^2) = 1 + s^2 logarithm_tail(s^2).
+// log(1 + e) / e = 2 P(s^2) / (2 + e) with s = e / (2 + e), for |s| <= 0.43: atanh(s) / s = P(s^2) = 1 + s^2 logarithm_tail(s^2).
 constexpr int32_t sqrt_half_bits = 0x3f3504f3;  // sqrt(1/2)
-template <class T> FL_HD T logarithm_tail(T square) { return polynomial(square, 0.333332062f, 0.200108498f, 0.139995679f, 0.140122369f); }
+template <class T> FL_HD T logarithm_tail(T square) {
+  return polynomial(square, 0.333334178f, 0.199938864f, 0.144281179f, 0.0969106406f, 0.151959762f);
+}
 
 // exp(x + low) for -150 <= x <= 0 and tiny low. Kept 2^100 times too large, so that a product with it underflows only if the product
 // itself does, and is rounded once there. 1 ULP.
@@ -77,10 +79,10 @@ template <class T> FL_HD T times_exp(T factor, Pair<T> x) {
   if constexpr (is_double<T>) {
     return factor * lane_by_lane(x.value, [](double v) { return ::exp(v); });
   } else {
-    const T bounded = minimum(T(89.0f), maximum(T(-150.0f), x.value));
-    const auto falls = bounded < T(0);
-    const ReducedExponential<T> reduced(bounded, x.low, select(falls, exponent_shifter<T>(100), exponent_shifter<T>(-1)));
-    return factor * multiply_add(reduced.power, reduced.expm1, reduced.power) * select(falls, T(0x1p-100f), T(2.0f));
+    x = bounded(x, T(-150.0f), T(104.0f));
+    const auto falls = x.value < T(0);
+    const ReducedExponential<T> reduced(x.value, x.low, select(falls, exponent_shifter<T>(100), exponent_shifter<T>(-24)));
+    return factor * multiply_add(reduced.power, reduced.expm1, reduced.power) * select(falls, T(0x1p-100f), T(0x1p24f));
   }
 }
 
@@ -89,23 +91,32 @@ template <class T> FL_HD T expm1(Pair<T> x) {
   if constexpr (is_double<T>) {
     return lane_by_lane(x.value, [](double v) { return ::expm1(v); });
   } else {
-    const T bounded = minimum(T(89.0f), maximum(T(-30.0f), x.value));
-    const ReducedExponential<T> reduced(bounded, x.low, -1);
+    x = bounded(x, T(-30.0f), T(89.0f));
+    const ReducedExponential<T> reduced(x.value, x.low, -1);
     const T half = multiply_add(reduced.power, reduced.expm1, reduced.power - T(0.5f));
     return half + half;
   }
 }
 template <class T> FL_HD T expm1(T x) { return expm1(Pair<T>{x, T(0)}); }
 
-// exp(x + low) - 1 for float, so exact that adding a number near its opposite costs nothing.
-template <class T> FL_HD Pair<T> exact_expm1(Pair<T> x) {
-  const T bounded = minimum(T(89.0f), maximum(T(-30.0f), x.value)), shifter = exponent_shifter<T>(-1);
-  const T shifted = multiply_add(bounded, T(1.44269504f), shifter), n = shifted - shifter, half = power_from_shifted(shifted);
-  const Pair<T> rest = exact_sum(multiply_add(n, T(-0.693359375f), bounded), multiply_add(n, T(2.12194440e-4f), x.low));
-  const T tail = multiply_add(rest.value * rest.value, exponential_tail(rest.value), rest.low);
-  const Pair<T> sum = exact_sum(half * rest.value, half - T(0.5f));
-  return {sum.value + sum.value, T(2.0f) * multiply_add(half, tail, sum.low)};
-}
+// exp(x + low) - 1 for float, so exact that adding a number near its opposite costs nothing. Kept as (value + low) / unit, with a power of
+// two that keeps it from overflow and underflow.
+template <class T> struct ExactExpm1 {
+  Pair<T> scaled;
+  T unit;
+
+  FL_HD explicit ExactExpm1(Pair<T> x) {
+    const auto falls = x.value < T(0.0f), vanishes = x.value < T(-103.0f);
+    x = bounded(x, T(-103.0f), T(104.0f));
+    const T shifter = select(falls, exponent_shifter<T>(24), exponent_shifter<T>(-24));
+    const T shifted = multiply_add(x.value, T(1.44269504f), shifter), n = shifted - shifter, power = power_from_shifted(shifted);
+    unit = select(falls, T(0x1p24f), T(0x1p-24f));
+    const Pair<T> rest = exact_sum(multiply_add(n, T(-0.693359375f), x.value), multiply_add(n, T(2.12194440e-4f), x.low));
+    const T tail = multiply_add(rest.value * rest.value, exponential_tail(rest.value), rest.low);
+    const Pair<T> whole = exact_sum(power, -unit), sum = exact_sum(power * rest.value, whole.value);
+    scaled = {select(vanishes, -unit, sum.value), select(vanishes, T(0.0f), multiply_add(power, tail, sum.low + whole.low))};
+  }
+};
 
 // log(u + low) for float, u >= 0 or NaN, low less than u's rounding; exact in relative terms near u = 1, too. 3 ULP.
 template <class T> FL_HD T log(Pair<T> u, T extra_exponent) {
@@ -127,6 +138,12 @@ template <class T> FL_HD T log(Pair<T> u, T extra_exponent) {
 template <class T> constexpr Constant<T> decay_bound = is_double<T> ? 750 : 150;
 template <class T> FL_HD T bounded_magnitude(T x) { return minimum(T(decay_bound<T>), absolute(x)); }
 
+// exp(-|x + low|).
+template <class T> FL_HD Decay<T> decay_of(Pair<T> x) {
+  const Pair<T> v = bounded(Pair<T>{-absolute(x.value), select(x.value < T(0), x.low, -x.low)}, T(-decay_bound<T>), T(0));
+  return Decay<T>(v.value, v.low);
+}
+
 // What the logistic sigmoid s(x) = 1 / (1 + exp(-x)) and all that is built on it are made of.
 template <class T> struct Logistic {
   const T magnitude;     // a = |x|, bounded
@@ -135,7 +152,7 @@ template <class T> struct Logistic {
 
   FL_HD explicit Logistic(T x) : magnitude(bounded_magnitude(x)), decay(-magnitude) { finish(); }
   FL_HD explicit Logistic(Pair<T> x)
-      : magnitude(bounded_magnitude(x.value)), decay(-magnitude, select(x.value < T(0), x.low, -x.low)) {
+      : magnitude(bounded_magnitude(x.value)), decay(decay_of(x)) {
     finish();
   }
 
@@ -173,8 +190,7 @@ template <class T> FL_HD T tanh(T x) {
 
 // log(1 + exp(x + low)). 3 ULP.
 template <class T> FL_HD T softplus(Pair<T> x) {
-  const Decay<T> decay(-bounded_magnitude(x.value), select(x.value < T(0), x.low, -x.low));
-  return maximum(T(0), x.value) + (select(x.value > T(0), x.low, T(0)) + decay.log1p());
+  return maximum(T(0), x.value) + (select(x.value > T(0), x.low, T(0)) + decay_of(x).log1p());
 }
 
 // x - tanh(x): a polynomial near 0, then (E + 2 - E / a) a / (E + 2) with E = exp(2 a) - 1, where nothing cancels. 4 ULP.
@@ -198,15 +214,16 @@ template <class T> FL_HD T tanhshrink(T x) {
 }
 
 // The standard normal distribution at a = |x|: upper tail 1 - Phi(a), density exp(-a^2 / 2) / sqrt(2 pi).
-template <class T, bool = is_double<T>> struct NormalTail;
+template <class T, bool = is_double<T>> struct NormalTailOf;
+template <class T> using NormalTail = NormalTailOf<T>;
 
-template <class T> struct NormalTail<T, false> {
+template <class T> struct NormalTailOf<T, false> {
   const T magnitude;  // a, at most 15, where the tail is 0
   const T exponent;   // -a^2 / 2, rounded
   const Decay<T> decay;
   T factor;  // tail = factor * exp(-a^2 / 2): falls smoothly from 0.5 at a = 0 to 0.027 at a = 15. 3 ULP
 
-  FL_HD explicit NormalTail(T x)
+  FL_HD explicit NormalTailOf(T x)
       : magnitude(minimum(T(15.0f), absolute(x))),
         exponent(T(-0.5f) * magnitude * magnitude),
         decay(exponent, multiply_subtract_once(T(-0.5f) * magnitude, magnitude, exponent)) {
@@ -222,11 +239,26 @@ template <class T> struct NormalTail<T, false> {
   FL_HD T moment_derivative() const { return decay.times(multiply_add(magnitude, T(-0.3989422804f), factor)); }
 };
 
-template <class T> struct NormalTail<T, true> {
+// For floats that will be rounded to 16 bits: relative error 1e-6.
+template <class T> struct RoughNormalTail {
+  const T magnitude;
+  const Decay<T> decay;
+  T factor;
+
+  FL_HD explicit RoughNormalTail(T x) : magnitude(minimum(T(15.0f), absolute(x))), decay(T(-0.5f) * magnitude * magnitude) {
+    const T inverse = T(1.0f) / (magnitude + T(2.5f));
+    factor = inverse * polynomial((magnitude - T(2.5f)) * inverse, 0.706656992f, -0.433692664f, 0.131970122f, 0.0092482008f,
+                                  -0.0162530001f, -0.00162869424f, 0.00216891454f, 0.000615580357f);
+  }
+  FL_HD T moment() const { return decay.times(magnitude * factor); }
+  FL_HD T moment_derivative() const { return decay.times(multiply_add(magnitude, T(-0.3989422804f), factor)); }
+};
+
+template <class T> struct NormalTailOf<T, true> {
   const T magnitude;  // at most 39, where the tail is 0
   const T tail;
 
-  FL_HD explicit NormalTail(T x)
+  FL_HD explicit NormalTailOf(T x)
       : magnitude(minimum(T(39.0), absolute(x))),
         tail(lane_by_lane(magnitude, [](double v) { return 0.5 * ::erfc(v * 0.70710678118654752440); })) {}
   FL_HD T moment() const { return magnitude * tail; }

@@ -29,18 +29,21 @@ template <class T> class Angle<T, false> {
   FL_HD explicit Angle(T x) : Angle(T(1.0f), x, Pair<T>{x, T(0.0f)}) {}
   FL_HD Angle(T a, T x) : Angle(a, x, exact_product(a, x)) {}
   FL_HD T sin() const {
-    const T y = turned(quadrant_);
+    const T y = turned(quadrant_, sine_, cosine_);
     return is_far_ ? far_lanes(a_, x_, y, [](double v) { return ::sin(v); }) : y;
   }
   FL_HD T cos() const {
-    const T y = turned(quadrant_ + Bits(1));
+    const T y = turned(quadrant_ + Bits(1), sine_, cosine_);
     return is_far_ ? far_lanes(a_, x_, y, [](double v) { return ::cos(v); }) : y;
   }
+
+  // What sin() lacks of the exact sine by rounding.
+  FL_HD T sin_low() const { return select(absolute(angle_) > T(largest_reduced), T(0.0f), turned(quadrant_, sine_low_, cosine_low_)); }
 
  private:
   using Bits = decltype(float_as_int(T()));
 
-  FL_HD Angle(T a, T x, Pair<T> angle) : a_(a), x_(x), is_far_(any(absolute(angle.value) > T(largest_reduced))) {
+  FL_HD Angle(T a, T x, Pair<T> angle) : a_(a), x_(x), angle_(angle.value), is_far_(any(absolute(angle.value) > T(largest_reduced))) {
     const T shifter(12582912.0f);  // 1.5 * 2^23: adding it rounds to a whole number
     const T shifted = multiply_add(angle.value, T(0.636619772f), shifter), n = shifted - shifter;
     quadrant_ = float_as_int(shifted);
@@ -49,21 +52,25 @@ template <class T> class Angle<T, false> {
     const T rest = -multiply_subtract_once(n, T(-4.37113883e-8f), exact);
     const T r = multiply_add(n, T(1.71512489e-15f), rest) + angle.low;
     const T square = r * r;
-    sine_ = multiply_add(r * square, polynomial(square, -0.166666538f, 0.00833205692f, -0.000195007247f), r);
-    cosine_ = multiply_add(square * square, polynomial(square, 0.0416666418f, -0.0013887207f, 2.44198563e-05f),
-                           multiply_add(square, T(-0.5f), T(1.0f)));
+    const T sine_tail = r * square * polynomial(square, -0.166666538f, 0.00833205692f, -0.000195007247f);
+    sine_ = r + sine_tail;
+    sine_low_ = sine_tail - (sine_ - r);
+    const T half = T(0.5f) * square, rough = T(1.0f) - half, lost = (T(1.0f) - rough) - half;  // by rounding
+    const T cosine_tail = multiply_add(square * square, polynomial(square, 0.0416666418f, -0.0013887207f, 2.44198563e-05f), lost);
+    cosine_ = rough + cosine_tail;
+    cosine_low_ = cosine_tail - (cosine_ - rough);
   }
 
-  // The sine in this quadrant.
-  FL_HD T turned(Bits quadrant) const {
-    const T magnitude = select((quadrant & Bits(1)) == Bits(0), sine_, cosine_);
+  // The sine in this quadrant, from sine and cosine in the first.
+  FL_HD static T turned(Bits quadrant, T sine, T cosine) {
+    const T magnitude = select((quadrant & Bits(1)) == Bits(0), sine, cosine);
     return select((quadrant & Bits(2)) == Bits(0), magnitude, -magnitude);
   }
 
-  const T a_, x_;
+  const T a_, x_, angle_;
   const bool is_far_;
   Bits quadrant_;
-  T sine_, cosine_;
+  T sine_, cosine_, sine_low_, cosine_low_;
 };
 
 template <class T> class Angle<T, true> {
@@ -72,6 +79,7 @@ template <class T> class Angle<T, true> {
   FL_HD Angle(T a, T x) : x_(a * x) {}
   FL_HD T sin() const { return lane_by_lane(x_, [](double v) { return ::sin(v); }); }
   FL_HD T cos() const { return lane_by_lane(x_, [](double v) { return ::cos(v); }); }
+  FL_HD T sin_low() const { return T(0.0); }
 
  private:
   const T x_;

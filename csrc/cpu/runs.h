@@ -357,7 +357,16 @@ template <class Storage> struct ActivationLoops {
 
 namespace {
 
-template <class Activation, class Storage> constexpr ActivationLoops<Storage> loops_of() {
+// The functor of a row for results of full or of half width.
+template <class Row, bool half> struct Chosen {
+  using type = Row;
+};
+template <class Row> struct Chosen<Row, true> {
+  using type = typename activations::ForHalfTypes<Row>::type;
+};
+
+template <class Row, class Storage> constexpr ActivationLoops<Storage> loops_of() {
+  using Activation = typename Chosen<Row, sizeof(Storage) == 2>::type;
   ActivationLoops<Storage> loops = {
       {ForwardLoop<Activation, Storage, false>::run, ForwardLoop<Activation, Storage, true>::run},
       {BackwardLoop<Activation, Storage, false>::run, BackwardLoop<Activation, Storage, true>::run},
