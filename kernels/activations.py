@@ -22,7 +22,8 @@ _FAR_FLOAT64 = tl.constexpr(800.0)
 _NEAR = tl.constexpr(1000.0)  # products beyond it need no low part
 _OPEN = tl.constexpr(30.0)  # where a gate is 1
 _FLAT = tl.constexpr(1e18)  # where 1 + x^2 is x^2
-_FAR_AWAY = tl.constexpr(3e38)
+_LARGEST = tl.constexpr(3.4028234663852886e38)
+_LARGEST_FLOAT64 = tl.constexpr(1.7976931348623157e308)
 _SQRT_HALF = tl.constexpr(0.7071067811865476)
 _SELU_SCALE = tl.constexpr(1.0507009873554805)
 _SELU_SLOPE = tl.constexpr(1.7580993408473766)  # times alpha
@@ -396,9 +397,9 @@ def srelu_derivative(x, p):
 
 @triton.jit
 def apl(x, p):
-    """Hinges reach to -1e30 only, where x is -infinity: then the sum is replaced by its limit."""
+    """Hinges reach to the largest number only; where x is -infinity, the sum is replaced by its limit."""
     HINGES: tl.constexpr = len(p) // 2
-    finite = math.at_least(x, -_FAR_AWAY)
+    finite = math.at_least(x, -_LARGEST if x.dtype == tl.float32 else -_LARGEST_FLOAT64)
     value = math.at_least(x, 0.0)
     limit = tl.zeros_like(p[0])
     for s in tl.static_range(HINGES):
@@ -755,10 +756,15 @@ def _phase(x, alpha):
 
 
 @triton.jit
-def snake(x, p):
+def _snake(x, p, HALF: tl.constexpr):
     """x + sin(alpha x)^2 / alpha; alpha = 0 gives x."""
     y, low, rate = _phase(x, p[0])
-    return tl.where(tl.abs(y) > 0, tl.fma(math.sin_squared(y, low), tl.broadcast_to(1 / rate, x.shape), x), x)
+    return tl.where(tl.abs(y) > 0, tl.fma(math.sin_squared(y, low, HALF), tl.broadcast_to(1 / rate, x.shape), x), x)
+
+
+@triton.jit
+def snake(x, p):
+    return _snake(x, p, False)
 
 
 @triton.jit
@@ -812,6 +818,11 @@ def bent_identity_half(x, p):
     root = tl.sqrt(tl.fma(x, x, 1.0))
     far = (tl.fma(a, 0.5, x) - math.at_least(a * 2.0**-22, 0.5)) + 0.5 / (root + a)
     return tl.where(a > 16, tl.where(a == float("inf"), x, far), x * tl.fma(x / (root + 1), 0.5, 1.0))
+
+
+@triton.jit
+def snake_half(x, p):
+    return _snake(x, p, True)
 
 
 def function(name: str, kind: str, half: bool) -> triton.runtime.JITFunction:
