@@ -32,9 +32,9 @@ _GAUSSIAN_TAIL = tl.constexpr((
     -5.3332205861806870e-03, -6.3823744654655460e-02, 2.5266194343566895e-01, -5.2496314048767090e-01, 7.3345363140106200e-01,
 ))  # (a + 3.125) erfc(a / sqrt 2) exp(a^2 / 2) / 2 in powers of (a - 3.125) / (a + 3.125), within 2^-26 relative for 0 <= a <= 15
 _GAUSSIAN_TAIL_HALF = tl.constexpr((
-    -8.0532190622761846e-04, -2.7177964511793107e-05, 7.7942186035215855e-03, -5.3477701731026173e-03, -6.3781470060348511e-02,
-    2.5266364216804504e-01, -5.2496564388275146e-01, 7.3345363140106201e-01,
-))  # the same within 2^-21
+    3.0000579833984375e+02, -3.3762643432617188e+02, 8.8506790161132812e+01, 7.6742343902587891e+00, 8.7793426513671875e+00,
+    3.5099759101867676e+00, 1.2450191974639893e+00, 3.9898410439491272e-01,
+))  # the same in powers of 1 / (a + 3.125), within 2^-21
 _INVERSE_SQRT_2_PI = tl.constexpr(0.3989422804014327)
 _GELU_LINEAR = tl.constexpr(1.5957691216057308)  # 2 sqrt(2 / pi)
 _GELU_LINEAR_REST = tl.constexpr(-4.534068032135963e-08)  # what rounding to float32 leaves of it
@@ -787,9 +787,9 @@ def silu_half(x, p):
 @triton.jit
 def gelu_half(x, p):
     a = math.at_most(tl.abs(x), 15.0)
-    share = a / (a + 3.125)
+    inverse = 1 / (a + 3.125)
     power = tl.exp2(a * (a * (-0.25 * _LOG2_E)))
-    tail = share * math.polynomial(tl.fma(share, 2.0, -1.0), _GAUSSIAN_TAIL_HALF, 7)
+    tail = a * inverse * math.polynomial(inverse, _GAUSSIAN_TAIL_HALF, 7)
     return math.at_least(x, 0.0) - tail * power * power
 
 
@@ -797,7 +797,7 @@ def gelu_half(x, p):
 def gelu_derivative_half(x, p):
     a = math.at_most(tl.abs(x), 15.0)
     inverse = 1 / (a + 3.125)
-    tail = inverse * math.polynomial(tl.fma(inverse, -6.25, 1.0), _GAUSSIAN_TAIL_HALF, 7)
+    tail = inverse * math.polynomial(inverse, _GAUSSIAN_TAIL_HALF, 7)
     below = tl.fma(a, -_INVERSE_SQRT_2_PI, tail) * math.fast_exp(a * a, -0.5)
     return (tl.where(x > 0, 1 - below, below),)
 
