@@ -22,7 +22,8 @@ _FAR_FLOAT64 = tl.constexpr(800.0)
 _NEAR = tl.constexpr(1000.0)  # products beyond it need no low part
 _OPEN = tl.constexpr(30.0)  # where a gate is 1
 _FLAT = tl.constexpr(1e18)  # where 1 + x^2 is x^2
-_FAR_AWAY = tl.constexpr(3e38)
+_LARGEST = tl.constexpr(3.4028234663852886e38)
+_LARGEST_FLOAT64 = tl.constexpr(1.7976931348623157e308)
 _SQRT_HALF = tl.constexpr(0.7071067811865476)
 _SELU_SCALE = tl.constexpr(1.0507009873554805)
 _SELU_SLOPE = tl.constexpr(1.7580993408473766)  # times alpha
@@ -31,9 +32,9 @@ _GAUSSIAN_TAIL = tl.constexpr((
     -5.3332205861806870e-03, -6.3823744654655460e-02, 2.5266194343566895e-01, -5.2496314048767090e-01, 7.3345363140106200e-01,
 ))  # (a + 3.125) erfc(a / sqrt 2) exp(a^2 / 2) / 2 in powers of (a - 3.125) / (a + 3.125), within 2^-26 relative for 0 <= a <= 15
 _GAUSSIAN_TAIL_HALF = tl.constexpr((
-    -8.0532190622761846e-04, -2.7177964511793107e-05, 7.7942186035215855e-03, -5.3477701731026173e-03, -6.3781470060348511e-02,
-    2.5266364216804504e-01, -5.2496564388275146e-01, 7.3345363140106201e-01,
-))  # the same within 2^-21
+    3.0000579833984375e+02, -3.3762643432617188e+02, 8.8506790161132812e+01, 7.6742343902587891e+00, 8.7793426513671875e+00,
+    3.5099759101867676e+00, 1.2450191974639893e+00, 3.9898410439491272e-01,
+))  # the same in powers of 1 / (a + 3.125), within 2^-21
 _INVERSE_SQRT_2_PI = tl.constexpr(0.3989422804014327)
 _GELU_LINEAR = tl.constexpr(1.5957691216057308)  # 2 sqrt(2 / pi)
 _GELU_LINEAR_REST = tl.constexpr(-4.534068032135963e-08)  # what rounding to float32 leaves of it
@@ -396,9 +397,9 @@ def srelu_derivative(x, p):
 
 @triton.jit
 def apl(x, p):
-    """Hinges reach to -1e30 only, where x is -infinity: then the sum is replaced by its limit."""
+    """Hinges reach to the largest number only; where x is -infinity, the sum is replaced by its limit."""
     HINGES: tl.constexpr = len(p) // 2
-    finite = math.at_least(x, -_FAR_AWAY)
+    finite = math.at_least(x, -_LARGEST if x.dtype == tl.float32 else -_LARGEST_FLOAT64)
     value = math.at_least(x, 0.0)
     limit = tl.zeros_like(p[0])
     for s in tl.static_range(HINGES):
@@ -755,10 +756,15 @@ def _phase(x, alpha):
 
 
 @triton.jit
-def snake(x, p):
+def _snake(x, p, HALF: tl.constexpr):
     """x + sin(alpha x)^2 / alpha; alpha = 0 gives x."""
     y, low, rate = _phase(x, p[0])
-    return tl.where(tl.abs(y) > 0, tl.fma(math.sin_squared(y, low), tl.broadcast_to(1 / rate, x.shape), x), x)
+    return tl.where(tl.abs(y) > 0, tl.fma(math.sin_squared(y, low, HALF), tl.broadcast_to(1 / rate, x.shape), x), x)
+
+
+@triton.jit
+def snake(x, p):
+    return _snake(x, p, False)
 
 
 @triton.jit
@@ -781,9 +787,9 @@ def silu_half(x, p):
 @triton.jit
 def gelu_half(x, p):
     a = math.at_most(tl.abs(x), 15.0)
-    share = a / (a + 3.125)
+    inverse = 1 / (a + 3.125)
     power = tl.exp2(a * (a * (-0.25 * _LOG2_E)))
-    tail = share * math.polynomial(tl.fma(share, 2.0, -1.0), _GAUSSIAN_TAIL_HALF, 7)
+    tail = a * inverse * math.polynomial(inverse, _GAUSSIAN_TAIL_HALF, 7)
     return math.at_least(x, 0.0) - tail * power * power
 
 
@@ -791,7 +797,7 @@ def gelu_half(x, p):
 def gelu_derivative_half(x, p):
     a = math.at_most(tl.abs(x), 15.0)
     inverse = 1 / (a + 3.125)
-    tail = inverse * math.polynomial(tl.fma(inverse, -6.25, 1.0), _GAUSSIAN_TAIL_HALF, 7)
+    tail = inverse * math.polynomial(inverse, _GAUSSIAN_TAIL_HALF, 7)
     below = tl.fma(a, -_INVERSE_SQRT_2_PI, tail) * math.fast_exp(a * a, -0.5)
     return (tl.where(x > 0, 1 - below, below),)
 
@@ -812,6 +818,11 @@ def bent_identity_half(x, p):
     root = tl.sqrt(tl.fma(x, x, 1.0))
     far = (tl.fma(a, 0.5, x) - math.at_least(a * 2.0**-22, 0.5)) + 0.5 / (root + a)
     return tl.where(a > 16, tl.where(a == float("inf"), x, far), x * tl.fma(x / (root + 1), 0.5, 1.0))
+
+
+@triton.jit
+def snake_half(x, p):
+    return _snake(x, p, True)
 
 
 def function(name: str, kind: str, half: bool) -> triton.runtime.JITFunction:

@@ -309,7 +309,7 @@ def arctan(x):
         square = t * t
         series = tl.full(x.shape, 0.0, x.dtype)
         for k in tl.static_range(12):
-            series = series * square + constant(x, (1.0 if k % 2 == 1 else -1.0) / (25 - 2 * k))
+            series = series * square + constant(x, (1.0 if k % 2 == 0 else -1.0) / (25 - 2 * k))
         angle = 4 * tl.fma(series * square, t, t)
     else:
         t = tl.where(far, 1 / a, a)
@@ -414,12 +414,22 @@ def sin_cos(x, low):
 
 
 @triton.jit
-def sin_squared(x, low):
-    """sin(x + low)^2 for every x; low must be tiny."""
+def sin_squared(x, low, HALF: tl.constexpr):
+    """sin(x + low)^2 for every x; low must be tiny. Beyond pi / 4 it is 1 - cos^2, a unit more exact; HALF does without."""
     if x.dtype == tl.float64 or _INTERPRET:
         sine = tl.sin(x + low)
         return sine * sine
     else:
         _, r = _reduce(x, low, False)
-        square = r * r
-        return tl.fma(polynomial(square, _SINE_SQUARED, 5) * square, square, square)
+        if HALF:
+            return _sine_squared(r)
+        else:
+            large = tl.abs(r) > 0.5 * _HALF_PI
+            square = _sine_squared(tl.where(large, _HALF_PI - tl.abs(r), r))
+            return tl.where(large, 1 - square, square)
+
+
+@triton.jit
+def _sine_squared(r):
+    square = r * r
+    return tl.fma(polynomial(square, _SINE_SQUARED, 5) * square, square, square)

@@ -144,6 +144,8 @@ class Call:
     layouts: tuple[str, ...] = ("contiguous",)
     instructions: float = 35.0
     """How many a sweep may take per bfloat16 element; an H100 affords 8.8 for each byte of memory traffic."""
+    traffic: float = 1.10
+    """Sectors that warps request, over the minimum of the algorithm in bfloat16 and float32."""
     unread: frozenset[str] = frozenset()
     """Whole tensors that are given but not needed, so that the compiler drops their loads."""
 
@@ -164,6 +166,14 @@ def vectors(x: Tensor, count: int) -> list[Tensor]:
     return [torch.rand(x.size(1)) + 0.5 for _ in range(count)]
 
 
+INSTRUCTIONS = {  # activations that take more than 35 per element, and why
+    "soft_exponential forward": 37.0,  # a logarithm and an exponential in one kernel, of which one value of alpha takes one
+    "soft_exponential backward": 75.0,  # both, the series near 0 and df/dalpha
+    "sinc backward": 46.5,  # sine, cosine and the series near 0; an eighth of it looks for numbers that need all of 1 / pi
+    "snake backward": 49.0,  # sine and cosine of a product, df/dalpha
+}
+
+
 def _plain(name: str, kind: str) -> Call:
     """An activation alone: kind is forward, backward or from_output."""
     row = ACTIVATIONS[name]
@@ -177,8 +187,9 @@ def _plain(name: str, kind: str) -> Call:
             return kernels.epilogue_forward(*arguments)
         return kernels.epilogue_backward(dy, *arguments, kind == "from_output", (True, False, False, False, dparameters))
 
-    reads_x = name != "identity" or kind == "forward"
-    return Call(f"{name} {kind}", run, 2 if kind == "forward" else 2 + reads_x, unread=frozenset("" if reads_x else "x"))
+    reads_x = name not in ("identity", "binary_step") or kind == "forward"
+    return Call(f"{name} {kind}", run, 2 if kind == "forward" else 2 + reads_x, instructions=INSTRUCTIONS.get(f"{name} {kind}", 35.0),
+                unread=frozenset(() if reads_x else ("x",)))
 
 
 def _forward_backward(kernels: ModuleType, x: Tensor, dy: Tensor, activation: str, p: float, training: bool, residual: bool) -> object:
@@ -200,6 +211,19 @@ def _bias(kernels: ModuleType, x: Tensor, dy: Tensor) -> object:
 
 def _dropout(kernels: ModuleType, x: Tensor, dy: Tensor) -> object:
     arguments = (x, None, None, None, None, None, torch.tensor(1234), "identity", (), 0.1, 1)
+    return kernels.epilogue_forward(*arguments), kernels.epilogue_backward(dy, *arguments, False, (True, False, False, False, False))
+
+
+def _hinges(kernels: ModuleType, x: Tensor, dy: Tensor, forward: bool) -> object:
+    """apl with as many hinges as there can be, each channel its own."""
+    arguments = (x, None, None, None, None, torch.rand(16, x.size(1)) - 0.5, None, "apl", (), 0.0, 1)
+    if forward:
+        return kernels.epilogue_forward(*arguments)
+    return kernels.epilogue_backward(dy, *arguments, False, (True, False, False, False, True))
+
+
+def _random(kernels: ModuleType, x: Tensor, dy: Tensor) -> object:
+    arguments = (x, None, None, None, None, None, torch.tensor(1234), "rrelu", (0.125, 0.25), 0.1, 1)
     return kernels.epilogue_forward(*arguments), kernels.epilogue_backward(dy, *arguments, False, (True, False, False, False, False))
 
 
@@ -247,6 +271,13 @@ LAYER_CALLS = [
     _batch_norm("batch norm + silu", 8, "silu"),
     _batch_norm("batch norm + relu + dropout", 8, p=0.1),
     _batch_norm("batch norm + residual + prelu + dropout", 12, "prelu", p=0.1, residual=True, instructions=40.0),  # 8 bytes a sweep
+    _batch_norm("batch norm + gelu", 8, "gelu", instructions=35.5),  # channels_last; contiguous takes 34.3
+    Call("apl with 8 hinges forward", partial(_hinges, forward=True), 2),
+    Call("apl with 8 hinges backward", partial(_hinges, forward=False), 3, instructions=83.0),  # 8 bent lines and 16 sums
+    # each tile of rows reads the 16 parameters of its channels again, from the first cache, lest they and the sums fill the registers
+    Call("apl with 8 hinges forward, channels_last", partial(_hinges, forward=True), 2, ("channels_last",), 41.0, traffic=1.7),
+    Call("apl with 8 hinges backward, channels_last", partial(_hinges, forward=False), 3, ("channels_last",), 126.0, traffic=4.9),
+    Call("rrelu + dropout", _random, 5, instructions=40.0),  # Philox twice
     _batch_norm("batch norm in eval", 5, training=False),
     Call("statistics, input gradient", _statistics_and_input, 4, BOTH),
 ]

@@ -1,0 +1,180 @@
+"""The Triton mathematics of every activation, compiled and run in the emulator: against float64 over all kinds of inputs.
+
+float32 by bit patterns of every exponent, half types exhaustively, random slopes bit for bit, and a few functions in the interpreter.
+"""
+from __future__ import annotations
+
+import math
+import os
+import subprocess
+import sys
+
+import cases
+import pytest
+import torch
+from torch import Tensor
+
+pytest.importorskip("triton", reason="Triton is not installed")
+emulator = pytest.importorskip("ptxsim.triton", reason="the emulator is installed with: pip install -e tools/ptxsim")
+
+from fastlayers import kernels, reference, specs  # noqa: E402
+from fastlayers.reference import activations  # noqa: E402
+
+ROWS = tuple(specs.ACTIVATIONS.values())
+HALF_TYPES = (torch.float16, torch.bfloat16)
+SWEEP_STRIDE = 32749  # of float32 bit patterns: 2^17 of them, in every binade
+SEED = 0x123456789ABCDEF
+ELSEWHERE = {  # learnable parameters away from where they start
+    "srelu": [-1.5, 0.25, 2.0, 0.5], "swish": [1.7], "prelu": [-0.3], "apl": [0.3, -0.2, -0.5, 1.0],
+}
+INTERPRETED = ("elu", "mish", "isru", "hardswish", "arctan", "apl")
+
+
+def float32_inputs(row: specs.Activation) -> Tensor:
+    """Bit patterns from all over float32, zeros, infinities, NaN, the kinks, the neighbours of all these, and where functions bend."""
+    sweep = torch.arange(-(2**31), 2**31, SWEEP_STRIDE, dtype=torch.int64).to(torch.int32).view(torch.float32)
+    points = torch.tensor([0.0, -0.0, math.inf, -math.inf, math.nan, *(kink for kink, _ in row.kinks)])
+    up, down = torch.full_like(points, math.inf), torch.full_like(points, -math.inf)
+    return torch.cat([sweep, points, torch.nextafter(points, up), torch.nextafter(points, down), torch.linspace(-15, 15, 60_001)])
+
+
+def half_inputs(dtype: torch.dtype) -> Tensor:
+    """All 65,536 values."""
+    return torch.arange(-(2**15), 2**15, dtype=torch.int64).to(torch.int16).view(dtype)
+
+
+def call(row: specs.Activation, x: Tensor, learnables: list[float]) -> tuple[Tensor, Tensor]:
+    """(value, derivative) by the kernels, whatever runs them."""
+    parameters = torch.tensor(learnables)[:, None] if row.learnables else None
+    seed = torch.tensor(SEED) if row.random else None
+    constants = tuple(float(constant.default) for constant in row.constants)
+    common = (x, None, None, None, None, parameters, seed, row.name, constants, 0.0, 0)
+    mask = (True, False, False, False, False)
+    return kernels.epilogue_forward(*common), kernels.epilogue_backward(torch.ones_like(x), *common, False, mask)[0]
+
+
+def oracle(row: specs.Activation, x: Tensor, learnables: list[float]) -> tuple[Tensor, Tensor, Tensor]:
+    """(value, derivative, second derivative) in float64."""
+    wide = x.double().requires_grad_()
+    given = [*torch.tensor(learnables, dtype=torch.promote_types(x.dtype, torch.float32)).double()] if row.learnables else []
+    given += [float(constant.default) for constant in row.constants]
+    given += [reference.dropout.uniform_like(x.double(), torch.tensor(SEED))] if row.random else []
+    slope = activations.function(row.name, "derivative")(wide, *given)[0]
+    second = torch.autograd.grad(slope.sum(), wide)[0] if slope.requires_grad else torch.zeros_like(slope)
+    return activations.function(row.name)(wide, *given).detach(), slope.detach(), second
+
+
+def spacing(value: Tensor, dtype: torch.dtype) -> Tensor:
+    """Distance between neighbouring numbers of dtype around value: one unit in the last place."""
+    info = torch.finfo(dtype)
+    _, exponent = torch.frexp(value.double().abs().clamp_min(info.tiny))
+    return torch.ldexp(torch.full_like(value, info.eps, dtype=torch.float64), exponent - 1)
+
+
+def assert_errors(got: Tensor, want: Tensor, x: Tensor, allowed: Tensor, what: str) -> None:
+    """|got - want| <= allowed wherever want is a number that got's dtype can hold, and the same infinity or NaN elsewhere."""
+    rounded = want.to(got.dtype)
+    exact = (got == rounded) | (got.isnan() & rounded.isnan())
+    error = torch.where(exact, torch.zeros_like(want), (got.double() - want).abs())
+    bad = ~(error <= allowed)
+    worst = (error / allowed).nan_to_num(nan=math.inf).argmax()
+    assert not bad.any(), f"{what}: {int(bad.sum())} off, f({x[worst]:.9g}) = {got[worst]:.9g}, not {want[worst]:.9g}"
+
+
+def finite(value: Tensor) -> Tensor:
+    return value.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+
+
+def check_float32(row: specs.Activation, x: Tensor, got: tuple[Tensor, Tensor], learnables: list[float]) -> None:
+    """The budget of the row, plus what the input's own rounding, half a unit of x, makes of it."""
+    value, slope, second = oracle(row, x, learnables)
+    own = 0.5 * spacing(x, torch.float32)
+    allowed = row.ulp * spacing(value, torch.float32) + finite(own * slope.abs())
+    assert_errors(got[0], value, x, allowed, row.name)
+    allowed = (row.derivative_ulp * spacing(slope, torch.float32)).clamp_min(row.derivative_absolute) + finite(own * second.abs())
+    assert_errors(got[1], slope, x, allowed, f"{row.name}'")
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+def test_float32(row: specs.Activation) -> None:
+    x = float32_inputs(row)
+    with emulator.device(arch=90):
+        check_float32(row, x, call(row, x, row.start()), row.start())
+
+
+@pytest.mark.parametrize("name", ELSEWHERE)
+def test_float32_with_other_parameters(name: str) -> None:
+    """Within the same budget; x stays where the terms of a sum do not cancel by more than the input's own rounding."""
+    row, x = specs.ACTIVATIONS[name], float32_inputs(specs.ACTIVATIONS[name])
+    with emulator.device(arch=90):
+        got = call(row, x, ELSEWHERE[name])
+    value, slope, second = oracle(row, x, ELSEWHERE[name])
+    terms = spacing(x.double().nan_to_num(nan=1.0, posinf=1.0, neginf=1.0).abs().clamp_min(max(map(abs, ELSEWHERE[name]))), torch.float32)
+    cancelling = terms if name in ("srelu", "apl") else torch.zeros_like(terms)
+    own = 0.5 * spacing(x, torch.float32)
+    assert_errors(got[0], value, x, row.ulp * spacing(value, torch.float32) + finite(own * slope.abs()) + 2 * cancelling, name)
+    allowed = (row.derivative_ulp * spacing(slope, torch.float32)).clamp_min(row.derivative_absolute) + finite(own * second.abs())
+    assert_errors(got[1], slope, x, allowed, f"{name}'")
+
+
+@pytest.mark.parametrize("dtype", HALF_TYPES, ids=str)
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+def test_half_types(row: specs.Activation, dtype: torch.dtype) -> None:
+    """All inputs: never more than one unit off, and the nearest number in 99.5 %."""
+    x = half_inputs(dtype)
+    with emulator.device(arch=90):
+        got = call(row, x, row.start())
+    for kind, result, want in zip(("value", "derivative"), got, oracle(row, x, row.start()), strict=False):
+        unit = spacing(want, dtype)
+        absolute = row.derivative_absolute if kind == "derivative" else 0.0
+        assert_errors(result, want, x, unit + absolute, f"{row.name} {kind}")
+        number = result.isfinite() & want.isfinite()
+        nearest = ((result.double() - want).abs()[number] <= 0.5 * unit[number]).double().mean()
+        assert nearest >= 0.995, f"{row.name} {kind}: {nearest:.4f} correctly rounded"
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+def test_float64(row: specs.Activation) -> None:
+    """1,000 values from -8 to 8, value and derivative within 16 units of float64, or of the terms of a sum that cancels."""
+    x = torch.linspace(-8, 8, 1000, dtype=torch.float64)
+    parameters = torch.tensor(row.start(), dtype=torch.float64)[:, None] if row.learnables else None
+    seed = torch.tensor(SEED) if row.random else None
+    constants = tuple(float(constant.default) for constant in row.constants)
+    common = (x, None, None, None, None, parameters, seed, row.name, constants, 0.0, 0)
+    mask = (True, False, False, False, False)
+    with emulator.device(arch=90):
+        got = kernels.epilogue_forward(*common), kernels.epilogue_backward(torch.ones_like(x), *common, False, mask)[0]
+    for result, want in zip(got, oracle(row, x, row.start()), strict=False):
+        assert_errors(result, want, x, 16 * torch.finfo(torch.float64).eps * want.abs().clamp_min(1e-1), row.name)
+
+
+@pytest.mark.parametrize("p", [0.0, 0.3])
+@pytest.mark.parametrize(("shape", "layout"), [((2, 16, 4, 8), "contiguous"), ((3, 5, 4, 7), "contiguous"), ((2, 8, 5, 3), "channels_last"),
+                                               ((3, 5, 4, 7), "channels_last"), ((1, 1003), "contiguous")], ids=str)
+def test_random_slopes_are_those_of_the_reference(shape: tuple[int, ...], layout: str, p: float) -> None:
+    """Plain and per channel; a seed beside p = 0 drops nothing."""
+    x = cases.arrange(-torch.ones(shape, dtype=torch.float64), layout)
+    shift = torch.zeros(shape[1], dtype=torch.float64)
+    for vector in (None, shift):
+        arguments = (x, None, None, vector, None, None, torch.tensor(SEED), "rrelu", (0.0, 1.0), p, 1)
+        with emulator.device(arch=90):
+            got = kernels.epilogue_forward(*arguments)
+        assert torch.equal(got, reference.epilogue_forward(*arguments))
+
+
+def interpret() -> None:
+    """What test_interpreter runs in a process of its own."""
+    x = torch.cat([half_inputs(torch.bfloat16)[::97].float(), torch.linspace(-15, 15, 501)])
+    for name in INTERPRETED:
+        row = specs.ACTIVATIONS[name]
+        check_float32(row, x, call(row, x, row.start()), row.start())
+
+
+def test_interpreter() -> None:
+    environment = {**os.environ, "TRITON_INTERPRET": "1"}
+    run = subprocess.run([sys.executable, __file__], env=environment, capture_output=True, text=True, timeout=300)
+    assert run.returncode == 0, run.stderr[-2000:]
+
+
+if __name__ == "__main__":
+    interpret()
