@@ -23,6 +23,7 @@ def test_every_row_of_specs_has_cases():
     assert len(set(names)) == len(names)
     for name in ACTIVATIONS:
         assert f"{name} 32x64x56x56 float32" in names
+    for name in cases.BLOCKS:
         assert f"batch_norm{'' if name == 'identity' else '+' + name}+dropout 32x64x56x56 float32" in names
     for rule in UPDATE_RULES.values():
         assert f"{rule.optimizer} 500 tensors of 64 float32" in names
