@@ -193,7 +193,7 @@ template <class T> class Gated {
   // d(x s(v)) / d(v / x) = x^2 s(v) s(-v)
   FL_HD T factor_slope() const {
     const T e = parts_.decay.value(), inverse = T(1) / multiply_add(e, e + T(2), T(1));
-    return select(parts_.magnitude < T(64), x_ * (x_ * (e * inverse)), parts_.decay.times(bounded_) * (bounded_ * inverse));
+    return select(parts_.magnitude < T(64), x_ * (x_ * (e * inverse)), parts_.decay.times(bounded_ * (bounded_ * inverse)));
   }
 
  private:
