@@ -146,6 +146,8 @@ class Call:
     """How many a sweep may take per bfloat16 element; an H100 affords 8.8 for each byte of memory traffic."""
     traffic: float = 1.10
     """Sectors that warps request, over the minimum of the algorithm in bfloat16 and float32."""
+    wide: bool = True
+    """Whether half types are moved 128 bits at a time; else 64 by each of two neighbouring lanes."""
     unread: frozenset[str] = frozenset()
     """Whole tensors that are given but not needed, so that the compiler drops their loads."""
 
@@ -272,11 +274,12 @@ LAYER_CALLS = [
     _batch_norm("batch norm + relu + dropout", 8, p=0.1),
     _batch_norm("batch norm + residual + prelu + dropout", 12, "prelu", p=0.1, residual=True, instructions=40.0),  # 8 bytes a sweep
     _batch_norm("batch norm + gelu", 8, "gelu", instructions=35.5),  # channels_last; contiguous takes 34.3
-    Call("apl with 8 hinges forward", partial(_hinges, forward=True), 2),
+    Call("apl with 8 hinges forward", partial(_hinges, forward=True), 2, instructions=35.5),  # 8 bent lines
     Call("apl with 8 hinges backward", partial(_hinges, forward=False), 3, instructions=83.0),  # 8 bent lines and 16 sums
     # each tile of rows reads the 16 parameters of its channels again, from the first cache, lest they and the sums fill the registers
     Call("apl with 8 hinges forward, channels_last", partial(_hinges, forward=True), 2, ("channels_last",), 41.0, traffic=1.7),
-    Call("apl with 8 hinges backward, channels_last", partial(_hinges, forward=False), 3, ("channels_last",), 126.0, traffic=4.9),
+    Call("apl with 8 hinges backward, channels_last", partial(_hinges, forward=False), 3, ("channels_last",), 126.0, traffic=4.9,
+         wide=False),
     Call("rrelu + dropout", _random, 5, instructions=40.0),  # Philox twice
     _batch_norm("batch norm in eval", 5, training=False),
     Call("statistics, input gradient", _statistics_and_input, 4, BOTH),

@@ -27,7 +27,7 @@ SEED = 0x123456789ABCDEF
 ELSEWHERE = {  # learnable parameters away from where they start
     "srelu": [-1.5, 0.25, 2.0, 0.5], "swish": [1.7], "prelu": [-0.3], "apl": [0.3, -0.2, -0.5, 1.0],
 }
-INTERPRETED = ("elu", "mish", "isru", "hardswish", "arctan", "apl")
+INTERPRETED = ("elu", "mish", "arctan", "apl")
 
 
 def float32_inputs(row: specs.Activation) -> Tensor:
@@ -164,7 +164,7 @@ def test_random_slopes_are_those_of_the_reference(shape: tuple[int, ...], layout
 
 def interpret() -> None:
     """What test_interpreter runs in a process of its own."""
-    x = torch.cat([half_inputs(torch.bfloat16)[::97].float(), torch.linspace(-15, 15, 501)])
+    x = torch.cat([half_inputs(torch.bfloat16)[::257].float(), torch.linspace(-15, 15, 201)])
     for name in INTERPRETED:
         row = specs.ACTIVATIONS[name]
         check_float32(row, x, call(row, x, row.start()), row.start())
