@@ -126,6 +126,24 @@ def running_statistics(operation: str, mean: Tensor | None, var: Tensor | None, 
         raise RuntimeError(f"{operation}: running_mean and running_var must be given when training=False, got None")
 
 
+def tracked(operation: str, mean: Tensor | None, track_running_stats: bool) -> None:
+    """A layer that is to be frozen has statistics to be frozen with."""
+    if mean is None:
+        raise RuntimeError(f"{operation}: freeze() must find running statistics, got track_running_stats={track_running_stats}")
+
+
+def memory(operation: str, value: str) -> None:
+    """What backward keeps."""
+    if value != "default" and value != "inplace":
+        one_of(operation, "memory", value, ("default", "inplace"))
+
+
+def once_differentiable(operation: str, once: bool) -> None:
+    """What was restored from y has no second derivative."""
+    if not once:
+        raise RuntimeError(f"{operation}: memory must be 'default' for a gradient that is itself differentiated, got 'inplace'")
+
+
 def number_in(operation: str, argument: str, value: float, low: float, high: float) -> None:
     """low <= value <= high."""
     if not low <= value <= high:

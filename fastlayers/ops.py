@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .backends import select
+from .context import recomputing
 from .reference.epilogue import accumulate_dtype
 
 
@@ -46,6 +47,19 @@ def _epilogue_backward_fake(
     return _gradients_fake(x, parameters, channel_dim, output_mask)
 
 
+@torch.library.custom_op("fastlayers::epilogue_inverse", mutates_args=())
+def _epilogue_inverse(
+    y: Tensor, mean: Tensor, scale: Tensor, shift: Tensor | None, residual: Tensor | None, parameters: Tensor | None, activation: str,
+    constants: Sequence[float], channel_dim: int,
+) -> Tensor:
+    return select(y).epilogue_inverse(y, mean, scale, shift, residual, parameters, activation, constants, channel_dim)
+
+
+@_epilogue_inverse.register_fake
+def _epilogue_inverse_fake(y, mean, scale, shift, residual, parameters, activation, constants, channel_dim):
+    return torch.empty_like(y)
+
+
 @torch.library.custom_op("fastlayers::batch_norm_statistics", mutates_args=())
 def _batch_norm_statistics(x: Tensor, channel_dim: int) -> tuple[Tensor, Tensor]:
     return select(x).batch_norm_statistics(x, channel_dim)
@@ -63,6 +77,8 @@ def _batch_norm_forward(
     num_batches_tracked: Tensor | None, residual: Tensor | None, parameters: Tensor | None, seed: Tensor | None, activation: str,
     constants: Sequence[float], p: float, training: bool, momentum: float | None, eps: float, channel_dim: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
+    if training and recomputing():  # compiled code that activation checkpointing calls once more
+        running_mean = running_var = num_batches_tracked = None
     return select(x).batch_norm_forward(
         x, weight, bias, running_mean, running_var, num_batches_tracked, residual, parameters, seed, activation, constants, p, training,
         momentum, eps, channel_dim)
@@ -139,6 +155,7 @@ def _gradient_norm_fake(grads):
 
 
 epilogue_forward = torch.ops.fastlayers.epilogue_forward
+epilogue_inverse = torch.ops.fastlayers.epilogue_inverse
 batch_norm_statistics = torch.ops.fastlayers.batch_norm_statistics
 batch_norm_forward = torch.ops.fastlayers.batch_norm_forward
 batch_norm_backward_input = torch.ops.fastlayers.batch_norm_backward_input

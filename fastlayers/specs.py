@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+SMALLEST_SLOPE = 2.0**-14
+"""An activation with a smaller slope counts as one that cannot be inverted: y would be lost below the smallest float16."""
 _ULP = 4.0  # default budget, in units in the last place of float32 (DESIGN: "value <= 4 ULP, derivative <= 4 ULP")
 
 
@@ -45,6 +47,8 @@ class Activation:
     """(x, the derivative used there) for each point where the left and right derivatives differ, at the default arguments."""
     from_output: str = "never"
     """When backward may keep y in place of x: "always", "never", or a condition on the constants such as "negative_slope >= 0"."""
+    invertible: str = "never"
+    """When x follows from y: "always", "never", or a condition on the constants or learnable parameters, "negative_slope > 0"."""
     keyword: tuple[str, object] | None = None
     """The argument of ``module`` that selects this row where several rows share one class."""
     ulp: float = _ULP
@@ -56,6 +60,9 @@ class Activation:
         names = [c.name for c in self.constants]
         if self.from_output not in ("always", "never") and not any(n in self.from_output for n in names):
             raise ValueError(f"{self.name}: from_output names no constant: {self.from_output!r}")
+        names += [learnable.name for learnable in self.learnables]
+        if self.invertible not in ("always", "never") and not any(n in self.invertible for n in names):
+            raise ValueError(f"{self.name}: invertible names no constant and no parameter: {self.invertible!r}")
 
     def derives_from_output(self, constants: tuple[float, ...]) -> bool:
         """Whether the derivative follows from y for these constants."""
@@ -63,6 +70,14 @@ class Activation:
             return self.from_output == "always"
         name, bound = self.from_output.split(" >= ")
         return constants[[c.name for c in self.constants].index(name)] >= float(bound)
+
+    def inverts(self, constants: tuple[float, ...]) -> bool:
+        """Whether x follows from y for these constants, and for learnable parameters of at least SMALLEST_SLOPE where they count."""
+        if self.invertible in ("always", "never"):
+            return self.invertible == "always"
+        name, _ = self.invertible.split(" > ")
+        values = dict(zip([c.name for c in self.constants], constants, strict=True))
+        return values.get(name, 1.0) >= SMALLEST_SLOPE
 
 
 @dataclass(frozen=True)
@@ -94,7 +109,7 @@ class UpdateRule:
 
 _ACTIVATIONS = (
     Activation(
-        "identity", "Identity", "f(x) = x", "f'(x) = 1", "-", from_output="always", ulp=0, derivative_ulp=0,
+        "identity", "Identity", "f(x) = x", "f'(x) = 1", "-", from_output="always", invertible="always", ulp=0, derivative_ulp=0,
     ),
     Activation(
         "relu", "ReLU", "f(x) = max(0, x)", "f'(x) = 1 if x > 0 else 0", "Nair & Hinton, ICML 2010",
@@ -103,7 +118,7 @@ _ACTIVATIONS = (
     Activation(
         "leaky_relu", "LeakyReLU", "f(x) = x if x > 0 else negative_slope * x", "f'(x) = 1 if x > 0 else negative_slope",
         "Maas, Hannun & Ng, ICML 2013", constants=(Constant("negative_slope", 0.01),), kinks=((0.0, 0.01),),
-        from_output="negative_slope >= 0", ulp=1,
+        from_output="negative_slope >= 0", invertible="negative_slope > 0", ulp=1,
     ),
     Activation(
         "sigmoid", "Sigmoid", "f(x) = 1 / (1 + exp(-x))", "f'(x) = f(x) (1 - f(x))", "Verhulst 1838; Rumelhart et al., 1986",
@@ -128,7 +143,8 @@ _ACTIVATIONS = (
     ),
     Activation(
         "prelu", "PReLU", "f(x) = x if x > 0 else weight * x", "f'(x) = 1 if x > 0 else weight; df/dweight = 0 if x > 0 else x",
-        "He et al., arXiv:1502.01852", learnables=(Learnable("weight", 0.25),), kinks=((0.0, 0.25),), ulp=1,
+        "He et al., arXiv:1502.01852", learnables=(Learnable("weight", 0.25),), kinks=((0.0, 0.25),), invertible="weight > 0",
+        ulp=1,
     ),
 )
 

@@ -1,9 +1,9 @@
 """The kernel interface in Triton: NVIDIA and AMD GPUs, and CPU tensors in an emulator or under TRITON_INTERPRET=1."""
 from .batch_norm import batch_norm_backward, batch_norm_backward_input, batch_norm_forward, batch_norm_statistics
-from .epilogue import epilogue_backward, epilogue_forward
+from .epilogue import epilogue_backward, epilogue_forward, epilogue_inverse
 from .optimizers import gradient_norm, optimizer_step
 
 __all__ = [
     "batch_norm_backward", "batch_norm_backward_input", "batch_norm_forward", "batch_norm_statistics", "epilogue_backward",
-    "epilogue_forward", "gradient_norm", "optimizer_step",
+    "epilogue_forward", "epilogue_inverse", "gradient_norm", "optimizer_step",
 ]

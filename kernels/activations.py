@@ -1,8 +1,9 @@
 """Every activation as a pair of Triton functions, picked up by a row's name of fastlayers/specs.py.
 
 ``{name}(x, p)`` is f, ``{name}_derivative(x, p)`` the tuple (df/dx, df/d parameter ...), and where backward may keep y instead of x
-``{name}_derivative_from_output(y, p)`` is (df/dx,). x is float32 or float64; p is the tuple of learnable parameters, as values that
-broadcast against x, then constants. At +-inf they give the limit; NaN stays NaN.
+``{name}_derivative_from_output(y, p)`` is (df/dx,). Where x follows from y ``{name}_inverse(y, p)`` is x, finite where y is. x and y
+are float32 or float64; p is the tuple of learnable parameters, as values that broadcast against x, then constants. At +-inf functions
+give the limit; NaN stays NaN.
 """
 from __future__ import annotations
 
@@ -76,6 +77,11 @@ def identity_derivative_from_output(y, p):
 
 
 @triton.jit
+def identity_inverse(y, p):
+    return y
+
+
+@triton.jit
 def relu(x, p):
     return _at_least(x, 0.0)
 
@@ -103,6 +109,11 @@ def leaky_relu_derivative(x, p):
 @triton.jit
 def leaky_relu_derivative_from_output(y, p):
     return leaky_relu_derivative(y, p)
+
+
+@triton.jit
+def leaky_relu_inverse(y, p):
+    return tl.where(y > 0, y, y / p[0])
 
 
 @triton.jit
@@ -301,3 +312,8 @@ def prelu(x, p):
 @triton.jit
 def prelu_derivative(x, p):
     return tl.where(x > 0, 1.0, p[0]).to(x.dtype), tl.where(x > 0, 0.0, x)
+
+
+@triton.jit
+def prelu_inverse(y, p):
+    return tl.where(y > 0, y, y / p[0])

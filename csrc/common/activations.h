@@ -1,7 +1,8 @@
 // The activations: one functor each, under the name of its row in fastlayers/specs.py, for any number type T of math.h.
 //
 // forward(x, p) is f(x). derivative(x, p, dp) returns df/dx and writes df/d(parameter k) to dp[k]. Functors that derive
-// FromOutput also have derivative_from_output(y, p), df/dx from y = f(x). p holds the learnable parameters, then the constants.
+// FromOutput also have derivative_from_output(y, p), df/dx from y = f(x), and those that are Invertible inverse(y, p), an x with
+// f(x) = y, finite where y is. p holds the learnable parameters, then the constants.
 // A new activation is one functor and one word in FL_ACTIVATIONS; every loop, on CPU and GPU, picks it up from there.
 #pragma once
 
@@ -16,16 +17,22 @@ template <int learnable_count, int constant_count> struct FromInput {
   static constexpr int learnables = learnable_count;
   static constexpr int constants = constant_count;
   static constexpr bool from_output = false;
+  static constexpr bool invertible = false;
   static constexpr bool reads_output = false;
 };
 template <int learnable_count, int constant_count> struct FromOutput : FromInput<learnable_count, constant_count> {
   static constexpr bool from_output = true;
 };
 
-struct identity : FromOutput<0, 0> {
+template <class Base> struct Invertible : Base {
+  static constexpr bool invertible = true;
+};
+
+struct identity : Invertible<FromOutput<0, 0>> {
   template <class T> FL_HD static T forward(T x, const T*) { return x; }
   template <class T> FL_HD static T derivative(T, const T*, T*) { return T(1); }
   template <class T> FL_HD static T derivative_from_output(T, const T*) { return T(1); }
+  template <class T> FL_HD static T inverse(T y, const T*) { return y; }
 };
 
 struct relu : FromOutput<0, 0> {
@@ -35,10 +42,11 @@ struct relu : FromOutput<0, 0> {
 };
 
 // p: negative_slope
-struct leaky_relu : FromOutput<0, 1> {
+struct leaky_relu : Invertible<FromOutput<0, 1>> {
   template <class T> FL_HD static T forward(T x, const T* p) { return select(x > T(0), x, x * p[0]); }
   template <class T> FL_HD static T derivative(T x, const T* p, T*) { return select(x > T(0), T(1), p[0]); }
   template <class T> FL_HD static T derivative_from_output(T y, const T* p) { return select(y > T(0), T(1), p[0]); }
+  template <class T> FL_HD static T inverse(T y, const T* p) { return select(y > T(0), y, y / p[0]); }
 };
 
 struct sigmoid : FromOutput<0, 0> {
@@ -120,8 +128,9 @@ struct gelu_tanh : FromInput<0, 0> {
 };
 
 // p: weight
-struct prelu : FromInput<1, 0> {
+struct prelu : Invertible<FromInput<1, 0>> {
   template <class T> FL_HD static T forward(T x, const T* p) { return select(x > T(0), x, x * p[0]); }
+  template <class T> FL_HD static T inverse(T y, const T* p) { return select(y > T(0), y, y / p[0]); }
   template <class T> FL_HD static T derivative(T x, const T* p, T* dp) {
     dp[0] = select(x > T(0), T(0), x);
     return select(x > T(0), T(1), p[0]);

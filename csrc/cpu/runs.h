@@ -241,6 +241,27 @@ template <class Activation, class Storage, bool along> struct BackwardLoop {
   }
 };
 
+// x from y, which stands in x's place; the column of the scale holds its reciprocal.
+template <class Activation, class Storage, bool along> struct InverseLoop {
+  using V = Vector<typename Compute<Storage>::type>;
+
+  template <bool whole> FL_HD static void step(const Inputs<Activation, Storage, along>& inputs, int64_t i, Access<whole> access) {
+    V arguments[max_arguments];
+    inputs.read_arguments(i, access, arguments);
+    V z = Activation::inverse(access.template stream<V>(inputs.x + i), arguments);
+    if (inputs.residual) z -= access.template stream<V>(inputs.residual + i);
+    z -= access.read(inputs.shift, i);
+    access.write(inputs.run.y + i, multiply_add(z, access.read(inputs.scale, i), access.read(inputs.mean, i)));
+  }
+
+  static void run(const Run<Storage>& r) {
+    const Inputs<Activation, Storage, along> inputs(r);
+    int64_t i = 0;
+    for (; i + V::size <= r.count; i += V::size) step(inputs, i, Access<true>{});
+    if (i < r.count) step(inputs, i, Access<false>{static_cast<int>(r.count - i)});
+  }
+};
+
 // Sums of x - pilot and of its square, pilot being the column of the mean.
 template <class Storage, bool along> struct StatisticsLoop {
   using T = typename Compute<Storage>::type;
@@ -308,6 +329,7 @@ template <class Storage> using RunFunction = void (*)(const Run<Storage>&);
 // The loops of one activation; [0] for uniform runs, [1] for runs along channels.
 template <class Storage> struct ActivationLoops {
   RunFunction<Storage> forward[2], backward[2], backward_from_output[2];  // the last null for activations that need x
+  RunFunction<Storage> inverse[2];  // null for activations that have none
   int learnables, constants;
 };
 
@@ -318,12 +340,17 @@ template <class Activation, class Storage> constexpr ActivationLoops<Storage> lo
       {ForwardLoop<Activation, Storage, false>::run, ForwardLoop<Activation, Storage, true>::run},
       {BackwardLoop<Activation, Storage, false>::run, BackwardLoop<Activation, Storage, true>::run},
       {nullptr, nullptr},
+      {nullptr, nullptr},
       Activation::learnables,
       Activation::constants,
   };
   if constexpr (Activation::from_output) {
     loops.backward_from_output[0] = BackwardLoop<FromOutputOf<Activation>, Storage, false>::run;
     loops.backward_from_output[1] = BackwardLoop<FromOutputOf<Activation>, Storage, true>::run;
+  }
+  if constexpr (Activation::invertible) {
+    loops.inverse[0] = InverseLoop<Activation, Storage, false>::run;
+    loops.inverse[1] = InverseLoop<Activation, Storage, true>::run;
   }
   return loops;
 }

@@ -1,26 +1,45 @@
 """Batch norm with its epilogue under autograd."""
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from .. import ops, reference, specs
+from .. import checks, ops, reference, specs
+from ..context import transformed
 from ..reference.batch_norm import batch_norm_statistics
 from ..reference.epilogue import accumulate_dtype
+from . import composed
 from .common import dense, differentiable, kernels_for, matrix, shaped_like, vector, with_stride
+
+
+class Arguments(NamedTuple):
+    """What batch norm takes beside tensors."""
+
+    row: specs.Activation
+    constants: tuple[float, ...]
+    p: float
+    training: bool
+    momentum: float | None
+    eps: float
+    channel_dim: int
+    inplace: bool = False
+    """Keep y in place of x for backward, where x can be had back from it."""
+    skip_nonfinite: bool = False
 
 
 class BatchNorm(Function):
     """y = dropout(activation(batch_norm(x) + residual)), running statistics updated in place.
 
-    Saved for backward: x, the residual where the activation needs it, per-channel vectors and the seed; without batch statistics
-    (eval mode), activation and affine gradients only the per-channel vectors.
+    Saved for backward: x, or y for an ``inplace`` block, the residual where the activation needs it, per-channel vectors and the
+    seed; without batch statistics (eval mode), activation and affine gradients only the per-channel vectors.
     """
 
     @staticmethod
     def forward(ctx, x, weight, bias, residual, parameters, seed, running_mean, running_var, num_batches_tracked, arguments):
-        row, constants, p, training, momentum, eps, channel_dim = arguments
+        row, constants, p, training, momentum, eps, channel_dim, inplace, _ = arguments
         kernels = kernels_for(x)
         if training or kernels is not ops:
             y, mean, rstd = kernels.batch_norm_forward(
@@ -30,10 +49,13 @@ class BatchNorm(Function):
             mean, rstd = running_mean.clone(), torch.rsqrt(running_var + eps)
             scale = rstd if weight is None else weight * rstd
             y = kernels.epilogue_forward(x, mean, scale, bias, residual, matrix(parameters), seed, row.name, constants, p, channel_dim)
-        saved = x
-        if row.name == "identity":
-            residual = None  # the gradient does not depend on it, nor, in eval mode, on x unless weight asks
-            saved = x if training or ctx.needs_input_grad[1] else None
+        saved, ctx.keeps_output = x, False
+        if row.name == "identity" and not training and not ctx.needs_input_grad[1]:
+            saved = residual = None  # dx = dy * scale, whatever x was
+        elif inplace and any(ctx.needs_input_grad) and restorable(x.dtype, weight, bias, parameters, seed, row, constants):
+            saved, ctx.keeps_output = y, True
+        elif row.name == "identity":
+            residual = None  # the gradient does not depend on it
         ctx.save_for_backward(saved, mean, rstd, weight, bias, residual, parameters, seed)
         ctx.kernels, ctx.arguments, ctx.stride = kernels, arguments, x.stride()
         return y
@@ -41,11 +63,14 @@ class BatchNorm(Function):
     @staticmethod
     def backward(ctx, dy):
         x, mean, rstd, weight, bias, residual, parameters, seed = ctx.saved_tensors
-        row, constants, p, training, _, eps, channel_dim = ctx.arguments
+        row, constants, p, training, _, eps, channel_dim, *_ = ctx.arguments
         dy = with_stride(dy, ctx.stride)
-        if x is None:  # identity in eval mode: dx = dy * scale, whatever x was
-            x = dy
         kernels = differentiable(ctx.kernels)
+        if x is None:
+            x = dy
+        elif ctx.keeps_output:
+            checks.once_differentiable("batch_norm", kernels is ctx.kernels or not torch.is_grad_enabled())
+            x = restored(kernels, x, mean, rstd, weight, bias, residual, parameters, row, constants, channel_dim)
         if training and kernels is reference and torch.is_grad_enabled():  # the statistics depend on x
             mean, m2 = batch_norm_statistics(x, channel_dim)
             rstd = torch.rsqrt(m2 / (x.numel() // x.size(channel_dim)) + eps)
@@ -58,19 +83,63 @@ class BatchNorm(Function):
 
 def batch_norm(
     x: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None, parameters: Tensor | None, seed: Tensor | None,
-    running_mean: Tensor | None, running_var: Tensor | None, num_batches_tracked: Tensor | None,
-    arguments: tuple[specs.Activation, tuple[float, ...], float, bool, float | None, float, int],
+    running_mean: Tensor | None, running_var: Tensor | None, num_batches_tracked: Tensor | None, arguments: Arguments,
 ) -> Tensor:
-    """BatchNorm on checked tensors of any strides; arguments are (row, constants, p, training, momentum, eps, channel_dim)."""
+    """BatchNorm on checked tensors of any strides."""
+    if transformed():
+        return composed.batch_norm(
+            x, weight, bias, residual, parameters, seed, running_mean, running_var, num_batches_tracked, arguments)
     x = dense(x)
     if residual is not None:
         residual = with_stride(residual, x.stride())
     compute = accumulate_dtype(x)
     mean, var = vector(running_mean, compute), vector(running_var, compute)
+    moves = arguments[3] and running_mean is not None
+    before = [value.clone() for value in (mean, var)] if moves and arguments[8] else None
+    batches = num_batches_tracked.clone() if before and num_batches_tracked is not None else None
     y = BatchNorm.apply(
         x, vector(weight, compute), vector(bias, compute), residual, vector(parameters, compute), seed, mean, var,
         num_batches_tracked, arguments)
-    if mean is not running_mean and arguments[3]:  # training moved a copy in another dtype
+    if before:
+        restore_unless_finite((mean, var, num_batches_tracked), (*before, batches))
+    if moves and mean is not running_mean:  # a copy in another dtype was moved
         running_mean.copy_(mean)
         running_var.copy_(var)
     return y
+
+
+@torch.no_grad()
+def restore_unless_finite(now: tuple[Tensor | None, ...], before: tuple[Tensor | None, ...]) -> None:
+    """Put (running mean, variance, number of batches) back to what they were where any of the first two is not finite now."""
+    finite = torch.isfinite(now[0]).all() & torch.isfinite(now[1]).all()
+    for value, old in zip(now, before, strict=True):
+        if value is not None:
+            value.copy_(torch.where(finite, value, old))
+
+
+def restorable(
+    dtype: torch.dtype, weight: Tensor | None, bias: Tensor | None, parameters: Tensor | None, seed: Tensor | None,
+    row: specs.Activation, constants: tuple[float, ...],
+) -> bool:
+    """Whether x follows from y: no dropout, an invertible activation, and no channel's weight so small that rounding y loses x.
+
+    Rounding moves (activation's input - bias) by about half a unit of 1 + |bias|, and the normalised x by that over |weight|, which
+    must not exceed the square root of the unit.
+    """
+    if seed is not None or torch.compiler.is_compiling() or not row.inverts(constants):
+        return False
+    if parameters is not None and not bool((parameters >= specs.SMALLEST_SLOPE).all()):
+        return False
+    if weight is None:
+        return True
+    least = 0.5 * torch.finfo(dtype).eps ** 0.5
+    return bool((weight.abs() >= (least if bias is None else least * (1 + bias.abs()))).all())
+
+
+def restored(
+    kernels, y: Tensor, mean: Tensor, rstd: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None,
+    parameters: Tensor | None, row: specs.Activation, constants: tuple[float, ...], channel_dim: int,
+) -> Tensor:
+    """x from y."""
+    scale = rstd if weight is None else weight * rstd
+    return kernels.epilogue_inverse(y, mean, scale, bias, residual, matrix(parameters), row.name, constants, channel_dim)

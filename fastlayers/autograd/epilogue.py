@@ -5,7 +5,9 @@ from torch import Tensor
 from torch.autograd import Function
 
 from .. import specs
+from ..context import transformed
 from ..reference.epilogue import accumulate_dtype
+from . import composed
 from .common import dense, differentiable, kernels_for, matrix, shaped_like, vector, with_stride
 
 
@@ -55,6 +57,8 @@ def epilogue(
     arguments: tuple[specs.Activation, tuple[float, ...], float, int],
 ) -> Tensor:
     """Epilogue on checked tensors of any strides; arguments are (row, constants, p, channel_dim)."""
+    if transformed():
+        return composed.epilogue(x, scale, shift, residual, parameters, seed, arguments)
     x = dense(x)
     if residual is not None:
         residual = with_stride(residual, x.stride())

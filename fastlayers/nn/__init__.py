@@ -1,7 +1,9 @@
 """Modules. A class with a torch.nn name is drop-in: same arguments, order, state_dict and numbers; new arguments are keyword-only."""
 from .activations import *  # noqa: F403 - the classes are made from the rows of specs.py
 from .activations import __all__ as _activations
-from .batch_norm import BatchNorm1d, BatchNorm2d, BatchNorm3d
+from .batch_norm import BatchNorm1d, BatchNorm2d, BatchNorm3d, LazyBatchNorm1d, LazyBatchNorm2d, LazyBatchNorm3d
 from .dropout import Dropout
 
-__all__ = ["BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "Dropout", *_activations]
+__all__ = [
+    "BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "Dropout", "LazyBatchNorm1d", "LazyBatchNorm2d", "LazyBatchNorm3d", *_activations,
+]
