@@ -267,6 +267,8 @@ template <class Storage, bool along> struct StatisticsLoop {
   using T = typename Compute<Storage>::type;
   using V = Vector<T>;
   static constexpr int group = sum_lanes / V::size;
+  static constexpr int64_t short_sum = 16 * sum_lanes;  // a lane adds this many sixteenths before what it has joins the others: a
+                                                        // square that dwarfs the rest makes every addition after it round alike
 
   using Pilot = ColumnReader<V, along>;
 
@@ -289,23 +291,23 @@ template <class Storage, bool along> struct StatisticsLoop {
       if (i < r.count) step_along(r, pilot, i, Access<false>{static_cast<int>(r.count - i)});
       return;
     }
-    V sums[group], squares[group];
     T *const first = r.sums, *const second = r.sums + r.sums_step;
-    for (int j = 0; j < group; ++j) {
-      sums[j] = load<V>(first + j * V::size);
-      squares[j] = load<V>(second + j * V::size);
-    }
-    for (; i + sum_lanes <= r.count; i += sum_lanes) {
+    while (i + sum_lanes <= r.count) {
+      const int64_t end = smaller(r.count, i + short_sum);
+      V sums[group], squares[group];
+      for (int j = 0; j < group; ++j) sums[j] = squares[j] = V(static_cast<T>(0));
+      for (; i + sum_lanes <= end; i += sum_lanes) {
 #pragma GCC unroll 8
-      for (int j = 0; j < group; ++j) {
-        const V d = deviation(r, pilot, i + j * V::size, Access<true>{});
-        sums[j] += d;
-        squares[j] = multiply_add(d, d, squares[j]);
+        for (int j = 0; j < group; ++j) {
+          const V d = deviation(r, pilot, i + j * V::size, Access<true>{});
+          sums[j] += d;
+          squares[j] = multiply_add(d, d, squares[j]);
+        }
       }
-    }
-    for (int j = 0; j < group; ++j) {
-      store(first + j * V::size, sums[j]);
-      store(second + j * V::size, squares[j]);
+      for (int j = 0; j < group; ++j) {
+        store(first + j * V::size, load<V>(first + j * V::size) + sums[j]);
+        store(second + j * V::size, load<V>(second + j * V::size) + squares[j]);
+      }
     }
 #pragma GCC unroll 1
     for (int j = 0; i < r.count; j += V::size, i += V::size) {
