@@ -111,6 +111,12 @@ def dimensions(operation: str, x: Tensor, allowed: Sequence[int]) -> None:
         raise ValueError(f"{operation}: x must be {' or '.join(f'{n}-D' for n in allowed)}, got {x.dim()}-D of shape {tuple(x.shape)}")
 
 
+def at_least_two_dimensions(operation: str, x: Tensor) -> None:
+    """x has samples and channels."""
+    if x.dim() < 2:
+        raise ValueError(f"{operation}: x must have 2 dimensions or more, got shape {tuple(x.shape)}")
+
+
 def more_than_one_value(operation: str, x: Tensor, channel_dim: int) -> None:
     """In training a channel needs two values for a variance."""
     if x.numel() == x.size(channel_dim):
@@ -144,6 +150,12 @@ def once_differentiable(operation: str, once: bool) -> None:
         raise RuntimeError(f"{operation}: memory must be 'default' for a gradient that is itself differentiated, got 'inplace'")
 
 
+def once_synchronised(operation: str, once: bool) -> None:
+    """Statistics of other ranks are numbers here, not functions of their x."""
+    if not once:
+        raise RuntimeError(f"{operation}: gradients must be taken once when ranks share a batch, got create_graph=True")
+
+
 def number_in(operation: str, argument: str, value: float, low: float, high: float) -> None:
     """low <= value <= high."""
     if not low <= value <= high:
@@ -170,7 +182,7 @@ def _name(dtype: torch.dtype | torch.layout) -> str:
 def batch_norm(
     x: Tensor, running_mean: Tensor | None, running_var: Tensor | None, weight: Tensor | None, bias: Tensor | None,
     residual_: Tensor | None, parameters_: Tensor | None, num_batches_tracked: Tensor | None, training: bool, momentum: float | None,
-    eps: float, channel_dim: int,
+    eps: float, channel_dim: int, alone: bool = True,
 ) -> None:
     """Everything batch norm asks of the arguments beside x, before it changes anything."""
     operation = "batch_norm"
@@ -187,7 +199,8 @@ def batch_norm(
     if training:
         if not eps > 0:
             raise ValueError(f"{operation}: eps must be above 0 when training, got {eps}")
-        more_than_one_value(operation, x, channel_dim)
+        if alone:  # other ranks may have values
+            more_than_one_value(operation, x, channel_dim)
 
 
 # Optimizers

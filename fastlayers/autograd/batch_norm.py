@@ -11,8 +11,9 @@ from .. import checks, ops, reference, specs
 from ..context import transformed
 from ..reference.batch_norm import batch_norm_statistics
 from ..reference.epilogue import accumulate_dtype
-from . import composed
+from . import composed, synchronised
 from .common import dense, differentiable, kernels_for, matrix, shaped_like, vector, with_stride
+from .restoring import restorable, restored
 
 
 class Arguments(NamedTuple):
@@ -28,6 +29,8 @@ class Arguments(NamedTuple):
     inplace: bool = False
     """Keep y in place of x for backward, where x can be had back from it."""
     skip_nonfinite: bool = False
+    group: object = None
+    """The process group whose ranks hold one batch together, in training."""
 
 
 class BatchNorm(Function):
@@ -39,7 +42,7 @@ class BatchNorm(Function):
 
     @staticmethod
     def forward(ctx, x, weight, bias, residual, parameters, seed, running_mean, running_var, num_batches_tracked, arguments):
-        row, constants, p, training, momentum, eps, channel_dim, inplace, _ = arguments
+        row, constants, p, training, momentum, eps, channel_dim, inplace, *_ = arguments
         kernels = kernels_for(x)
         if training or kernels is not ops:
             y, mean, rstd = kernels.batch_norm_forward(
@@ -97,9 +100,9 @@ def batch_norm(
     moves = arguments[3] and running_mean is not None
     before = [value.clone() for value in (mean, var)] if moves and arguments[8] else None
     batches = num_batches_tracked.clone() if before and num_batches_tracked is not None else None
-    y = BatchNorm.apply(
-        x, vector(weight, compute), vector(bias, compute), residual, vector(parameters, compute), seed, mean, var,
-        num_batches_tracked, arguments)
+    apply = BatchNorm.apply if arguments[9] is None else synchronised.batch_norm
+    y = apply(x, vector(weight, compute), vector(bias, compute), residual, vector(parameters, compute), seed, mean, var,
+              num_batches_tracked, arguments)
     if before:
         restore_unless_finite((mean, var, num_batches_tracked), (*before, batches))
     if moves and mean is not running_mean:  # a copy in another dtype was moved
@@ -115,31 +118,3 @@ def restore_unless_finite(now: tuple[Tensor | None, ...], before: tuple[Tensor |
     for value, old in zip(now, before, strict=True):
         if value is not None:
             value.copy_(torch.where(finite, value, old))
-
-
-def restorable(
-    dtype: torch.dtype, weight: Tensor | None, bias: Tensor | None, parameters: Tensor | None, seed: Tensor | None,
-    row: specs.Activation, constants: tuple[float, ...],
-) -> bool:
-    """Whether x follows from y: no dropout, an invertible activation, and no channel's weight so small that rounding y loses x.
-
-    Rounding moves (activation's input - bias) by about half a unit of 1 + |bias|, and the normalised x by that over |weight|, which
-    must not exceed the square root of the unit.
-    """
-    if seed is not None or torch.compiler.is_compiling() or not row.inverts(constants):
-        return False
-    if parameters is not None and not bool((parameters >= specs.SMALLEST_SLOPE).all()):
-        return False
-    if weight is None:
-        return True
-    least = 0.5 * torch.finfo(dtype).eps ** 0.5
-    return bool((weight.abs() >= (least if bias is None else least * (1 + bias.abs()))).all())
-
-
-def restored(
-    kernels, y: Tensor, mean: Tensor, rstd: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None,
-    parameters: Tensor | None, row: specs.Activation, constants: tuple[float, ...], channel_dim: int,
-) -> Tensor:
-    """x from y."""
-    scale = rstd if weight is None else weight * rstd
-    return kernels.epilogue_inverse(y, mean, scale, bias, residual, matrix(parameters), row.name, constants, channel_dim)

@@ -15,7 +15,7 @@ def batch_norm(
     training: bool = False, momentum: float | None = 0.1, eps: float = 1e-5, *, activation: str | torch.nn.Module = "identity",
     residual: Tensor | None = None, dropout: float = 0.0, seed: Tensor | int | None = None, num_batches_tracked: Tensor | None = None,
     channel_dim: int = 1, dropout_training: bool | None = None, skip_nonfinite: bool = False,
-    memory: str = "default",
+    memory: str = "default", group: object = None,
 ) -> Tensor:
     """Batch norm, residual, activation and dropout as one block.
 
@@ -40,6 +40,8 @@ def batch_norm(
         skip_nonfinite: a batch that would make a running statistic infinite or NaN leaves all of them, and num_batches_tracked, as
             they were; decided on the device.
         memory: "default" keeps x for backward, "inplace" y where x can be had back from it (docs/batch_norm.md, "Memory").
+        group: a torch.distributed process group whose ranks hold one batch together when ``training``: statistics and gradients are
+            those of the whole batch, of which a rank may have any share, none too.
 
     A forward during a backward pass is activation checkpointing's second one: it moves no running statistics, the first one has.
 
@@ -58,18 +60,20 @@ def batch_norm(
     checks.floating("batch_norm", x)
     channel_dim = checks.channel_dimension("batch_norm", x, channel_dim)
     resolved = resolve("batch_norm", activation)
+    if not training:
+        group = None
     checks.batch_norm(x, running_mean, running_var, weight, bias, residual, resolved.parameters, num_batches_tracked, training, momentum,
-                      eps, channel_dim)
+                      eps, channel_dim, group is None)
     checks.memory("batch_norm", memory)
     if training and recomputing():
         running_mean = running_var = num_batches_tracked = None
-    if x.numel() == 0:
+    if x.numel() == 0 and group is None:
         return _empty_batch_norm(x, weight, bias, residual, resolved.parameters, num_batches_tracked if training else None)
     dropping = training if dropout_training is None else dropout_training
     return autograd.batch_norm(
         x, weight, bias, residual, resolved.parameters, seed_for("batch_norm", x, dropout, dropping, seed), running_mean, running_var,
         num_batches_tracked,
-        (resolved.row, resolved.constants, dropout, training, momentum, eps, channel_dim, memory == "inplace", skip_nonfinite))
+        (resolved.row, resolved.constants, dropout, training, momentum, eps, channel_dim, memory == "inplace", skip_nonfinite, group))
 
 
 def batch_norm_and_statistics(

@@ -60,7 +60,11 @@ class _BatchNorm(torch.nn.modules.batchnorm._BatchNorm):
             input, mean, var, self.weight, self.bias, batch_statistics, momentum, self.eps,
             activation=self._modules.get("activation") or "identity", residual=residual, dropout=self.dropout if self.training else 0.0,
             num_batches_tracked=batches if training else None, dropout_training=True, skip_nonfinite=self.skip_nonfinite,
-            memory=self.memory)
+            memory=self.memory, group=self._group() if training else None)
+
+    def _group(self) -> object:
+        """The process group that a batch is spread over; None for a batch of its own."""
+        return None
 
     def freeze(self, affine: bool = True) -> _BatchNorm:
         """Normalise with the running statistics and leave them alone, whatever train() and eval() say; returns self.
