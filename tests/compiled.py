@@ -208,6 +208,10 @@ def _statistics_and_input(kernels: ModuleType, x: Tensor, dy: Tensor) -> object:
     return kernels.batch_norm_statistics(x, 1), dx
 
 
+def _inverse(kernels: ModuleType, x: Tensor, dy: Tensor) -> object:
+    return kernels.epilogue_inverse(x, *vectors(x, 3), dy.clone(), torch.rand(1, x.size(1)) + 0.1, "prelu", (), 1)
+
+
 BOTH = ("contiguous", "channels_last")
 
 
@@ -232,4 +236,5 @@ LAYER_CALLS = [
     _batch_norm("batch norm + residual + prelu + dropout", 12, "prelu", p=0.1, residual=True, instructions=40.0),  # 8 bytes a sweep
     _batch_norm("batch norm in eval", 5, training=False),
     Call("statistics, input gradient", _statistics_and_input, 4, BOTH),
+    Call("inverse", _inverse, 3, BOTH),
 ]

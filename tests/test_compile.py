@@ -111,6 +111,7 @@ def _arguments(dtype: torch.dtype, layout: str):
     yield "epilogue_forward", (inputs.x, *inputs.epilogue)
     yield "epilogue_backward", (inputs.dy, inputs.x, *inputs.epilogue, False, every)
     yield "epilogue_backward", (inputs.dy, inputs.x, *inputs.epilogue, False, some)
+    yield "epilogue_inverse", (inputs.x, *inputs.epilogue[:5], "prelu", (), 1)
     yield "batch_norm_statistics", (inputs.x, 1)
     yield "batch_norm_forward", (inputs.x, *affine, *running, *shared, True, 0.1, 1e-5, 1)
     yield "batch_norm_forward", (inputs.x, None, None, None, None, None, *shared, True, None, 1e-5, 1)

@@ -43,7 +43,8 @@ IRREGULAR = (((3, 5, 7, 7), "contiguous"), ((2, 3, 8, 8), "contiguous"), ((5, 3,
              ((3, 12, 5, 5), "channels_last"), ((2, 40, 3, 3), "channels_last"), ((33, 7, 1, 1), "channels_last"))
 SECTORS = 1.10  # traffic over the algorithm's minimum
 # between them these calls launch every kernel of the layers, with every optional operand
-EVERY_KERNEL = [(LAYER_CALLS[5], "contiguous"), (LAYER_CALLS[5], "channels_last"), (LAYER_CALLS[6], "contiguous")]
+EVERY_KERNEL = [(LAYER_CALLS[5], "contiguous"), (LAYER_CALLS[5], "channels_last"), (LAYER_CALLS[6], "contiguous"),
+                (LAYER_CALLS[8], "contiguous"), (LAYER_CALLS[8], "channels_last")]
 SECOND_STAGE = ("finish", "running")  # kernels that read no whole tensor
 DTYPES = [torch.float32, torch.bfloat16]
 LAYER_CASES = [pytest.param(call, layout, id=f"{call}-{layout}") for call in LAYER_CALLS for layout in call.layouts]
