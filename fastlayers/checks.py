@@ -156,6 +156,23 @@ def once_synchronised(operation: str, once: bool) -> None:
         raise RuntimeError(f"{operation}: gradients must be taken once when ranks share a batch, got create_graph=True")
 
 
+def evaluating(operation: str, training: bool) -> None:
+    """A model that is changed for inference is used for inference."""
+    if training:
+        raise ValueError(f"{operation}: model must be in eval mode, got training=True")
+
+
+def untraceable(operation: str, error: Exception) -> ValueError:
+    """The refusal of a model that torch.fx cannot trace."""
+    return ValueError(f"{operation}: model must be traceable by torch.fx, got {type(error).__name__}: {' '.join(str(error).split())}")
+
+
+def some_samples(operation: str, count: int) -> None:
+    """A dataset of nothing has no mean."""
+    if count == 0:
+        raise ValueError(f"{operation}: loader must hold at least one sample, got none")
+
+
 def number_in(operation: str, argument: str, value: float, low: float, high: float) -> None:
     """low <= value <= high."""
     if not low <= value <= high:

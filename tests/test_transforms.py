@@ -120,8 +120,7 @@ def test_transforms_compile(make) -> None:
     """torch.compile around grad and vmap(grad) traces the same formulas; around the layer alone it still takes the kernels."""
     layer, x = settled(make), torch.randn(5, 4, 3)
     loss = lambda x: layer(x).square().sum()  # noqa: E731
-    for function in (torch.func.grad(loss), torch.vmap(torch.func.grad(loss))):
+    for function, given in ((torch.func.grad(loss), x[0]), (torch.vmap(torch.func.grad(loss)), x)):
         torch._dynamo.reset()
         compiled = torch.compile(lambda x, function=function: function(x), fullgraph=True, backend="aot_eager")
-        given = x if function is not torch.func.grad else x[0]
         torch.testing.assert_close(compiled(given), function(given), rtol=1e-5, atol=1e-6)

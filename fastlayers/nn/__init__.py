@@ -3,9 +3,10 @@ from .activations import *  # noqa: F403 - the classes are made from the rows of
 from .activations import __all__ as _activations
 from .batch_norm import BatchNorm1d, BatchNorm2d, BatchNorm3d, LazyBatchNorm1d, LazyBatchNorm2d, LazyBatchNorm3d
 from .dropout import Dropout
+from .feature_norm import FeatureNorm
 from .sync_batch_norm import SyncBatchNorm
 
 __all__ = [
-    "BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "Dropout", "LazyBatchNorm1d", "LazyBatchNorm2d", "LazyBatchNorm3d", "SyncBatchNorm",
-    *_activations,
+    "BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "Dropout", "FeatureNorm", "LazyBatchNorm1d", "LazyBatchNorm2d", "LazyBatchNorm3d",
+    "SyncBatchNorm", *_activations,
 ]
