@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import copy
+from itertools import product
 
 import pytest
 import torch
@@ -338,3 +339,63 @@ def test_half_input_with_float32_parameters(cpu_backend: str, dtype: torch.dtype
     y = layer(x)
     y.sum().backward()
     assert (y.dtype, x.grad.dtype, layer.weight.grad.dtype) == (dtype, dtype, torch.promote_types(dtype, torch.float32))
+
+
+def laid_out(x: torch.Tensor, layout: str) -> torch.Tensor:
+    if layout == "sliced":
+        return torch.cat([x, x], 3)[..., :x.size(3)]
+    return arrange(x, layout)
+
+
+def composed(leaves: dict, running: list[torch.Tensor], activation: torch.nn.Module, multiplier, training: bool) -> torch.Tensor:
+    """dropout(activation(batch_norm(x) + residual)) out of torch's functions."""
+    z = torch.nn.functional.batch_norm(leaves["x"], *running, leaves.get("weight"), leaves.get("bias"), training, 0.1)
+    return activation(z + leaves["residual"] if "residual" in leaves else z) * multiplier
+
+
+def results(function, values: dict, dtype: torch.dtype, dy: torch.Tensor) -> dict[str, torch.Tensor]:
+    """y and the gradients of all values; x and residual in dtype, parameters in what it is computed in."""
+    wide = torch.promote_types(dtype, torch.float32)
+    leaves = {name: value.to(dtype if value.dim() > 1 else wide).clone().requires_grad_() for name, value in values.items()}
+    y = function(leaves)
+    return {"y": y.detach(), **dict(zip(leaves, torch.autograd.grad(y, list(leaves.values()), dy.to(y.dtype)), strict=True))}
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last", "sliced"])
+def test_every_combination(cpu_backend: str, layout: str, dtype: torch.dtype, training: bool) -> None:
+    """Residual x activation kind x dropout x affine: twice the error of torch in the dtype of the arithmetic, plus 8 units.
+
+    In float64, where torch is the oracle itself, a unit for each term of a sum.
+    """
+    wide = torch.promote_types(dtype, torch.float32)
+    running = [torch.randn(5, dtype=wide), torch.rand(5, dtype=wide) + 0.5]
+    every = {name: laid_out(torch.randn(4, 5, 6, 7), layout).to(dtype) for name in ("x", "residual")}
+    every |= {"weight": torch.rand(5, dtype=wide) + 0.5, "bias": torch.randn(5, dtype=wide)}
+    kinds = (None, nn.ReLU(), nn.SiLU(), nn.PReLU())
+    units = 4 * 6 * 7 if dtype == torch.float64 else 8
+    for without_residual, activation, p, affine in product((True, False), kinds, (0.0, 0.3), (True, False)):
+        absent = (*(["residual"] if without_residual else []), *([] if affine else ["weight", "bias"]))
+        values = {name: value for name, value in every.items() if name not in absent}
+        multiplier = fl.functional.dropout(torch.ones_like(every["x"].clone(), dtype=torch.float64), p, training, seed=9)
+
+        def by_torch(leaves, activation=activation, multiplier=multiplier):
+            dtype = leaves["x"].dtype
+            act = torch.nn.Identity() if activation is None else getattr(torch.nn, type(activation).__name__)().to(dtype)
+            return composed(leaves, [value.to(dtype, copy=True) for value in running], act, multiplier.to(dtype), training)
+
+        def by_us(leaves, activation=activation, p=p):
+            return fl.functional.batch_norm(
+                leaves["x"], *[value.clone() for value in running], leaves.get("weight"), leaves.get("bias"), training,
+                residual=leaves.get("residual"), dropout=p, seed=9, activation=activation or "identity")
+
+        double = {name: value.double() for name, value in values.items()}
+        z = composed(double, [value.double().clone() for value in running], torch.nn.Identity(), 1.0, training)
+        dy = torch.randn(4, 5, 6, 7).to(dtype) * (z.abs() > 0.05)  # away from the kink, which rounding could cross
+        oracle, plain, ours = (results(function, values, kind, dy) for function, kind in (
+            (by_torch, torch.float64), (by_torch, wide), (by_us, dtype)))
+        for name, expected in oracle.items():
+            floor = torch.finfo(wide).eps * units * max(1.0, expected.abs().max()) + torch.finfo(dtype).eps / 2 * expected.abs()
+            allowed = 2 * (plain[name] - expected).abs().max() + floor
+            assert ((ours[name] - expected).abs() <= allowed).all(), (name, without_residual, activation, p, affine)

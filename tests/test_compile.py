@@ -9,7 +9,7 @@ import fastlayers as fl
 from fastlayers import nn
 
 MODULES = {
-    **{name: lambda name=name: getattr(nn, name)() for name in nn.__all__ if "BatchNorm" not in name},
+    **{name: lambda name=name: getattr(nn, name)() for name in nn.__all__ if "Norm" not in name},
     "ReLU(dropout)": lambda: nn.ReLU(dropout=0.2),
     "PReLU(4)": lambda: nn.PReLU(4),
     "BatchNorm2d": lambda: nn.BatchNorm2d(4),

@@ -111,7 +111,7 @@ def view(x: torch.Tensor, layout: str) -> torch.Tensor:
 
 
 MODULES = {
-    **{name: lambda name=name: getattr(nn, name)() for name in nn.__all__ if "BatchNorm" not in name and name != "Dropout"},
+    **{name: lambda name=name: getattr(nn, name)() for name in nn.__all__ if "Norm" not in name and name != "Dropout"},
     "PReLU(4)": lambda: nn.PReLU(4),
     "GELU(tanh, dropout)": lambda: nn.GELU("tanh", dropout=0.3),
     "Dropout": lambda: nn.Dropout(0.4),
@@ -233,7 +233,7 @@ def test_backward_runs_on_the_backend_of_its_forward() -> None:
 def test_modules_copy_pickle_and_print(name: str) -> None:
     if name.startswith("Lazy"):
         return  # torch's cannot be copied before their first input either
-    module = getattr(nn, name)(4) if "BatchNorm" in name else getattr(nn, name)()
+    module = getattr(nn, name)(4) if "Norm" in name else getattr(nn, name)()
     for twin in (copy.deepcopy(module), pickle.loads(pickle.dumps(module))):
         assert type(twin) is type(module)
         assert repr(twin) == repr(module)
@@ -281,7 +281,7 @@ def test_inplace_is_honoured() -> None:
 
 def test_scalars_and_empty_tensors(cpu_backend: str) -> None:
     for name in nn.__all__:
-        if "BatchNorm" in name:
+        if "Norm" in name:
             continue
         layer = getattr(nn, name)()
         assert layer(torch.tensor(0.5)).shape == ()
