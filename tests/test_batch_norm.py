@@ -388,7 +388,8 @@ def test_every_combination(cpu_backend: str, layout: str, dtype: torch.dtype, tr
         def by_us(leaves, activation=activation, p=p):
             return fl.functional.batch_norm(
                 leaves["x"], *[value.clone() for value in running], leaves.get("weight"), leaves.get("bias"), training,
-                residual=leaves.get("residual"), dropout=p, seed=9, activation=activation or "identity")
+                residual=leaves.get("residual"), dropout=p, seed=9,
+                activation="identity" if activation is None else activation.to(wide))
 
         double = {name: value.double() for name, value in values.items()}
         z = composed(double, [value.double().clone() for value in running], torch.nn.Identity(), 1.0, training)
