@@ -13,14 +13,6 @@ import fastlayers as fl
 from fastlayers import nn
 
 
-@pytest.fixture(params=["reference", "cpp"])
-def cpu_backend(request: pytest.FixtureRequest):
-    if not fl.backends()[request.param].startswith("available"):
-        pytest.skip(fl.backends()[request.param])
-    with fl.backend(request.param):
-        yield request.param
-
-
 def state(layer: torch.nn.Module) -> dict[str, torch.Tensor]:
     return {name: value.clone() for name, value in layer.named_buffers()}
 

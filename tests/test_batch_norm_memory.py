@@ -12,14 +12,6 @@ from fastlayers.measure import saved_bytes
 INVERTIBLE = [name for name, row in ACTIVATIONS.items() if row.invertible != "never"]
 
 
-@pytest.fixture(params=["reference", "cpp"])
-def cpu_backend(request: pytest.FixtureRequest):
-    if not fl.backends()[request.param].startswith("available"):
-        pytest.skip(fl.backends()[request.param])
-    with fl.backend(request.param):
-        yield request.param
-
-
 def blocks(name: str, channels: int, **options) -> list[nn.BatchNorm2d]:
     """The same block twice, without and with memory="inplace"."""
     made = []

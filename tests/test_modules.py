@@ -20,15 +20,6 @@ TOLERANCES = {torch.float32: 2e-6, torch.float64: 1e-13, torch.float16: 1e-3, to
 """Relative and absolute, beside torch in the same dtype: torch's own error in float32, one rounding in the half types."""
 
 
-@pytest.fixture(params=["reference", "cpp"])
-def cpu_backend(request: pytest.FixtureRequest):
-    """The backends that run a whole network here."""
-    if not fl.backends()[request.param].startswith("available"):
-        pytest.skip(fl.backends()[request.param])
-    with fl.backend(request.param):
-        yield request.param
-
-
 def close(actual: torch.Tensor, expected: torch.Tensor, factor: float = 1.0) -> None:
     tolerance = TOLERANCES[expected.dtype] * factor
     torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance, equal_nan=True)
