@@ -22,6 +22,8 @@ from fastlayers.specs import ACTIVATIONS, UPDATE_RULES
 LARGE = (32, 64, 56, 56)
 SMALL = ((10, 100), (64, 512), (8, 16, 8, 8), (16, 64, 14, 14))
 """Sizes at which the cost of a call shows."""
+EXTREME = ((32, 4, 224, 224), (1, 2048, 7, 7))
+"""Few channels of many values, many channels of few."""
 FOLLOWERS = ("identity", "relu", "silu", "gelu")
 """The activations that batch norm is also timed with beside a residual, in channels_last and at small sizes."""
 BLOCKS = (*FOLLOWERS, "leaky_relu", "prelu", "mish")
@@ -67,6 +69,8 @@ def all_cases(dtype: str | None = None) -> Iterator[Case]:
         yield from (_layer(name, LARGE, _SECONDARY, False, _Activation(name)) for name in FOLLOWERS[1:])
         yield _layer("dropout", LARGE, _SECONDARY, False, _Activation("identity", 0.1))
         yield from (_layer(block.title, LARGE, _SECONDARY, last, block) for block in _blocks(FOLLOWERS) for last in (False, True))
+    for shape in EXTREME:
+        yield from (_layer(block.title, shape, main, False, block) for block in _blocks(("relu",)) if not block.residual)
     for shape in SMALL:
         yield from (_layer(name, shape, main, False, _Activation(name)) for name in FOLLOWERS[1:])
         yield _layer("dropout", shape, main, False, _Activation("identity", 0.1))

@@ -28,13 +28,13 @@ using Gradients = std::tuple<Optional, Optional, Optional, Optional, Optional>;
 struct ActivationFacts {
   std::string_view name;
   int learnables, most_repeats, constants;
-  bool from_output, random;
+  bool from_output, random, invertible;
 };
 
 constexpr ActivationFacts activation_facts[] = {
 #define FL_FACTS(name) \
   {#name, host::activations::name::learnables, host::activations::name::most_repeats, host::activations::name::constants, \
-   host::activations::name::from_output, host::activations::name::random},
+   host::activations::name::from_output, host::activations::name::random, host::activations::name::invertible},
     FL_ACTIVATIONS(FL_FACTS)
 #undef FL_FACTS
 };

@@ -79,6 +79,27 @@ void multiply_channels(DataType dtype, const void* a, const void* b, void* produ
   (dtype == DataType::float64 ? multiply_channels<double> : multiply_channels<float>)(a, b, product, c);
 }
 
+template <class T> void invert_channels(const void* a, void* inverse, int64_t c) {
+  for (int64_t i = 0; i < c; ++i) static_cast<T*>(inverse)[i] = static_cast<T>(1) / static_cast<const T*>(a)[i];
+}
+
+Tensor epilogue_inverse(const Tensor& y, const Tensor& mean, const Tensor& scale, const Optional& shift, const Optional& residual,
+                        const Optional& parameters, std::string_view activation, const Constants& constants, int64_t channel_dim) {
+  const char* op = "epilogue_inverse";
+  const Optional none;
+  Epilogue e = Arguments{op, y, residual, parameters, none, activation, constants, 0, channel_dim}.checked();
+  set_affine(op, y, mean, scale, shift, e);
+  TORCH_CHECK_VALUE(activation_facts[e.activation].invertible, op, ": activation must be invertible, got ", std::string(activation));
+  const Tensor reciprocal = empty_channels(y, e.c);
+  (e.dtype == DataType::float64 ? invert_channels<double> : invert_channels<float>)(e.scale, reciprocal.mutable_data_ptr(), e.c);
+  e.scale = reciprocal.const_data_ptr();
+  Tensor x = new_tensor_like(y);
+  void* const out = x.mutable_data_ptr();
+  py::gil_scoped_release released;
+  FL_KERNELS(epilogue_kernels).inverse[index_of(e.dtype)](e, out);
+  return x;
+}
+
 void mark_changed(const Optional& tensor) {
   if (tensor && !tensor->is_inference()) tensor->unsafeGetTensorImpl()->bump_version();
 }
@@ -221,6 +242,7 @@ void bind_layers(py::module_& module) {
   module.def("epilogue_backward", &epilogue_backward, py::arg("dy"), py::arg("x"), py::arg("mean"), py::arg("scale"), py::arg("shift"),
              py::arg("residual"), py::arg("parameters"), py::arg("seed"), py::arg("activation"), py::arg("constants"), py::arg("p"),
              py::arg("channel_dim"), py::arg("from_output"), py::arg("output_mask"), sample, outcome);
+  module.def("epilogue_inverse", &epilogue_inverse);
   module.def("batch_norm_statistics", &batch_norm_statistics);
   module.def("batch_norm_forward", &batch_norm_forward);
   module.def("batch_norm_backward", &batch_norm_backward);

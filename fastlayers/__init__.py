@@ -4,11 +4,12 @@ from importlib.metadata import version as _version
 from . import functional, nn, ops, optim, specs
 from .backends import backend, backends
 from .ensemble import mc_dropout
+from .folding import fold_batch_norm
 from .formulas import register_activation, unregister_activation
 from .stopping import EarlyStopping
 
 __version__ = _version("fastlayers")
 __all__ = [
-    "EarlyStopping", "backend", "backends", "functional", "mc_dropout", "nn", "ops", "optim", "register_activation", "specs",
-    "unregister_activation",
+    "EarlyStopping", "backend", "backends", "fold_batch_norm", "functional", "mc_dropout", "nn", "ops", "optim", "register_activation",
+    "specs", "unregister_activation",
 ]

@@ -189,6 +189,12 @@ def dimensions(operation: str, x: Tensor, allowed: Sequence[int]) -> None:
         raise ValueError(f"{operation}: x must be {' or '.join(f'{n}-D' for n in allowed)}, got {x.dim()}-D of shape {tuple(x.shape)}")
 
 
+def at_least_two_dimensions(operation: str, x: Tensor) -> None:
+    """x has samples and channels."""
+    if x.dim() < 2:
+        raise ValueError(f"{operation}: x must have 2 dimensions or more, got shape {tuple(x.shape)}")
+
+
 def more_than_one_value(operation: str, x: Tensor, channel_dim: int) -> None:
     """In training a channel needs two values for a variance."""
     if x.numel() == x.size(channel_dim):
@@ -202,6 +208,47 @@ def running_statistics(operation: str, mean: Tensor | None, var: Tensor | None, 
         raise RuntimeError(f"{operation}: {missing} must be given together with {given}, got None")
     if mean is None and not training:
         raise RuntimeError(f"{operation}: running_mean and running_var must be given when training=False, got None")
+
+
+def tracked(operation: str, mean: Tensor | None, track_running_stats: bool) -> None:
+    """A layer that is to be frozen has statistics to be frozen with."""
+    if mean is None:
+        raise RuntimeError(f"{operation}: freeze() must find running statistics, got track_running_stats={track_running_stats}")
+
+
+def memory(operation: str, value: str) -> None:
+    """What backward keeps."""
+    if value != "default" and value != "inplace":
+        one_of(operation, "memory", value, ("default", "inplace"))
+
+
+def once_differentiable(operation: str, once: bool) -> None:
+    """What was restored from y has no second derivative."""
+    if not once:
+        raise RuntimeError(f"{operation}: memory must be 'default' for a gradient that is itself differentiated, got 'inplace'")
+
+
+def once_synchronised(operation: str, once: bool) -> None:
+    """Statistics of other ranks are numbers here, not functions of their x."""
+    if not once:
+        raise RuntimeError(f"{operation}: gradients must be taken once when ranks share a batch, got create_graph=True")
+
+
+def evaluating(operation: str, training: bool) -> None:
+    """A model that is changed for inference is used for inference."""
+    if training:
+        raise ValueError(f"{operation}: model must be in eval mode, got training=True")
+
+
+def untraceable(operation: str, error: Exception) -> ValueError:
+    """The refusal of a model that torch.fx cannot trace."""
+    return ValueError(f"{operation}: model must be traceable by torch.fx, got {type(error).__name__}: {' '.join(str(error).split())}")
+
+
+def some_samples(operation: str, count: int) -> None:
+    """A dataset of nothing has no mean."""
+    if count == 0:
+        raise ValueError(f"{operation}: loader must hold at least one sample, got none")
 
 
 def number_in(operation: str, argument: str, value: float, low: float, high: float) -> None:
@@ -286,7 +333,7 @@ def _name(dtype: torch.dtype | torch.layout) -> str:
 def batch_norm(
     x: Tensor, running_mean: Tensor | None, running_var: Tensor | None, weight: Tensor | None, bias: Tensor | None,
     residual_: Tensor | None, parameters_: Tensor | None, num_batches_tracked: Tensor | None, training: bool, momentum: float | None,
-    eps: float, channel_dim: int,
+    eps: float, channel_dim: int, alone: bool = True,
 ) -> None:
     """Everything batch norm asks of the arguments beside x, before it changes anything."""
     operation = "batch_norm"
@@ -303,7 +350,8 @@ def batch_norm(
     if training:
         if not eps > 0:
             raise ValueError(f"{operation}: eps must be above 0 when training, got {eps}")
-        more_than_one_value(operation, x, channel_dim)
+        if alone:  # other ranks may have values
+            more_than_one_value(operation, x, channel_dim)
 
 
 def any_dropout(operation: str, modules: Sequence[object]) -> None:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .backends import select
+from .context import recomputing
 from .reference.epilogue import accumulate_dtype
 from .reference.gated import empty_halved
 
@@ -90,6 +91,19 @@ def _gated_backward_fake(dy, x, parameters, seed, activation, constants, p, dim,
             torch.empty_like(parameters) if want_dparameters else x.new_empty(0))
 
 
+@torch.library.custom_op("fastlayers::epilogue_inverse", mutates_args=())
+def _epilogue_inverse(
+    y: Tensor, mean: Tensor, scale: Tensor, shift: Tensor | None, residual: Tensor | None, parameters: Tensor | None, activation: str,
+    constants: Sequence[float], channel_dim: int,
+) -> Tensor:
+    return select(y, activation).epilogue_inverse(y, mean, scale, shift, residual, parameters, activation, constants, channel_dim)
+
+
+@_epilogue_inverse.register_fake
+def _epilogue_inverse_fake(y, mean, scale, shift, residual, parameters, activation, constants, channel_dim):
+    return torch.empty_like(y)
+
+
 @torch.library.custom_op("fastlayers::batch_norm_statistics", mutates_args=())
 def _batch_norm_statistics(x: Tensor, channel_dim: int) -> tuple[Tensor, Tensor]:
     return select(x).batch_norm_statistics(x, channel_dim)
@@ -107,6 +121,8 @@ def _batch_norm_forward(
     num_batches_tracked: Tensor | None, residual: Tensor | None, parameters: Tensor | None, seed: Tensor | None, activation: str,
     constants: Sequence[float], p: float, training: bool, momentum: float | None, eps: float, channel_dim: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
+    if training and recomputing():  # compiled code that activation checkpointing calls once more
+        running_mean = running_var = num_batches_tracked = None
     return select(x, activation).batch_norm_forward(
         x, weight, bias, running_mean, running_var, num_batches_tracked, residual, parameters, seed, activation, constants, p, training,
         momentum, eps, channel_dim)
@@ -188,6 +204,7 @@ def _gradient_norm_fake(grads):
 epilogue_forward = torch.ops.fastlayers.epilogue_forward
 dropout_mask = torch.ops.fastlayers.dropout_mask
 gated_forward = torch.ops.fastlayers.gated_forward
+epilogue_inverse = torch.ops.fastlayers.epilogue_inverse
 batch_norm_statistics = torch.ops.fastlayers.batch_norm_statistics
 batch_norm_forward = torch.ops.fastlayers.batch_norm_forward
 batch_norm_backward_input = torch.ops.fastlayers.batch_norm_backward_input

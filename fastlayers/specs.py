@@ -9,6 +9,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+SMALLEST_SLOPE = 2.0**-14
+"""An activation with a smaller slope counts as one that cannot be inverted: y would be lost below the smallest float16."""
 _ULP = 4.0  # default budget, in units in the last place of float32 (DESIGN: "value <= 4 ULP, derivative <= 4 ULP")
 
 
@@ -82,6 +84,8 @@ class Activation:
     """Learnable parameters that are themselves such points."""
     from_output: str = "never"
     """When backward may keep y in place of x: "always", "never", or a condition on the constants such as "negative_slope >= 0"."""
+    invertible: str = "never"
+    """When x follows from y: "always", "never", or a condition on the constants or learnable parameters, "negative_slope > 0"."""
     keyword: tuple[str, object] | None = None
     """The argument of ``module`` that selects this row where several rows share one class."""
     random: bool = False
@@ -95,6 +99,9 @@ class Activation:
         names = [c.name for c in self.constants]
         if self.from_output not in ("always", "never") and not any(n in self.from_output for n in names):
             raise ValueError(f"{self.name}: from_output names no constant: {self.from_output!r}")
+        names += [learnable.name for learnable in self.learnables]
+        if self.invertible not in ("always", "never") and not any(n in self.invertible for n in names):
+            raise ValueError(f"{self.name}: invertible names no constant and no parameter: {self.invertible!r}")
 
     def derives_from_output(self, constants: tuple[float, ...]) -> bool:
         """Whether the derivative follows from y for these constants."""
@@ -119,6 +126,14 @@ class Activation:
         """What the learnable parameters start from, in the order of kernels: all of the first, then all of the next."""
         count = repeats or (self.repeats.default if self.repeats else 1)
         return [value for learnable in self.learnables for value in learnable.start(count)]
+
+    def inverts(self, constants: tuple[float, ...]) -> bool:
+        """Whether x follows from y for these constants, and for learnable parameters of at least SMALLEST_SLOPE where they count."""
+        if self.invertible in ("always", "never"):
+            return self.invertible == "always"
+        name, _ = self.invertible.split(" > ")
+        values = dict(zip([c.name for c in self.constants], constants, strict=True))
+        return values.get(name, 1.0) >= SMALLEST_SLOPE
 
 
 @dataclass(frozen=True)
@@ -161,7 +176,7 @@ _ACTIVATIONS = (
     # The classic table
 
     Activation(
-        "identity", "Identity", "f(x) = x", "f'(x) = 1", "-", from_output="always", ulp=0, derivative_ulp=0,
+        "identity", "Identity", "f(x) = x", "f'(x) = 1", "-", from_output="always", invertible="always", ulp=0, derivative_ulp=0,
     ),
     Activation(
         "binary_step", "BinaryStep", "f(x) = 0 if x < 0 else 1", "f'(x) = 0; with straight_through 1, the gradient of the identity",
@@ -193,11 +208,12 @@ _ACTIVATIONS = (
     Activation(
         "leaky_relu", "LeakyReLU", "f(x) = x if x > 0 else negative_slope * x", "f'(x) = 1 if x > 0 else negative_slope",
         "Maas, Hannun & Ng, ICML 2013", constants=(Constant("negative_slope", 0.01),), kinks=((0.0, 0.01),),
-        from_output="negative_slope >= 0", ulp=1,
+        from_output="negative_slope >= 0", invertible="negative_slope > 0", ulp=1,
     ),
     Activation(
         "prelu", "PReLU", "f(x) = x if x > 0 else weight * x", "f'(x) = 1 if x > 0 else weight; df/dweight = 0 if x > 0 else x",
-        "He et al., arXiv:1502.01852", learnables=(Learnable("weight", 0.25),), kinks=((0.0, 0.25),), ulp=1,
+        "He et al., arXiv:1502.01852", learnables=(Learnable("weight", 0.25),), kinks=((0.0, 0.25),), invertible="weight > 0",
+        ulp=1,
     ),
     Activation(
         "rrelu", "RReLU",

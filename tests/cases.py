@@ -99,7 +99,7 @@ def module(name: str, *arguments: object, **keywords: object) -> torch.nn.Module
     a little from their start, each by another amount."""
     kind = getattr(fastlayers.nn, name)
     rows = [row for row in ACTIVATIONS.values() if row.module == name]
-    if "BatchNorm" in name:
+    if "Norm" in name:
         arguments = arguments or (4,)
     elif rows and not arguments:
         keywords = {constant.name: constant.default for constant in rows[0].constants if constant.required} | keywords

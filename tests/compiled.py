@@ -244,6 +244,10 @@ def _gated(kernels: ModuleType, x: Tensor, dy: Tensor, activation: str, p: float
     return kernels.gated_forward(x, *rest), kernels.gated_backward(half, x, *rest, (True, dparameters))
 
 
+def _inverse(kernels: ModuleType, x: Tensor, dy: Tensor) -> object:
+    return kernels.epilogue_inverse(x, *vectors(x, 3), dy.clone(), torch.rand(1, x.size(1)) + 0.1, "prelu", (), 1)
+
+
 BOTH = ("contiguous", "channels_last")
 
 
@@ -283,4 +287,5 @@ LAYER_CALLS = [
     Call("rrelu + dropout", _random, 5, instructions=40.0),  # Philox twice
     _batch_norm("batch norm in eval", 5, training=False),
     Call("statistics, input gradient", _statistics_and_input, 4, BOTH),
+    Call("inverse", _inverse, 3, BOTH),
 ]

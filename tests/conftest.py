@@ -33,6 +33,13 @@ def backend(request: pytest.FixtureRequest):
         yield request.param
 
 
+@pytest.fixture(params=["reference", "cpp"])
+def cpu_backend(request: pytest.FixtureRequest):
+    """Name of a backend that runs a whole network here; the test runs on it."""
+    with running_on(request.param):
+        yield request.param
+
+
 @pytest.fixture(autouse=True)
 def _fresh_state():
     """The same random numbers in every test; outputs that a kernel forgets to write are NaN, not zero."""

@@ -12,7 +12,7 @@ from fastlayers import nn
 from fastlayers.reference.gated import empty_halved
 
 MODULES = {
-    **{name: lambda name=name: cases.module(name) for name in nn.__all__ if not re.search("BatchNorm|GLU|^Dropout1d$", name)},
+    **{name: lambda name=name: cases.module(name) for name in nn.__all__ if not re.search("Norm|GLU|^Dropout1d$", name)},
     "ReLU(dropout)": lambda: nn.ReLU(dropout=0.2),
     "PReLU(4)": lambda: nn.PReLU(4),
     "APL(4, 3 hinges)": lambda: cases.module("APL", num_parameters=4, num_hinges=3),
@@ -124,6 +124,7 @@ def _arguments(dtype: torch.dtype, layout: str):
     yield "epilogue_forward", (inputs.x, *inputs.epilogue, inputs.residual, sample, [0.5, 2.0, -1.0])
     yield "epilogue_backward", (inputs.dy, inputs.x, *inputs.epilogue, False, every, sample, [0.5, 2.0, -1.0])
     yield "dropout_mask", (5, 7, inputs.seed, 0.25)
+    yield "epilogue_inverse", (inputs.x, *inputs.epilogue[:5], "prelu", (), 1)
     yield "batch_norm_statistics", (inputs.x, 1)
     yield "batch_norm_forward", (inputs.x, *affine, *running, *shared, True, 0.1, 1e-5, 1)
     yield "batch_norm_forward", (inputs.x, None, None, None, None, None, *shared, True, None, 1e-5, 1)

@@ -45,7 +45,8 @@ IRREGULAR = (((3, 5, 7, 7), "contiguous"), ((2, 3, 8, 8), "contiguous"), ((5, 3,
 # between them these calls launch every kernel of the layers, with every optional operand
 EVERY_KERNEL = [(call, layout) for call in LAYER_CALLS for layout in call.layouts if (str(call), layout) in (
     ("batch norm + residual + prelu + dropout", "contiguous"), ("batch norm + residual + prelu + dropout", "channels_last"),
-    ("batch norm in eval", "contiguous"), ("apl with 8 hinges backward", "contiguous"),
+    ("batch norm in eval", "contiguous"), ("inverse", "contiguous"), ("inverse", "channels_last"),
+    ("apl with 8 hinges backward", "contiguous"),
     ("apl with 8 hinges backward, channels_last", "channels_last"))]
 DEMANDING = ("soft_exponential backward", "sinc backward", "snake backward", "softplus backward", "gelu backward", "rrelu backward")
 SECOND_STAGE = ("finish", "running")  # kernels that read no whole tensor

@@ -144,6 +144,34 @@ def test_epilogue_backward_from_output(backend: str, name: str, dtype: torch.dty
     assert_within(got[1 + 2], want[3], channel_sum(bound, 1) + 1e-6 * channel_sum(want[0].abs(), 1), "dshift from y")
 
 
+@pytest.mark.parametrize("case", [
+    *(cases.Case(name, (3, 5, 4, 7), layout, dtype, p=0.0, residual=residual) for name in ("identity", "leaky_relu", "prelu")
+      for layout, residual in (("contiguous", True), ("channels_last", False)) for dtype in cases.DTYPES),
+    *(cases.Case(name, (2, 6, 33), residual=False, p=0.0, per_channel=False) for name, row in cases.ACTIVATIONS.items()
+      if row.invertible != "never"),
+    *(cases.Case("prelu", shape, p=0.0) for shape in ((1, 1), (2, 3, 8), (3, 2, 9), (129, 3), (2, 1, 4097), (0, 3), (6, 70))),
+], ids=str)
+def test_epilogue_inverse(backend: str, case: cases.Case) -> None:
+    """x from y is the reference's, and x itself within what rounding y has lost."""
+    inputs = cases.make_inputs(case)
+    wide = inputs.double()
+    arguments = (inputs.mean, inputs.scale, inputs.shift, inputs.residual, inputs.parameters, inputs.row.name, inputs.constants, 1)
+    wide_arguments = (wide.mean, wide.scale, wide.shift, wide.residual, wide.parameters, *arguments[5:])
+    y = reference.epilogue_forward(inputs.x, *inputs.epilogue)
+    x = select(y).epilogue_inverse(y, *arguments)
+    assert (x.shape, x.stride(), x.dtype) == (y.shape, y.stride(), y.dtype)
+    oracle = reference.epilogue_inverse(y.double(), *wide_arguments)
+    z = activations.function(inputs.row.name, "inverse")(
+        y.double(), *([] if wide.parameters is None else [per_channel(p, wide.x, 1) for p in wide.parameters]), *wide.constants)
+    size = (z.abs() + (0 if wide.residual is None else wide.residual.abs()) + per_channel(wide.shift, wide.x, 1).abs())
+    terms = size / per_channel(wide.scale, wide.x, 1) + per_channel(wide.mean, wide.x, 1).abs()
+    assert_within(x, oracle, 16 * unit(y) * (terms + 1) + rounding(oracle, case.dtype), "x")
+    slope = activations.function(inputs.row.name, "derivative")(
+        z, *([] if wide.parameters is None else [per_channel(p, wide.x, 1) for p in wide.parameters]), *wide.constants)[0]
+    lost = (y.double().abs() / slope.abs().clamp(min=1e-3) + size) / per_channel(wide.scale, wide.x, 1)
+    assert_within(x, wide.x, torch.finfo(case.dtype).eps * (2 * lost + wide.x.abs()) + 16 * unit(y) * (terms + 1), "x it was")
+
+
 @pytest.mark.parametrize("dtype", cases.DTYPES, ids=str)
 @pytest.mark.parametrize(("offset", "count"), [(1, 63), (3, 1000), (5, 4099)])
 def test_unaligned_storage(backend: str, offset: int, count: int, dtype: torch.dtype) -> None:

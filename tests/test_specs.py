@@ -19,6 +19,7 @@ ROWS = list(ACTIVATIONS.values())
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 def test_every_activation_has_every_cell(row) -> None:
     kinds = ["", "derivative"] + (["derivative_from_output"] if row.from_output != "never" else [])
+    kinds += ["inverse"] if row.invertible != "never" else []
     for kind in kinds:
         assert callable(activations.function(row.name, kind)), f"fastlayers/reference/activations.py lacks {row.name} {kind}"
     header = (ROOT / "csrc/common/activations.h").read_text()
@@ -109,6 +110,22 @@ def test_limits_of_parameters(alpha: float) -> None:
             torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-6)
     slope = activations.function("soft_exponential", "derivative")(x, torch.zeros((), dtype=torch.float64))[1]
     torch.testing.assert_close(slope, x * x / 2 + 1)
+
+
+@pytest.mark.parametrize("row", [row for row in ROWS if row.invertible != "never"], ids=lambda row: row.name)
+def test_the_inverse_undoes_the_function(row) -> None:
+    """As far as rounding y allows, and finite wherever y is, in float32 and float64."""
+    for dtype in (torch.float32, torch.float64):
+        x = torch.cat([torch.linspace(-8, 8, 999), torch.tensor([-1e4, 1e4, 0.0])]).to(dtype)
+        arguments = [value.to(dtype) if isinstance(value, torch.Tensor) else value for value in arguments_of(row)]
+        y = activations.function(row.name)(x, *arguments)
+        back = activations.function(row.name, "inverse")(y, *arguments)
+        assert back.isfinite().all()
+        slope = activations.function(row.name, "derivative")(x, *arguments)[0]
+        lost = torch.finfo(dtype).eps * (4 * y.abs() / slope.clamp(min=torch.finfo(dtype).tiny) + 4 * x.abs())
+        sharp = lost < 0.1
+        assert sharp[250:750].all()
+        assert ((back - x).abs() <= lost + torch.finfo(dtype).tiny)[sharp].all()
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)

@@ -13,6 +13,7 @@ template <int learnable_count, int constant_count> struct FromInput {
   static constexpr int most_repeats = 1;  // more: it has 1 to so many of each learnable, all of the first, then all of the next
   static constexpr bool random = false;   // whether it takes, after the constants, a number that is uniform in (0, 1)
   static constexpr bool from_output = false;
+  static constexpr bool invertible = false;
   static constexpr bool reads_output = false;
 
   // What stands in p for constant k of those given.
@@ -20,6 +21,10 @@ template <int learnable_count, int constant_count> struct FromInput {
 };
 template <int learnable_count, int constant_count> struct FromOutput : FromInput<learnable_count, constant_count> {
   static constexpr bool from_output = true;
+};
+
+template <class Base> struct Invertible : Base {
+  static constexpr bool invertible = true;
 };
 
 // The functor whose result is rounded to 16 bits: one that is less exact and faster, where there is one.

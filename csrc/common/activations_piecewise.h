@@ -6,7 +6,8 @@
 namespace fastlayers::FL_NAMESPACE {
 namespace activations {
 
-struct identity : FromOutput<0, 0> {
+struct identity : Invertible<FromOutput<0, 0>> {
+  template <class T> FL_HD static T inverse(T y, const T*) { return y; }
   template <class T> FL_HD static T forward(T x, const T*) { return x; }
   template <class T> FL_HD static T derivative(T, const T*, T*) { return T(1); }
   template <class T> FL_HD static T derivative_from_output(T, const T*) { return T(1); }
@@ -19,7 +20,8 @@ struct relu : FromOutput<0, 0> {
 };
 
 // p: negative_slope
-struct leaky_relu : FromOutput<0, 1> {
+struct leaky_relu : Invertible<FromOutput<0, 1>> {
+  template <class T> FL_HD static T inverse(T y, const T* p) { return select(y > T(0), y, y / p[0]); }
   template <class T> FL_HD static T forward(T x, const T* p) { return select(x > T(0), x, x * p[0]); }
   template <class T> FL_HD static T derivative(T x, const T* p, T*) { return select(x > T(0), T(1), p[0]); }
   template <class T> FL_HD static T derivative_from_output(T y, const T* p) { return select(y > T(0), T(1), p[0]); }
@@ -112,7 +114,8 @@ struct squared_relu : FromInput<0, 0> {
 };
 
 // p: weight
-struct prelu : FromInput<1, 0> {
+struct prelu : Invertible<FromInput<1, 0>> {
+  template <class T> FL_HD static T inverse(T y, const T* p) { return select(y > T(0), y, y / p[0]); }
   template <class T> FL_HD static T forward(T x, const T* p) { return select(x > T(0), x, x * p[0]); }
   template <class T> FL_HD static T derivative(T x, const T* p, T* dp) {
     dp[0] = select(x > T(0), T(0), x);

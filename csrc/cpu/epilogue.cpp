@@ -1,4 +1,4 @@
-// epilogue_forward and epilogue_backward for one processor.
+// epilogue_forward, epilogue_backward and epilogue_inverse for one processor.
 #include "epilogue.h"
 
 #include "pass.h"
@@ -47,12 +47,21 @@ template <class Storage> void backward(const Epilogue& e, const EpilogueGradient
   write_sums<T>(totals.data(), pass.sum_count, c, e.parameter_count, g);
 }
 
+template <class Storage> void inverse(const Epilogue& e, void* x) {
+  Pass<Storage> pass;
+  set_up(pass, e, plain_geometry(e.n, e.c, e.s));
+  pass.run.y = static_cast<Storage*>(x);
+  pass.function = activation_loops<Storage>()[e.activation].inverse[pass.geometry.along];
+  run_everywhere(pass);
+}
+
 }  // namespace
 
 extern const EpilogueKernels epilogue_kernels;
 const EpilogueKernels epilogue_kernels = {
     {forward<float>, forward<double>, forward<Half>, forward<BFloat16>},
     {backward<float>, backward<double>, backward<Half>, backward<BFloat16>},
+    {inverse<float>, inverse<double>, inverse<Half>, inverse<BFloat16>},
 };
 
 }  // namespace fastlayers::FL_CPU_CAPABILITY

@@ -46,6 +46,8 @@ struct EpilogueGradients {
 struct EpilogueKernels {
   void (*forward[data_type_count])(const Epilogue&, void* y);
   void (*backward[data_type_count])(const Epilogue&, const EpilogueGradients&);
+  // x from y, which stands in x's place; scale holds its reciprocal. Without dropout.
+  void (*inverse[data_type_count])(const Epilogue&, void* x);
 };
 
 }  // namespace fastlayers

@@ -29,7 +29,7 @@ template <class Storage> class MomentsWorker {
  public:
   using T = typename Compute<Storage>::type;
 
-  MomentsWorker(const Epilogue& x, const Geometry& geometry) : pilot_(geometry.c), worker_(prepared(x, geometry)) {}
+  MomentsWorker(const Epilogue& x, const Geometry& geometry) : pilot_(geometry.c), found_(geometry.c), worker_(prepared(x, geometry)) {}
 
   // moments[c] of chunk `chunk` of group `group`.
   void gather(int64_t group, int64_t chunk, Moments* moments) {
@@ -40,19 +40,36 @@ template <class Storage> class MomentsWorker {
     else for (int64_t c = c0; c < c1; ++c) set_pilot(c, first_pilot(c, first));
     for (int64_t q = first; q < last; q += geometry.fold) {
       const int64_t next = smaller(last, q + geometry.fold);
-      worker_.enter_group(c0, c1);
-      worker_.clear_sums();
-      worker_.visit(q, next);
       const double before = geometry.count(first, q), count = geometry.count(q, next);
+      sum_deviations(c0, c1, q, next, count);
+      if (move_far_pilots(c0, c1, count)) sum_deviations(c0, c1, q, next, count);
       for (int64_t c = c0; c < c1; ++c) {
-        const double deviation = worker_.sum(c, 0) / count, m2 = worker_.sum(c, 1) - count * deviation * deviation;
-        merge(moments[c], before, {pilot_[c] + deviation, m2 < 0 ? 0 : m2}, count);
+        merge(moments[c], before, {pilot_[c] + found_[c].mean, found_[c].m2}, count);
         set_pilot(c, moments[c].mean);
       }
     }
   }
 
  private:
+  // found_[c] of steps [q0, q1): the mean deviation from the pilot, and the squares of deviations from the mean.
+  void sum_deviations(int64_t c0, int64_t c1, int64_t q0, int64_t q1, double count) {
+    worker_.enter_group(c0, c1);
+    worker_.clear_sums();
+    worker_.visit(q0, q1);
+    for (int64_t c = c0; c < c1; ++c) {
+      const double deviation = worker_.sum(c, 0) / count, m2 = worker_.sum(c, 1) - count * deviation * deviation;
+      found_[c] = {deviation, m2 < 0 ? 0 : m2};
+    }
+  }
+
+  // Whether a pilot was more than two standard deviations off, which costs digits of m2: then all become the means just found.
+  bool move_far_pilots(int64_t c0, int64_t c1, double count) {
+    bool far = false;
+    for (int64_t c = c0; c < c1; ++c) far |= count * found_[c].mean * found_[c].mean > 4 * found_[c].m2;
+    for (int64_t c = c0; far && c < c1; ++c) set_pilot(c, pilot_[c] + found_[c].mean);
+    return far;
+  }
+
   const Pass<Storage>& prepared(const Epilogue& x, const Geometry& geometry) {
     Epilogue plain = {};
     plain.x = x.x;
@@ -95,6 +112,7 @@ template <class Storage> class MomentsWorker {
   }
 
   Buffer<T> pilot_;
+  Buffer<Moments> found_;
   Pass<Storage> pass_;
   Worker<Storage> worker_;
 };

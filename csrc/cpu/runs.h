@@ -283,11 +283,34 @@ template <class Activation, class Storage, bool along> struct BackwardLoop {
   }
 };
 
+// x from y, which stands in x's place; the column of the scale holds its reciprocal.
+template <class Activation, class Storage, bool along> struct InverseLoop {
+  using V = Vector<typename Compute<Storage>::type>;
+
+  template <bool whole> FL_HD static void step(const Inputs<Activation, Storage, along>& inputs, int64_t i, Access<whole> access) {
+    V arguments[max_arguments];
+    inputs.read_arguments(i, access, arguments);
+    V z = Activation::inverse(access.template stream<V>(inputs.x + i), arguments);
+    if (inputs.residual) z -= access.template stream<V>(inputs.residual + i);
+    z -= access.read(inputs.shift, i);
+    access.write(inputs.run.y + i, multiply_add(z, access.read(inputs.scale, i), access.read(inputs.mean, i)));
+  }
+
+  static void run(const Run<Storage>& r) {
+    const Inputs<Activation, Storage, along> inputs(r);
+    int64_t i = 0;
+    for (; i + V::size <= r.count; i += V::size) step(inputs, i, Access<true>{});
+    if (i < r.count) step(inputs, i, Access<false>{static_cast<int>(r.count - i)});
+  }
+};
+
 // Sums of x - pilot and of its square, pilot being the column of the mean.
 template <class Storage, bool along> struct StatisticsLoop {
   using T = typename Compute<Storage>::type;
   using V = Vector<T>;
   static constexpr int group = sum_lanes / V::size;
+  static constexpr int64_t short_sum = 16 * sum_lanes;  // a lane adds this many sixteenths before what it has joins the others: a
+                                                        // square that dwarfs the rest makes every addition after it round alike
 
   using Pilot = ColumnReader<V, along>;
 
@@ -310,23 +333,23 @@ template <class Storage, bool along> struct StatisticsLoop {
       if (i < r.count) step_along(r, pilot, i, Access<false>{static_cast<int>(r.count - i)});
       return;
     }
-    V sums[group], squares[group];
     T *const first = r.sums, *const second = r.sums + r.sums_step;
-    for (int j = 0; j < group; ++j) {
-      sums[j] = load<V>(first + j * V::size);
-      squares[j] = load<V>(second + j * V::size);
-    }
-    for (; i + sum_lanes <= r.count; i += sum_lanes) {
+    while (i + sum_lanes <= r.count) {
+      const int64_t end = smaller(r.count, i + short_sum);
+      V sums[group], squares[group];
+      for (int j = 0; j < group; ++j) sums[j] = squares[j] = V(static_cast<T>(0));
+      for (; i + sum_lanes <= end; i += sum_lanes) {
 #pragma GCC unroll 8
-      for (int j = 0; j < group; ++j) {
-        const V d = deviation(r, pilot, i + j * V::size, Access<true>{});
-        sums[j] += d;
-        squares[j] = multiply_add(d, d, squares[j]);
+        for (int j = 0; j < group; ++j) {
+          const V d = deviation(r, pilot, i + j * V::size, Access<true>{});
+          sums[j] += d;
+          squares[j] = multiply_add(d, d, squares[j]);
+        }
       }
-    }
-    for (int j = 0; j < group; ++j) {
-      store(first + j * V::size, sums[j]);
-      store(second + j * V::size, squares[j]);
+      for (int j = 0; j < group; ++j) {
+        store(first + j * V::size, load<V>(first + j * V::size) + sums[j]);
+        store(second + j * V::size, load<V>(second + j * V::size) + squares[j]);
+      }
     }
 #pragma GCC unroll 1
     for (int j = 0; i < r.count; j += V::size, i += V::size) {
@@ -350,7 +373,8 @@ template <class Storage> using RunFunction = void (*)(const Run<Storage>&);
 // The loops of one activation; [0] for uniform runs, [1] for runs along channels.
 template <class Storage> struct ActivationLoops {
   RunFunction<Storage> forward[2], backward[2], backward_from_output[2];  // the last null for activations that need x
-  int learnables, constants;  // learnables of one repeat
+  RunFunction<Storage> inverse[2];  // null for activations that have none
+  int learnables, constants;        // learnables of one repeat
   bool random;
   double (*constant)(const double* given, int k);
 };
@@ -371,6 +395,7 @@ template <class Row, class Storage> constexpr ActivationLoops<Storage> loops_of(
       {ForwardLoop<Activation, Storage, false>::run, ForwardLoop<Activation, Storage, true>::run},
       {BackwardLoop<Activation, Storage, false>::run, BackwardLoop<Activation, Storage, true>::run},
       {nullptr, nullptr},
+      {nullptr, nullptr},
       Activation::learnables,
       Activation::constants,
       Activation::random,
@@ -379,6 +404,10 @@ template <class Row, class Storage> constexpr ActivationLoops<Storage> loops_of(
   if constexpr (Activation::from_output) {
     loops.backward_from_output[0] = BackwardLoop<FromOutputOf<Activation>, Storage, false>::run;
     loops.backward_from_output[1] = BackwardLoop<FromOutputOf<Activation>, Storage, true>::run;
+  }
+  if constexpr (Activation::invertible) {
+    loops.inverse[0] = InverseLoop<Activation, Storage, false>::run;
+    loops.inverse[1] = InverseLoop<Activation, Storage, true>::run;
   }
   return loops;
 }

@@ -5,7 +5,9 @@ from torch import Tensor
 from torch.autograd import Function
 
 from .. import specs
+from ..context import transformed
 from ..reference.epilogue import accumulate_dtype
+from . import composed
 from .common import dense, differentiable, kernels_for, matrix, shaped_like, vector, with_stride
 
 _ONLY_DX = (True, False, False, False, False)
@@ -39,4 +41,7 @@ def activation(x: Tensor, parameters: Tensor | None, row: specs.Activation, cons
     """Activation on checked tensors of any strides."""
     if x.dim() == 0:  # kernels count channels along a dimension
         return activation(x.unsqueeze(0), parameters, row, constants).squeeze(0)
+    if transformed():
+        channel_dim = 0 if parameters is None or x.dim() == 1 else 1
+        return composed.epilogue(x, None, None, None, parameters, None, (row, constants, 0.0, channel_dim, False, None))
     return Activation.apply(dense(x), vector(parameters, accumulate_dtype(x)), row, constants)

@@ -1,26 +1,48 @@
 """Batch norm with its epilogue under autograd."""
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from .. import ops, reference, specs
+from .. import checks, ops, reference, specs
+from ..context import transformed
 from ..reference.batch_norm import batch_norm_statistics
 from ..reference.epilogue import accumulate_dtype
+from . import composed, synchronised
 from .common import dense, differentiable, kernels_for, matrix, shaped_like, vector, with_stride
+from .restoring import restorable, restored
+
+
+class Arguments(NamedTuple):
+    """What batch norm takes beside tensors."""
+
+    row: specs.Activation
+    constants: tuple[float, ...]
+    p: float
+    training: bool
+    momentum: float | None
+    eps: float
+    channel_dim: int
+    inplace: bool = False
+    """Keep y in place of x for backward, where x can be had back from it."""
+    skip_nonfinite: bool = False
+    group: object = None
+    """The process group whose ranks hold one batch together, in training."""
 
 
 class BatchNorm(Function):
     """y = dropout(activation(batch_norm(x) + residual)), running statistics updated in place.
 
-    Saved for backward: x, the residual where the activation needs it, per-channel vectors and the seed; without batch statistics
-    (eval mode), activation and affine gradients only the per-channel vectors.
+    Saved for backward: x, or y for an ``inplace`` block, the residual where the activation needs it, per-channel vectors and the
+    seed; without batch statistics (eval mode), activation and affine gradients only the per-channel vectors.
     """
 
     @staticmethod
     def forward(ctx, x, weight, bias, residual, parameters, seed, running_mean, running_var, num_batches_tracked, arguments):
-        row, constants, p, training, momentum, eps, channel_dim = arguments
+        row, constants, p, training, momentum, eps, channel_dim, inplace, *_ = arguments
         kernels = kernels_for(x, row.name)
         if training or kernels is not ops:
             y, mean, rstd = kernels.batch_norm_forward(
@@ -30,10 +52,13 @@ class BatchNorm(Function):
             mean, rstd = running_mean.clone(), torch.rsqrt(running_var + eps)
             scale = rstd if weight is None else weight * rstd
             y = kernels.epilogue_forward(x, mean, scale, bias, residual, matrix(parameters), seed, row.name, constants, p, channel_dim)
-        saved = x
-        if row.name == "identity":
-            residual = None  # the gradient does not depend on it, nor, in eval mode, on x unless weight asks
-            saved = x if training or ctx.needs_input_grad[1] else None
+        saved, ctx.keeps_output = x, False
+        if row.name == "identity" and not training and not ctx.needs_input_grad[1]:
+            saved = residual = None  # dx = dy * scale, whatever x was
+        elif inplace and any(ctx.needs_input_grad) and restorable(x.dtype, weight, bias, parameters, seed, row, constants):
+            saved, ctx.keeps_output = y, True
+        elif row.name == "identity":
+            residual = None  # the gradient does not depend on it
         ctx.save_for_backward(saved, mean, rstd, weight, bias, residual, parameters, seed)
         ctx.kernels, ctx.arguments, ctx.stride = kernels, arguments, x.stride()
         return y
@@ -41,11 +66,14 @@ class BatchNorm(Function):
     @staticmethod
     def backward(ctx, dy):
         x, mean, rstd, weight, bias, residual, parameters, seed = ctx.saved_tensors
-        row, constants, p, training, _, eps, channel_dim = ctx.arguments
+        row, constants, p, training, _, eps, channel_dim, *_ = ctx.arguments
         dy = with_stride(dy, ctx.stride)
-        if x is None:  # identity in eval mode: dx = dy * scale, whatever x was
-            x = dy
         kernels = differentiable(ctx.kernels)
+        if x is None:
+            x = dy
+        elif ctx.keeps_output:
+            checks.once_differentiable("batch_norm", not torch.is_grad_enabled())
+            x = restored(kernels, x, mean, rstd, weight, bias, residual, parameters, row, constants, channel_dim)
         if training and kernels is reference and torch.is_grad_enabled():  # the statistics depend on x
             mean, m2 = batch_norm_statistics(x, channel_dim)
             rstd = torch.rsqrt(m2 / (x.numel() // x.size(channel_dim)) + eps)
@@ -58,19 +86,35 @@ class BatchNorm(Function):
 
 def batch_norm(
     x: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None, parameters: Tensor | None, seed: Tensor | None,
-    running_mean: Tensor | None, running_var: Tensor | None, num_batches_tracked: Tensor | None,
-    arguments: tuple[specs.Activation, tuple[float, ...], float, bool, float | None, float, int],
+    running_mean: Tensor | None, running_var: Tensor | None, num_batches_tracked: Tensor | None, arguments: Arguments,
 ) -> Tensor:
-    """BatchNorm on checked tensors of any strides; arguments are (row, constants, p, training, momentum, eps, channel_dim)."""
+    """BatchNorm on checked tensors of any strides."""
+    if transformed():
+        return composed.batch_norm(
+            x, weight, bias, residual, parameters, seed, running_mean, running_var, num_batches_tracked, arguments)
     x = dense(x)
     if residual is not None:
         residual = with_stride(residual, x.stride())
     compute = accumulate_dtype(x)
     mean, var = vector(running_mean, compute), vector(running_var, compute)
-    y = BatchNorm.apply(
-        x, vector(weight, compute), vector(bias, compute), residual, vector(parameters, compute), seed, mean, var,
-        num_batches_tracked, arguments)
-    if mean is not running_mean and arguments[3]:  # training moved a copy in another dtype
+    moves = arguments[3] and running_mean is not None
+    before = [value.clone() for value in (mean, var)] if moves and arguments[8] else None
+    batches = num_batches_tracked.clone() if before and num_batches_tracked is not None else None
+    apply = BatchNorm.apply if arguments[9] is None else synchronised.batch_norm
+    y = apply(x, vector(weight, compute), vector(bias, compute), residual, vector(parameters, compute), seed, mean, var,
+              num_batches_tracked, arguments)
+    if before:
+        restore_unless_finite((mean, var, num_batches_tracked), (*before, batches))
+    if moves and mean is not running_mean:  # a copy in another dtype was moved
         running_mean.copy_(mean)
         running_var.copy_(var)
     return y
+
+
+@torch.no_grad()
+def restore_unless_finite(now: tuple[Tensor | None, ...], before: tuple[Tensor | None, ...]) -> None:
+    """Put (running mean, variance, number of batches) back to what they were where any of the first two is not finite now."""
+    finite = torch.isfinite(now[0]).all() & torch.isfinite(now[1]).all()
+    for value, old in zip(now, before, strict=True):
+        if value is not None:
+            value.copy_(torch.where(finite, value, old))

@@ -48,8 +48,13 @@ def with_stride(value: Tensor, stride: tuple[int, ...]) -> Tensor:
 
 def dense(x: Tensor) -> Tensor:
     """x itself where its elements fill one block of memory in any order of dimensions, else a copy that does."""
+    return x if is_dense(x) else x.clone()
+
+
+def is_dense(x: Tensor) -> bool:
+    """Whether x's elements fill one block of memory, in any order of dimensions."""
     if x.is_contiguous():
-        return x
+        return True
     strides, sizes, expected = x.stride(), x.size(), 1
     for _ in sizes:  # not sorted: Dynamo cannot sort sizes that it keeps symbolic
         for stride, size in zip(strides, sizes, strict=True):
@@ -58,4 +63,4 @@ def dense(x: Tensor) -> Tensor:
                 break
         else:
             break
-    return x if expected == x.numel() else x.clone()
+    return expected == x.numel()

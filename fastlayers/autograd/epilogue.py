@@ -4,12 +4,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from .. import reference, specs
+from .. import specs
+from ..context import transformed
 from ..reference.epilogue import accumulate_dtype
+from . import composed
 from .common import dense, differentiable, kernels_for, matrix, shaped_like, vector, with_stride
 
 
@@ -86,6 +87,8 @@ def epilogue(
     arguments: Arguments, residual_after: Tensor | None = None,
 ) -> Tensor:
     """Epilogue on checked tensors of any strides."""
+    if transformed():
+        return composed.epilogue(x, scale, shift, residual, parameters, seed, arguments, residual_after)
     x = dense(x)
     if arguments.by_channel:
         x = samples_apart(x)
@@ -95,9 +98,4 @@ def epilogue(
         residual_after = with_stride(residual_after, x.stride())
     compute = accumulate_dtype(x)
     scale, shift, parameters = vector(scale, compute), vector(shift, compute), vector(parameters, compute)
-    if torch._C._are_functorch_transforms_active():  # kernels cannot see through a transform's tensors, the reference can
-        row, constants, p, channel_dim, by_channel, outcome = arguments
-        return reference.epilogue_forward(
-            x, None, scale, shift, residual, matrix(parameters), seed, row.name, constants, p, channel_dim, residual_after,
-            sample_of(x) if by_channel else 0, outcome)
     return Epilogue.apply(x, scale, shift, residual, parameters, seed, residual_after, arguments)

@@ -4,7 +4,8 @@ from __future__ import annotations
 from torch import Tensor
 from torch.autograd import Function
 
-from .. import specs
+from .. import reference, specs
+from ..context import transformed
 from ..reference.epilogue import accumulate_dtype
 from .common import dense, differentiable, kernels_for, matrix, shaped_like, vector, with_stride
 
@@ -39,4 +40,7 @@ def gated(
     arguments: tuple[specs.Activation, tuple[float, ...], float, int, bool],
 ) -> Tensor:
     """Gated on checked tensors of any strides; arguments are (row, constants, p, dim, gate_first)."""
+    if transformed():
+        row, constants, p, dim, gate_first = arguments
+        return reference.gated_forward(x, matrix(parameters), seed, row.name, constants, p, dim, gate_first)
     return Gated.apply(dense(x), vector(parameters, accumulate_dtype(x)), seed, arguments)

@@ -1,7 +1,7 @@
 """The functional API: checks its arguments, draws the seed, and hands over to the autograd functions."""
 from .activations import FUNCTIONS as _FUNCTIONS
 from .activations import apply
-from .batch_norm import batch_norm
+from .batch_norm import batch_norm, batch_norm_and_statistics
 from .dropout import (
     CONVENTIONS,
     alpha_dropout,
@@ -17,8 +17,8 @@ from .gated import glu
 
 globals().update(_FUNCTIONS)
 __all__ = [
-    "CONVENTIONS", "alpha_dropout", "apply", "batch_norm", "bias_activation", "dropout", "dropout1d", "dropout2d", "dropout3d",
-    "dropout_mask", "feature_alpha_dropout", "glu", *_FUNCTIONS,
+    "CONVENTIONS", "alpha_dropout", "apply", "batch_norm", "batch_norm_and_statistics", "bias_activation", "dropout", "dropout1d",
+    "dropout2d", "dropout3d", "dropout_mask", "feature_alpha_dropout", "glu", *_FUNCTIONS,
 ]
 
 

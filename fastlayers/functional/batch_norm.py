@@ -6,6 +6,7 @@ from torch import Tensor
 
 from .. import autograd, checks
 from ..activation_argument import resolve
+from ..context import recomputing, transformed
 from .epilogue import seed_for
 
 
@@ -13,7 +14,8 @@ def batch_norm(
     x: Tensor, running_mean: Tensor | None, running_var: Tensor | None, weight: Tensor | None = None, bias: Tensor | None = None,
     training: bool = False, momentum: float | None = 0.1, eps: float = 1e-5, *, activation: str | torch.nn.Module = "identity",
     residual: Tensor | None = None, dropout: float = 0.0, seed: Tensor | int | None = None, num_batches_tracked: Tensor | None = None,
-    channel_dim: int = 1,
+    channel_dim: int = 1, dropout_training: bool | None = None, skip_nonfinite: bool = False,
+    memory: str = "default", group: object = None,
 ) -> Tensor:
     """Batch norm, residual, activation and dropout as one block.
 
@@ -34,6 +36,14 @@ def batch_norm(
         seed: an int or 0-d int64 tensor that fixes the dropout mask; None draws from torch's generator of x's device.
         num_batches_tracked: 0-d int64, incremented in training.
         channel_dim: where C is.
+        dropout_training: whether ``dropout`` applies where that is not as ``training`` says: in a layer with frozen statistics.
+        skip_nonfinite: a batch that would make a running statistic infinite or NaN leaves all of them, and num_batches_tracked, as
+            they were; decided on the device.
+        memory: "default" keeps x for backward, "inplace" y where x can be had back from it (docs/batch_norm.md, "Memory").
+        group: a torch.distributed process group whose ranks hold one batch together when ``training``: statistics and gradients are
+            those of the whole batch, of which a rank may have any share, none too.
+
+    A forward during a backward pass is activation checkpointing's second one: it moves no running statistics, the first one has.
 
     Returns:
         y, shape, dtype and memory format of x.
@@ -49,16 +59,61 @@ def batch_norm(
     """
     checks.floating("batch_norm", x)
     channel_dim = checks.channel_dimension("batch_norm", x, channel_dim)
-    resolved = resolve("batch_norm", activation, training)
+    dropping = training if dropout_training is None else dropout_training
+    resolved = resolve("batch_norm", activation, dropping)
+    if not training:
+        group = None
     checks.batch_norm(x, running_mean, running_var, weight, bias, residual, resolved.parameters, num_batches_tracked, training, momentum,
-                      eps, channel_dim)
-    if x.numel() == 0:
+                      eps, channel_dim, group is None)
+    checks.memory("batch_norm", memory)
+    if training and recomputing():
+        running_mean = running_var = num_batches_tracked = None
+    if x.numel() == 0 and group is None:
         return _empty_batch_norm(x, weight, bias, residual, resolved.parameters, num_batches_tracked if training else None)
-    seed = seed_for("batch_norm", x, dropout, training, resolved.row, seed)
-    p = dropout if training else 0.0
+    seed = seed_for("batch_norm", x, dropout, dropping, resolved.row, seed)
+    p = dropout if dropping else 0.0
     return autograd.batch_norm(
         x, weight, bias, residual, resolved.parameters, seed, running_mean, running_var, num_batches_tracked,
-        (resolved.row, resolved.constants, p, training, momentum, eps, channel_dim))
+        (resolved.row, resolved.constants, p, training, momentum, eps, channel_dim, memory == "inplace", skip_nonfinite, group))
+
+
+def batch_norm_and_statistics(
+    x: Tensor, running_mean: Tensor, running_var: Tensor, weight: Tensor | None = None, bias: Tensor | None = None,
+    momentum: float | None = 0.1, eps: float = 1e-5, *, activation: str | torch.nn.Module = "identity", residual: Tensor | None = None,
+    dropout: float = 0.0, seed: Tensor | int | None = None, num_batches_tracked: Tensor | None = None, channel_dim: int = 1,
+) -> tuple[Tensor, ...]:
+    """:func:`batch_norm` in training, with the new running statistics as results: what is given is left as it is.
+
+    For code without side effects, ``torch.vmap`` over models or data among it.
+
+    Args:
+        x, running_mean, running_var, weight, bias, momentum, eps, activation, residual, dropout, seed, num_batches_tracked,
+            channel_dim: as in :func:`batch_norm`.
+
+    Returns:
+        (y, running_mean, running_var), and num_batches_tracked where it is given. Gradients flow through y alone.
+
+    Raises, accuracy, source: as :func:`batch_norm`.
+
+    >>> xs, means, variances = torch.randn(5, 8, 3), torch.zeros(5, 3), torch.ones(5, 3)
+    >>> y, mean, variance = batch_norm_and_statistics(xs[0], means[0], variances[0])
+    >>> ys, means, variances = torch.vmap(batch_norm_and_statistics)(xs, means, variances)
+    """
+    given = (running_mean, running_var, num_batches_tracked)
+    if not transformed():
+        moved = [value.clone() if isinstance(value, Tensor) else value for value in given]
+        y = batch_norm(x, *moved[:2], weight, bias, True, momentum, eps, activation=activation, residual=residual, dropout=dropout,
+                       seed=seed, num_batches_tracked=moved[2], channel_dim=channel_dim)
+        return (y, *moved) if num_batches_tracked is not None else (y, *moved[:2])
+    checks.floating("batch_norm", x)
+    channel_dim = checks.channel_dimension("batch_norm", x, channel_dim)
+    row, constants, parameters = resolve("batch_norm", activation, True)
+    checks.batch_norm(
+        x, running_mean, running_var, weight, bias, residual, parameters, num_batches_tracked, True, momentum, eps, channel_dim)
+    y, moved = autograd.composed.batch_norm_and_statistics(
+        x, weight, bias, residual, parameters, seed_for("batch_norm", x, dropout, True, row, seed), *given,
+        (row, constants, dropout, True, momentum, eps, channel_dim))
+    return (y, *(new.to(old.dtype) for new, old in zip(moved, given, strict=True) if old is not None))
 
 
 def _empty_batch_norm(

@@ -2,13 +2,16 @@
 from . import activations
 from .activations import *  # noqa: F403 - the classes are made from the rows of specs.py
 from .activations import __all__ as _activations
-from .batch_norm import BatchNorm1d, BatchNorm2d, BatchNorm3d
+from .batch_norm import BatchNorm1d, BatchNorm2d, BatchNorm3d, LazyBatchNorm1d, LazyBatchNorm2d, LazyBatchNorm3d
 from .dropout import AlphaDropout, Dropout, Dropout1d, Dropout2d, Dropout3d, FeatureAlphaDropout
+from .feature_norm import FeatureNorm
 from .gated import GEGLU, GLU, ReGLU, SwiGLU
+from .sync_batch_norm import SyncBatchNorm
 
 __all__ = [
     "AlphaDropout", "BatchNorm1d", "BatchNorm2d", "BatchNorm3d", "Dropout", "Dropout1d", "Dropout2d", "Dropout3d", "FeatureAlphaDropout",
-    "GEGLU", "GLU", "ReGLU", "SwiGLU", *_activations,
+    "FeatureNorm", "GEGLU", "GLU", "LazyBatchNorm1d", "LazyBatchNorm2d", "LazyBatchNorm3d", "ReGLU", "SwiGLU", "SyncBatchNorm",
+    *_activations,
 ]
 
 

@@ -10,28 +10,35 @@ from .. import checks, functional
 from ..activation_argument import resolve
 from .activations import from_name
 
+_STATISTICS = ("running_mean", "running_var")
+
 
 class _BatchNorm(torch.nn.modules.batchnorm._BatchNorm):
     """y = dropout(activation(batch_norm(x) + residual))."""
 
     _dimensions: tuple[int, ...]
+    frozen: bool = False
+    """Whether the running statistics are used, and left alone, in training too."""
+    _stopped: tuple[str, ...] = ()
+    skip_nonfinite: bool = False
+    memory: str = "default"
 
     def __init__(
         self, num_features: int, eps: float = 1e-5, momentum: float | None = 0.1, affine: bool = True, track_running_stats: bool = True,
         device: torch.device | None = None, dtype: torch.dtype | None = None, *, bias: bool = True,
-        activation: str | torch.nn.Module | None = None, dropout: float = 0.0,
+        activation: str | torch.nn.Module | None = None, dropout: float = 0.0, skip_nonfinite: bool = False, memory: str = "default",
     ) -> None:
-        operation = type(self).__name__
-        checks.probability(operation, "dropout", dropout)
-        if isinstance(activation, str):
-            activation = from_name(operation, activation)
-        elif activation is not None:
-            resolve(operation, activation)
+        activation = _checked(type(self).__name__, activation, dropout, memory)
         super().__init__(num_features, eps, momentum, affine, track_running_stats, device=device, dtype=dtype,
                          **({} if bias else {"bias": False}))  # torch before 2.13 does not know the argument
+        self._set_options(activation, dropout, skip_nonfinite, memory)
+        self._keep_statistics_wide({})
+
+    def _set_options(self, activation: torch.nn.Module | None, dropout: float, skip_nonfinite: bool, memory: str) -> None:
         self.activation = activation
         self.dropout = dropout
-        self._keep_statistics_wide({})
+        self.skip_nonfinite = skip_nonfinite
+        self.memory = memory
 
     def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
         """y = dropout(activation(batch_norm(input) + residual)), shape, dtype and memory format of input.
@@ -40,9 +47,8 @@ class _BatchNorm(torch.nn.modules.batchnorm._BatchNorm):
             input: (N, C) or (N, C, ...), as the class says.
             residual: like input, or None.
         """
-        if input.dim() not in self._dimensions:
-            checks.dimensions(type(self).__name__, input, self._dimensions)
-        training, momentum = self.training, self.momentum
+        self._check_input_dim(input)
+        training, momentum = self.training and not self.frozen, self.momentum
         buffers = self._buffers  # each is looked up twice as fast as self.running_mean, which asks two other dictionaries first
         mean, var, batches = buffers["running_mean"], buffers["running_var"], buffers["num_batches_tracked"]
         batch_statistics = training or (mean is None and var is None)
@@ -52,26 +58,102 @@ class _BatchNorm(torch.nn.modules.batchnorm._BatchNorm):
             momentum = 0.0
         return functional.batch_norm(
             input, mean, var, self.weight, self.bias, batch_statistics, momentum, self.eps,
-            activation=self._modules.get("activation") or "identity", residual=residual, dropout=self.dropout if training else 0.0,
-            num_batches_tracked=batches if training else None)
+            activation=self._modules.get("activation") or "identity", residual=residual, dropout=self.dropout if self.training else 0.0,
+            num_batches_tracked=batches if training else None, dropout_training=True, skip_nonfinite=self.skip_nonfinite,
+            memory=self.memory, group=self._group() if training else None)
+
+    def _group(self) -> object:
+        """The process group that a batch is spread over; None for a batch of its own."""
+        return None
+
+    def freeze(self, affine: bool = True) -> _BatchNorm:
+        """Normalise with the running statistics and leave them alone, whatever train() and eval() say; returns self.
+
+        Args:
+            affine: also stop the gradients of weight and bias. With that, and without an activation that needs it, no x is kept
+                for backward.
+
+        Raises:
+            RuntimeError: ``BatchNorm2d: freeze() must find running statistics, got track_running_stats=False``.
+        """
+        checks.tracked(type(self).__name__, self.running_mean, self.track_running_stats)
+        self.frozen = True
+        for name in ("weight", "bias") if affine else ():
+            parameter = getattr(self, name)
+            if parameter is not None and parameter.requires_grad:
+                parameter.requires_grad_(False)
+                self._stopped = (*self._stopped, name)
+        return self
+
+    def unfreeze(self) -> _BatchNorm:
+        """Undo freeze(): weight and bias are trained again where freeze() had stopped them; returns self."""
+        self.frozen = False
+        for name in self._stopped:
+            getattr(self, name).requires_grad_(True)
+        self._stopped = ()
+        return self
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        """torch's hook for subclasses that take other shapes."""
+        if input.dim() not in self._dimensions:
+            checks.dimensions(type(self).__name__, input, self._dimensions)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> _BatchNorm:
         """Running statistics stay float32 under .half() and .bfloat16(): in bfloat16 an average over batches gets stuck."""
-        before = {name: self._buffers.get(name) for name in ("running_mean", "running_var")}
+        before = {name: self._buffers.get(name) for name in _STATISTICS}
         super()._apply(fn, recurse)
         self._keep_statistics_wide(before)
         return self
 
+    def _load_from_state_dict(self, *arguments: object) -> None:
+        """As torch's; load_state_dict(assign=True) may bring statistics of a half type."""
+        super()._load_from_state_dict(*arguments)
+        self._keep_statistics_wide({})
+
     def _keep_statistics_wide(self, before: dict[str, Tensor | None]) -> None:
-        for name in ("running_mean", "running_var"):
+        for name in _STATISTICS:
             now = self._buffers.get(name)
             if now is not None and now.dtype in (torch.float16, torch.bfloat16):
                 old = before.get(name)
                 wide = now if old is None or old.is_meta or old.dtype == now.dtype else old.to(now.device)
                 self._buffers[name] = wide.float()
+        batches = self._buffers.get("num_batches_tracked")
+        if batches is not None and batches.is_floating_point():  # Module.type() casts counts too
+            self._buffers["num_batches_tracked"] = batches.long()
 
     def extra_repr(self) -> str:
-        return super().extra_repr() + (f", dropout={self.dropout}" if self.dropout else "")
+        plain = {"dropout": 0, "memory": "default", "skip_nonfinite": False, "frozen": False}
+        options = [f", {name}={getattr(self, name)}" for name, default in plain.items() if getattr(self, name) != default]
+        return super().extra_repr() + "".join(options)
+
+
+def _checked(operation: str, activation: str | torch.nn.Module | None, dropout: float, memory: str) -> torch.nn.Module | None:
+    """The block's activation as a module; its options are checked."""
+    checks.memory(operation, memory)
+    checks.probability(operation, "dropout", dropout)
+    if isinstance(activation, str):
+        return from_name(operation, activation)
+    if activation is not None:
+        resolve(operation, activation)
+    return activation
+
+
+class _LazyBatchNorm(torch.nn.modules.batchnorm._LazyNormBase):
+    """Takes num_features from the first input, then becomes ``cls_to_become``."""
+
+    def __init__(
+        self, eps: float = 1e-5, momentum: float | None = 0.1, affine: bool = True, track_running_stats: bool = True,
+        device: torch.device | None = None, dtype: torch.dtype | None = None, *, bias: bool = True,
+        activation: str | torch.nn.Module | None = None, dropout: float = 0.0, skip_nonfinite: bool = False, memory: str = "default",
+    ) -> None:
+        activation = _checked(type(self).__name__, activation, dropout, memory)
+        super().__init__(eps, momentum, affine, track_running_stats, device, dtype, **({} if bias else {"bias": False}))
+        self._set_options(activation, dropout, skip_nonfinite, memory)
+
+    def initialize_parameters(self, input: Tensor) -> None:
+        self._check_input_dim(input)
+        super().initialize_parameters(input)
+        self._keep_statistics_wide({})
 
 
 _DOCUMENTATION = """Batch norm over {what}, with residual, activation and dropout in the same kernels.
@@ -84,6 +166,11 @@ Args:
     num_features, eps, momentum, affine, track_running_stats, device, dtype, bias: as in ``torch.nn.{name}``.
     activation: a name ("relu", "leaky_relu(0.2)"), or an activation module of fastlayers.nn or torch.nn; keyword only.
     dropout: probability of dropping an element of the result while training; keyword only.
+    skip_nonfinite: a batch that would make a running statistic infinite or NaN leaves all of them alone; keyword only.
+    memory: "default" keeps x for backward, "inplace" y where x can be had back from it, which costs nothing where the next layer keeps
+        y anyway; keyword only.
+
+``freeze()`` and ``unfreeze()`` switch the running statistics on and off whatever ``train()`` says.
 
 Shape: x {shape}; residual like x; y like x. float32, float64, float16, bfloat16; parameters in x's dtype or float32.
 
@@ -97,6 +184,15 @@ Accuracy: statistics and arithmetic in float32 (float64 for float64), rounded on
 Source: Ioffe & Szegedy, arXiv:1502.03167.
 
 >>> layer = {name}(4, activation="relu", dropout=0.1)
+>>> y = layer(torch.randn({example}))
+"""
+
+
+_LAZY_DOCUMENTATION = """A :class:`{name}` that takes num_features from its first input, and is one from then on.
+
+Drop-in for ``torch.nn.Lazy{name}``; all arguments of :class:`{name}` but num_features.
+
+>>> layer = Lazy{name}(activation="relu")
 >>> y = layer(torch.randn({example}))
 """
 
@@ -117,3 +213,21 @@ class BatchNorm3d(_BatchNorm, torch.nn.BatchNorm3d):
     __doc__ = _DOCUMENTATION.format(
         name="BatchNorm3d", what="(N, C, D, H, W)", shape="(N, C, D, H, W)", dims="5-D", example="2, 4, 3, 5, 5")
     _dimensions = (5,)
+
+
+class LazyBatchNorm1d(_LazyBatchNorm, torch.nn.LazyBatchNorm1d, BatchNorm1d):
+    __doc__ = _LAZY_DOCUMENTATION.format(name="BatchNorm1d", example="8, 4")
+    cls_to_become = BatchNorm1d
+    _check_input_dim = BatchNorm1d._check_input_dim
+
+
+class LazyBatchNorm2d(_LazyBatchNorm, torch.nn.LazyBatchNorm2d, BatchNorm2d):
+    __doc__ = _LAZY_DOCUMENTATION.format(name="BatchNorm2d", example="8, 4, 5, 5")
+    cls_to_become = BatchNorm2d
+    _check_input_dim = BatchNorm2d._check_input_dim
+
+
+class LazyBatchNorm3d(_LazyBatchNorm, torch.nn.LazyBatchNorm3d, BatchNorm3d):
+    __doc__ = _LAZY_DOCUMENTATION.format(name="BatchNorm3d", example="2, 4, 3, 5, 5")
+    cls_to_become = BatchNorm3d
+    _check_input_dim = BatchNorm3d._check_input_dim

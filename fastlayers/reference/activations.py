@@ -3,12 +3,14 @@
 Under a row's name stand a function ``f(x, *arguments)`` and its derivative ``f_derivative(x, *arguments)``, which returns
 df/dx and df/d(parameter) for each learnable parameter. Arguments are the learnable parameters, then the constants, in the
 order of the row in specs.py; a random row takes uniform numbers after them. Where backward may keep y instead of x,
-``f_derivative_from_output(y, *arguments)`` gives df/dx.
+``f_derivative_from_output(y, *arguments)`` gives df/dx. Where the row says that x follows from y, ``f_inverse(y, *arguments)`` is x;
+where many x round to one y it is one of them, and finite.
 Everything is differentiable, so that second derivatives go through here.
 """
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 
@@ -33,6 +35,7 @@ def identity_derivative(x: Tensor) -> tuple[Tensor]:
 
 
 identity_derivative_from_output = identity_derivative
+identity_inverse = identity
 
 
 def relu(x: Tensor) -> Tensor:
@@ -55,6 +58,10 @@ def leaky_relu_derivative(x: Tensor, negative_slope: float) -> tuple[Tensor]:
 
 
 leaky_relu_derivative_from_output = leaky_relu_derivative
+
+
+def leaky_relu_inverse(y: Tensor, negative_slope: float) -> Tensor:
+    return torch.where(y > 0, y, y / negative_slope)
 
 
 def sigmoid(x: Tensor) -> Tensor:
@@ -441,6 +448,10 @@ def prelu_derivative(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     return torch.where(x > 0, torch.ones_like(x), weight), torch.where(x > 0, torch.zeros_like(x), x)
 
 
+def prelu_inverse(y: Tensor, weight: Tensor) -> Tensor:
+    return torch.where(y > 0, y, y / weight)
+
+
 def _times_gate(x: Tensor, gate: Tensor) -> Tensor:
     """x * gate with the limit 0, not NaN, where the gate has closed and x is infinite."""
     return torch.where(gate == 0, torch.zeros_like(x), x * gate)
@@ -487,7 +498,7 @@ def _tanh_series(count: int) -> list[float]:
 
 
 def function(name: str, kind: str = "") -> Callable[..., Tensor]:
-    """The function of row ``name``; kind is "", "derivative" or "derivative_from_output"."""
+    """The function of row ``name``; kind is "", "derivative", "derivative_from_output" or "inverse"."""
     if name in generated.REGISTERED:
         return formulas.function(name, kind)
-    return globals()[f"{name}_{kind}" if kind else name]
+    return getattr(sys.modules[__name__], f"{name}_{kind}" if kind else name)  # not globals(), which Dynamo does not trace

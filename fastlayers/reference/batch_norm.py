@@ -36,7 +36,8 @@ def batch_norm_forward(
     if training:
         count = x.numel() // max(x.size(channel_dim), 1)
         mean, m2 = batch_norm_statistics(x, channel_dim)
-        _update_running(running_mean, running_var, num_batches_tracked, mean, m2, count, momentum)
+        moved = moved_running(running_mean, running_var, num_batches_tracked, mean.detach(), m2.detach(), count, momentum)
+        move_running(running_mean, running_var, num_batches_tracked, moved)
         rstd = torch.rsqrt(m2 / count + eps)
     else:
         mean, rstd = running_mean.clone(), torch.rsqrt(running_var + eps)
@@ -88,16 +89,24 @@ def batch_norm_backward_input(
     return dx.to(x.dtype)
 
 
-def _update_running(
+def moved_running(
     running_mean: Tensor | None, running_var: Tensor | None, num_batches_tracked: Tensor | None, mean: Tensor, m2: Tensor, count: int,
     momentum: float | None,
-) -> None:
-    """Move the running statistics towards the batch's."""
-    if num_batches_tracked is not None:
-        num_batches_tracked.add_(1)
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """The running statistics and the number of batches after this one, as new tensors."""
+    batches = None if num_batches_tracked is None else num_batches_tracked + 1
     if running_mean is None:
-        return
+        return None, None, batches
+    rate = 1 / batches.to(mean.dtype) if momentum is None else momentum
+    return (1 - rate) * running_mean + rate * mean, (1 - rate) * running_var + rate * (m2 / (count - 1)), batches
+
+
+def move_running(
+    running_mean: Tensor | None, running_var: Tensor | None, num_batches_tracked: Tensor | None,
+    moved: tuple[Tensor | None, Tensor | None, Tensor | None],
+) -> None:
+    """Write the new running statistics over the old."""
     with torch.no_grad():
-        rate = 1 / num_batches_tracked.to(running_mean.dtype) if momentum is None else momentum
-        running_mean.copy_((1 - rate) * running_mean + rate * mean)
-        running_var.copy_((1 - rate) * running_var + rate * (m2 / (count - 1)))
+        for now, new in zip((running_mean, running_var, num_batches_tracked), moved, strict=True):
+            if now is not None:
+                now.copy_(new)

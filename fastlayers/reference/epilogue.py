@@ -23,6 +23,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ..context import transformed
 from ..specs import ACTIVATIONS
 from . import activations, dropout
 
@@ -89,6 +90,21 @@ def epilogue_backward(
     )
 
 
+def epilogue_inverse(
+    y: Tensor, mean: Tensor, scale: Tensor, shift: Tensor | None, residual: Tensor | None, parameters: Tensor | None, activation: str,
+    constants: Sequence[float], channel_dim: int,
+) -> Tensor:
+    """The x that epilogue_forward made y of, without dropout: (inverse(y) - residual - shift) / scale + mean. No scale may be 0."""
+    compute = accumulate_dtype(y)
+    arguments = activation_arguments(y, parameters, activation, constants, None, channel_dim)
+    z = activations.function(activation, "inverse")(y.to(compute), *arguments)
+    if residual is not None:
+        z = z - residual.to(compute)
+    if shift is not None:
+        z = z - per_channel(shift, y, channel_dim)
+    return _like(z / per_channel(scale, y, channel_dim) + per_channel(mean, y, channel_dim), y)
+
+
 def _pre_activation(
     x: Tensor, mean: Tensor | None, scale: Tensor | None, shift: Tensor | None, residual: Tensor | None, channel_dim: int
 ) -> tuple[Tensor, Tensor]:
@@ -122,6 +138,6 @@ def _parameter_sums(dy: Tensor, slopes: Sequence[Tensor], parameters: Tensor, ch
 def _like(value: Tensor, x: Tensor) -> Tensor:
     """value rounded to x's dtype, in x's memory order."""
     value = value.to(x.dtype)
-    if value.stride() == x.stride() or torch._C._are_functorch_transforms_active():  # where a tensor has no order of its own
+    if value.stride() == x.stride() or transformed():  # their tensors have no memory order of their own
         return value
     return torch.empty_strided(x.size(), x.stride(), dtype=x.dtype, device=x.device).copy_(value)

@@ -1,0 +1,38 @@
+"""Keeping y in place of x: when x can be had back from it, and how."""
+from __future__ import annotations
+
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+from .. import specs
+from .common import matrix
+
+
+def restorable(
+    dtype: torch.dtype, weight: Tensor | None, bias: Tensor | None, parameters: Tensor | None, seed: Tensor | None,
+    row: specs.Activation, constants: tuple[float, ...],
+) -> bool:
+    """Whether x follows from y: no dropout, an invertible activation, and no channel's weight so small that rounding y loses x.
+
+    Rounding moves (activation's input - bias) by about half a unit of 1 + |bias|, and the normalised x by that over |weight|, which
+    must not exceed the square root of the unit.
+    """
+    if seed is not None or torch.compiler.is_compiling() or not row.inverts(constants):
+        return False
+    if parameters is not None and not bool((parameters >= specs.SMALLEST_SLOPE).all()):
+        return False
+    if weight is None:
+        return True
+    least = 0.5 * torch.finfo(dtype).eps ** 0.5
+    return bool((weight.abs() >= (least if bias is None else least * (1 + bias.abs()))).all())
+
+
+def restored(
+    kernels: ModuleType, y: Tensor, mean: Tensor, rstd: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None,
+    parameters: Tensor | None, row: specs.Activation, constants: tuple[float, ...], channel_dim: int,
+) -> Tensor:
+    """x from y."""
+    scale = rstd if weight is None else weight * rstd
+    return kernels.epilogue_inverse(y, mean, scale, bias, residual, matrix(parameters), row.name, constants, channel_dim)

@@ -1,0 +1,128 @@
+"""Batch norm folded into the layer before it, for inference."""
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, fx
+
+from . import checks, functional
+from .nn.batch_norm import _BatchNorm
+
+_TRANSPOSED = (torch.nn.ConvTranspose1d, torch.nn.ConvTranspose2d, torch.nn.ConvTranspose3d)
+_DIMENSIONS = {
+    torch.nn.Linear: 2, torch.nn.Conv1d: 3, torch.nn.Conv2d: 4, torch.nn.Conv3d: 5,
+    torch.nn.ConvTranspose1d: 3, torch.nn.ConvTranspose2d: 4, torch.nn.ConvTranspose3d: 5,
+}
+"""What can be folded into, and of how many dimensions its output is where batch norm's channels are its own."""
+
+
+class FoldedBatchNorm(torch.nn.Module):
+    """What is left of a batch norm that the layer before it computes: y = activation(x + residual), one kernel.
+
+    Args:
+        activation: the block's, or None.
+        dimensions: of x; a Linear on (N, L, C) has its channels elsewhere than batch norm looks for them.
+    """
+
+    def __init__(self, activation: torch.nn.Module | None, dimensions: int) -> None:
+        super().__init__()
+        self.activation = activation
+        self.dimensions = dimensions
+
+    def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
+        """y = activation(input + residual)."""
+        if input.dim() != self.dimensions:
+            checks.dimensions("FoldedBatchNorm", input, (self.dimensions,))
+        if self.activation is None and residual is None:
+            return input
+        return functional.bias_activation(input, None, self.activation or "identity", residual=residual)
+
+
+def fold_batch_norm(model: torch.nn.Module) -> torch.nn.Module:
+    """Merge every batch norm of a model in eval mode into the Linear, Conv or ConvTranspose whose output it alone takes.
+
+    With s = weight / sqrt(running_var + eps): the layer's weight times s, (the layer's bias - running_mean) s + bias. A block's
+    activation and residual stay, as one kernel, under the batch norm's name.
+
+    Args:
+        model: in eval mode; batch norms of torch.nn or fastlayers.nn; Linear, Conv1d to 3d and ConvTranspose1d to 3d, with groups.
+            torch.fx must be able to trace it: how data flows decides what can be folded.
+
+    Returns:
+        A copy of the model with the same classes and names; what cannot be folded stays: a batch norm in training or without running
+        statistics, after a layer that is used twice, or whose output goes elsewhere too.
+
+    Raises:
+        ValueError: ``fold_batch_norm: model must be in eval mode, got training=True``, or ``model must be traceable by torch.fx, ...``
+
+    Accuracy: float64 arithmetic, each new weight and bias rounded once to its dtype.
+
+    >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8), torch.nn.ReLU()).eval()
+    >>> fold_batch_norm(model)[1]
+    FoldedBatchNorm()
+    """
+    checks.evaluating("fold_batch_norm", model.training)
+    model = copy.deepcopy(model)
+    for layer_name, norm_name in list(_pairs(model)):
+        layer, norm = model.get_submodule(layer_name), model.get_submodule(norm_name)
+        _fold(layer, norm)
+        parent, _, name = norm_name.rpartition(".")
+        left = FoldedBatchNorm(getattr(norm, "activation", None), _DIMENSIONS[type(layer)]).eval()
+        setattr(model.get_submodule(parent), name, left)
+    return model
+
+
+class _Tracer(fx.Tracer):
+    """Looks into everything but torch's layers and fastlayers'."""
+
+    def is_leaf_module(self, module: torch.nn.Module, name: str) -> bool:
+        return super().is_leaf_module(module, name) or type(module).__module__.startswith("fastlayers.nn")
+
+
+def _pairs(model: torch.nn.Module) -> Iterator[tuple[str, str]]:
+    """The names of (layer, batch norm) that can be folded."""
+    try:
+        graph = _Tracer().trace(model)
+    except Exception as error:  # whatever the model's own code raises when it meets a proxy in place of a tensor
+        raise checks.untraceable("fold_batch_norm", error) from error
+    modules = dict(model.named_modules(remove_duplicate=False))
+    calls = [node for node in graph.nodes if node.op == "call_module"]
+    uses = [id(modules[node.target]) for node in calls]
+    for node in calls:
+        before = node.args[0] if node.args else node.kwargs.get("input")
+        if not isinstance(before, fx.Node) or before.op != "call_module" or len(before.users) != 1:
+            continue
+        layer, norm = modules[before.target], modules[node.target]
+        if uses.count(id(layer)) == 1 and uses.count(id(norm)) == 1 and _can_fold(layer, norm):
+            yield before.target, node.target
+
+
+def _can_fold(layer: torch.nn.Module, norm: torch.nn.Module) -> bool:
+    if type(layer) not in _DIMENSIONS or not isinstance(norm, torch.nn.modules.batchnorm._BatchNorm):
+        return False
+    evaluating = not norm.training or getattr(norm, "frozen", False)
+    hooks = any((layer._forward_hooks, layer._forward_pre_hooks, norm._forward_hooks, norm._forward_pre_hooks))
+    parametrised = torch.nn.utils.parametrize.is_parametrized(layer)
+    known = type(norm).__module__.startswith(("torch.nn.modules.batchnorm", "fastlayers.nn")) or isinstance(norm, _BatchNorm)
+    return evaluating and norm.running_mean is not None and norm.running_var is not None and not hooks and not parametrised and known
+
+
+@torch.no_grad()
+def _fold(layer: torch.nn.Module, norm: torch.nn.modules.batchnorm._BatchNorm) -> None:
+    scale = (norm.running_var.double() + norm.eps).rsqrt()
+    if norm.weight is not None:
+        scale = scale * norm.weight.double()
+    bias = -norm.running_mean.double() if layer.bias is None else layer.bias.double() - norm.running_mean.double()
+    bias = bias * scale if norm.bias is None else bias * scale + norm.bias.double()
+    weight = layer.weight.double()
+    if isinstance(layer, _TRANSPOSED):  # (in, out / groups, ...): a group of inputs makes a group of outputs
+        grouped = weight.view(layer.groups, -1, *weight.shape[1:])
+        folded = grouped * scale.view(layer.groups, 1, -1, *[1] * (weight.dim() - 2))
+        weight = folded.view_as(weight)
+    else:
+        weight = weight * scale.view(-1, *[1] * (weight.dim() - 1))
+    dtype, gradient = layer.weight.dtype, layer.weight.requires_grad
+    layer.bias = torch.nn.Parameter(bias.to(dtype), gradient)
+    layer.weight = torch.nn.Parameter(weight.to(dtype), gradient)

@@ -1,0 +1,143 @@
+"""fold_batch_norm and FeatureNorm: what inference is left with, and what goes in."""
+from __future__ import annotations
+
+import pytest
+import torch
+
+import fastlayers as fl
+from fastlayers import nn
+
+T = torch.nn
+LAYERS = {
+    "linear": (lambda: T.Linear(6, 8), 1, (5, 6)),
+    "linear without bias": (lambda: T.Linear(6, 8, bias=False), 1, (5, 6)),
+    "conv1d": (lambda: T.Conv1d(6, 8, 3, groups=2), 1, (2, 6, 9)),
+    "conv2d": (lambda: T.Conv2d(6, 8, 3, stride=2, padding=1, bias=False), 2, (2, 6, 9, 8)),
+    "conv3d": (lambda: T.Conv3d(6, 8, 2, dilation=2), 3, (2, 6, 5, 4, 5)),
+    "transposed 1d": (lambda: T.ConvTranspose1d(6, 8, 3, groups=2), 1, (2, 6, 9)),
+    "transposed 2d": (lambda: T.ConvTranspose2d(6, 8, 3, stride=2, groups=2, bias=False), 2, (2, 6, 4, 5)),
+    "transposed 3d": (lambda: T.ConvTranspose3d(6, 8, 2), 3, (2, 6, 3, 4, 2)),
+}
+
+
+def settled(norm: T.Module) -> T.Module:
+    norm.running_mean.normal_()
+    norm.running_var.uniform_(0.5, 2)
+    for parameter in norm.parameters(recurse=False):
+        T.init.normal_(parameter)
+    return norm
+
+
+@pytest.mark.parametrize("library", [torch.nn, nn], ids=["torch", "fastlayers"])
+@pytest.mark.parametrize("name", LAYERS)
+def test_folding_keeps_the_numbers(name: str, library) -> None:
+    make, dimensions, shape = LAYERS[name]
+    norm = settled(getattr(library, f"BatchNorm{dimensions}d")(8, affine=name != "conv1d"))
+    model = T.Sequential(make(), norm, T.ReLU()).double().eval()
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    folded = fl.fold_batch_norm(model)
+    x = torch.randn(shape, dtype=torch.float64)
+    torch.testing.assert_close(folded(x), model(x))
+    assert isinstance(folded[1], fl.folding.FoldedBatchNorm)
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items()), "the model itself is left alone"
+
+
+class Residual(T.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = T.Conv2d(4, 4, 3, padding=1, bias=False)
+        self.block = settled(nn.BatchNorm2d(4, activation=nn.PReLU(4), dropout=0.3))
+        self.second = T.Conv2d(4, 4, 1)
+        self.end = settled(T.BatchNorm2d(4))
+
+    def forward(self, x):
+        return self.end(self.second(self.block(self.first(x), residual=x)))
+
+
+def test_blocks_keep_activation_and_residual_in_one_kernel() -> None:
+    model = Residual().eval()
+    folded, x = fl.fold_batch_norm(model), torch.randn(2, 4, 5, 5)
+    torch.testing.assert_close(folded(x), model(x), rtol=1e-5, atol=1e-5)
+    assert type(folded) is Residual
+    assert isinstance(folded.block.activation, nn.PReLU)
+    program = torch.export.export(folded, (x,))
+    assert [str(node.target) for node in program.graph.nodes if "fastlayers" in str(node.target)] == ["fastlayers.epilogue_forward.default"]
+
+
+class Shared(T.Module):
+    """The convolution's output is used twice, the second convolution twice, the third batch norm has no statistics."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.norm_a = T.Conv1d(3, 3, 1), settled(nn.BatchNorm1d(3))
+        self.b, self.norm_b = T.Conv1d(3, 3, 1), settled(nn.BatchNorm1d(3))
+        self.c, self.norm_c = T.Conv1d(3, 3, 1), nn.BatchNorm1d(3, track_running_stats=False)
+
+    def forward(self, x):
+        x = self.a(x)
+        x = x + self.norm_a(x)
+        x = self.norm_b(self.b(self.b(x)))
+        return self.norm_c(self.c(x))
+
+
+class Branching(T.Module):
+    def forward(self, x):
+        return x if x.sum() > 0 else -x
+
+
+def test_what_cannot_be_folded_stays() -> None:
+    model, x = Shared().eval(), torch.randn(2, 3, 4)
+    folded = fl.fold_batch_norm(model)
+    assert not any(isinstance(module, fl.folding.FoldedBatchNorm) for module in folded.modules())
+    assert torch.equal(folded(x), model(x))
+    with pytest.raises(ValueError, match="fold_batch_norm: model must be in eval mode, got training=True"):
+        fl.fold_batch_norm(model.train())
+    with pytest.raises(ValueError, match=r"fold_batch_norm: model must be traceable by torch\.fx, got TraceError: "):
+        fl.fold_batch_norm(Branching().eval())
+    sequence = fl.fold_batch_norm(T.Sequential(T.Linear(4, 4), settled(nn.BatchNorm1d(4))).eval())
+    with pytest.raises(ValueError, match="FoldedBatchNorm: x must be 2-D, got 3-D"):
+        sequence(torch.randn(2, 4, 4))  # whose channels are not the Linear's features
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_folded_half_models(dtype: torch.dtype) -> None:
+    model = T.Sequential(T.Linear(6, 8), settled(nn.BatchNorm1d(8, activation="silu"))).eval().to(dtype)
+    x = torch.randn(5, 6).to(dtype)
+    torch.testing.assert_close(fl.fold_batch_norm(model)(x), model(x), rtol=2e-2 if dtype == torch.bfloat16 else 1e-5, atol=5e-2)
+
+
+@pytest.mark.parametrize("sizes", [(100,), (1, 7, 0, 60, 32)], ids=str)
+@pytest.mark.parametrize(("shape", "channel_dim"), [((4,), 1), ((4, 3, 2), 1), ((5, 4), -1)], ids=str)
+def test_feature_norm_has_the_moments_of_the_whole_dataset(shape: tuple[int, ...], channel_dim: int, sizes: tuple[int, ...]) -> None:
+    """Whatever the batches, far from zero too; in the state_dict; a constant feature gives 0."""
+    data = torch.randn(100, *shape, dtype=torch.float64) * 3 + 1e4
+    data.movedim(channel_dim, 0)[2] = 5.0
+    layer = nn.FeatureNorm(4, channel_dim=channel_dim, dtype=torch.float64)
+    assert layer.fit([(batch, None) for batch in data.split(sizes)]) is layer
+    flat = data.movedim(channel_dim, 0).flatten(1)
+    torch.testing.assert_close(layer.mean, flat.mean(1))
+    torch.testing.assert_close(layer.var, flat.var(1, correction=0), rtol=1e-9, atol=1e-12)
+    assert layer.count == flat.size(1)
+    z = layer(data).movedim(channel_dim, 0).flatten(1)
+    torch.testing.assert_close(z.var(1, correction=0), torch.tensor([1.0, 1, 0, 1], dtype=torch.float64))
+    twin = nn.FeatureNorm(4, channel_dim=channel_dim, dtype=torch.float64)
+    twin.load_state_dict(layer.state_dict())
+    assert torch.equal(twin(data), layer(data))
+    half = layer.float()(data.bfloat16())
+    assert half.dtype == torch.bfloat16
+    assert not any(parameter.requires_grad for parameter in layer.parameters())
+
+
+def test_feature_norm_refuses() -> None:
+    layer = nn.FeatureNorm(4)
+    for call, message in ((lambda: layer.fit([]), "FeatureNorm: loader must hold at least one sample, got none"),
+                          (lambda: layer.fit([torch.randn(3, 5)]), "FeatureNorm: mean must have shape \\(5,\\)"),
+                          (lambda: layer(torch.randn(3, 5)), "FeatureNorm: mean must have shape \\(5,\\)"),
+                          (lambda: layer.fit([torch.randn(4)]), "FeatureNorm: x must have a channel dimension 1")):
+        with pytest.raises((ValueError, RuntimeError), match=message):
+            call()
+    assert layer.count == 0
+    layer.fit(iter([torch.randn(9, 4, 3)]))
+    torch._dynamo.reset()
+    x = torch.randn(2, 4)
+    torch.testing.assert_close(torch.compile(layer, fullgraph=True, backend="aot_eager")(x), layer(x))

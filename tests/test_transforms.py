@@ -1,0 +1,126 @@
+"""torch.func: functional_call, grad, vmap, jvp and what is stacked of them, through every layer, in eager and in compiled code."""
+from __future__ import annotations
+
+import pytest
+import torch
+
+import fastlayers as fl
+from fastlayers import nn
+
+LAYERS = {
+    "silu": nn.SiLU,
+    "prelu": lambda: nn.PReLU(3),
+    "dropout": lambda: nn.Dropout(0.4),
+    "gelu, dropout": lambda: nn.GELU(dropout=0.3),
+    "batch norm": lambda: nn.BatchNorm1d(3),
+    "block": lambda: nn.BatchNorm1d(3, activation=nn.PReLU(3), dropout=0.2),
+    "not affine": lambda: nn.BatchNorm1d(3, affine=False, activation="relu"),
+}
+
+
+def settled(make, training: bool = False) -> torch.nn.Module:
+    """The layer with running statistics that are not those of a new one."""
+    layer = make()
+    for _ in range(3):
+        layer(torch.randn(16, 3) * 2 + 1)
+    return layer.train(training)
+
+
+@pytest.mark.parametrize("make", LAYERS.values(), ids=LAYERS)
+def test_gradients_per_sample_in_eval(make) -> None:
+    """vmap(grad(functional_call)) over samples is a loop over samples with autograd."""
+    layer = settled(make)
+    parameters, buffers = dict(layer.named_parameters()), dict(layer.named_buffers())
+    x = torch.randn(5, 4, 3)
+
+    def loss(parameters, x):
+        return torch.func.functional_call(layer, (parameters, buffers), (x,)).square().sum()
+
+    values = {name: value.detach() for name, value in parameters.items()}
+    weights, inputs = torch.vmap(torch.func.grad(loss, argnums=(0, 1)), in_dims=(None, 0))(values, x)
+    for k in range(5):
+        leaf = x[k].clone().requires_grad_()
+        expected = torch.autograd.grad(layer(leaf).square().sum(), [leaf, *parameters.values()])
+        for actual, want in zip((inputs[k], *(weights[name][k] for name in parameters)), expected, strict=True):
+            torch.testing.assert_close(actual, want, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("make", LAYERS.values(), ids=LAYERS)
+def test_forward_mode_and_hessian(make) -> None:
+    layer = settled(make).double()
+    x, direction = torch.randn(4, 3, dtype=torch.float64), torch.randn(4, 3, dtype=torch.float64)
+    _, slope = torch.func.jvp(layer, (x,), (direction,))
+    _, expected = torch.autograd.functional.jvp(lambda x: layer(x), x, direction)
+    torch.testing.assert_close(slope, expected)
+    curvature = torch.func.hessian(lambda x: layer(x).square().sum())(x)
+    torch.testing.assert_close(curvature, torch.autograd.functional.hessian(lambda x: layer(x).square().sum(), x))
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "transposed"])
+def test_masks_under_grad_are_those_without(layout: str) -> None:
+    x = torch.randn(6, 3) if layout == "contiguous" else torch.randn(3, 6).t()
+    gradient = torch.func.grad(lambda x: fl.functional.dropout(x, 0.5, seed=5).sum())(x)
+    assert torch.equal(gradient != 0, fl.functional.dropout(torch.ones_like(x), 0.5, seed=5) != 0)
+
+
+@pytest.mark.parametrize("dim", [0, 1, 2])
+def test_vmap_draws_a_mask_for_each_or_one_for_all(dim: int) -> None:
+    x, layer = torch.ones(64, 64, 64), nn.SiLU(dropout=0.5)
+    different = torch.vmap(layer, in_dims=dim, randomness="different")(x)
+    same = torch.vmap(layer, in_dims=dim, randomness="same")(x)
+    assert torch.equal(same, same[:1].expand_as(same))
+    assert not torch.equal(different[0], different[1])
+    for masks in (different, same):
+        assert abs((masks == 0).float().mean() - 0.5) < 0.02
+    with pytest.raises(RuntimeError, match="randomness"):
+        torch.vmap(layer, in_dims=dim)(x)
+
+
+@pytest.mark.parametrize("momentum", [0.2, None])
+@pytest.mark.parametrize("dim", [0, 2])
+def test_training_under_vmap_returns_statistics(dim: int, momentum: float | None) -> None:
+    """An ensemble: each model's batch moves its own statistics, as a loop over the models does; gradients too."""
+    x, residual = torch.randn(5, 8, 3).movedim(0, dim), torch.randn(8, 3)
+    state = [torch.randn(5, 3), torch.rand(5, 3) + 0.5, torch.arange(5)]
+    weight = torch.rand(5, 3) + 0.5
+
+    def step(x, mean, var, count, weight):
+        return fl.functional.batch_norm_and_statistics(
+            x, mean, var, weight, None, momentum, activation="gelu", residual=residual, num_batches_tracked=count)
+
+    def loss(weight, x, *state):
+        y, *new = step(x, *state, weight)
+        return y.square().sum(), new
+
+    results = torch.vmap(step, in_dims=(dim, 0, 0, 0, 0))(x, *state, weight)
+    gradients, _ = torch.vmap(torch.func.grad(loss, has_aux=True), in_dims=(0, dim, 0, 0, 0))(weight, x, *state)
+    for k in range(5):
+        own, leaf = [value[k].clone() for value in state], weight[k].clone().requires_grad_()
+        y = fl.functional.batch_norm(x.movedim(dim, 0)[k], own[0], own[1], leaf, None, True, momentum, activation="gelu", residual=residual,
+                                     num_batches_tracked=own[2])
+        gradient, = torch.autograd.grad(y.square().sum(), leaf)
+        for actual, want in zip((*(result[k] for result in results), gradients[k]), (y, *own, gradient), strict=True):
+            torch.testing.assert_close(actual, want, rtol=1e-5, atol=1e-5)
+    single = step(x.movedim(dim, 0)[0], *[value[0] for value in state], weight[0])
+    for actual, want in zip(single, results, strict=True):
+        torch.testing.assert_close(actual, want[0], rtol=1e-5, atol=1e-5)
+
+
+def test_the_functional_form_changes_nothing() -> None:
+    state = [torch.zeros(3), torch.ones(3), torch.tensor(4)]
+    results = fl.functional.batch_norm_and_statistics(torch.randn(8, 3), *state[:2], num_batches_tracked=state[2])
+    assert [value.tolist() for value in state] == [[0.0] * 3, [1.0] * 3, 4]
+    assert results[3] == 5
+    assert len(fl.functional.batch_norm_and_statistics(torch.randn(8, 3), *state[:2])) == 3
+
+
+@pytest.mark.parametrize("make", [nn.SiLU, LAYERS["not affine"], lambda: nn.BatchNorm1d(3, activation="gelu")],
+                         ids=["silu", "not affine", "block"])
+def test_transforms_compile(make) -> None:
+    """torch.compile around grad and vmap(grad) traces the same formulas; around the layer alone it still takes the kernels."""
+    layer, x = settled(make), torch.randn(5, 4, 3)
+    loss = lambda x: layer(x).square().sum()  # noqa: E731
+    for function, given in ((torch.func.grad(loss), x[0]), (torch.vmap(torch.func.grad(loss)), x)):
+        torch._dynamo.reset()
+        compiled = torch.compile(lambda x, function=function: function(x), fullgraph=True, backend="aot_eager")
+        torch.testing.assert_close(compiled(given), function(given), rtol=1e-5, atol=1e-6)
