@@ -145,7 +145,7 @@ def dropout_mask(
     checks.seed("dropout_mask", seed, place)
     if not isinstance(seed, Tensor):
         seed = torch.tensor(int(seed), device=place.device)
-    return autograd.kernels_for(seed).dropout_mask(first, math.prod(shape), seed, p).view(tuple(shape))
+    return autograd.kernels_for(seed, "identity").dropout_mask(first, math.prod(shape), seed, p).view(tuple(shape))
 
 
 def _channels(
