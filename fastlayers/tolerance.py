@@ -28,15 +28,17 @@ def allowed_error(oracle: Tensor, x: Tensor, slope: Tensor, budget: float, absol
     """What one element may be off by when a function of x is evaluated with a budget in ULP.
 
     The budget is counted in the dtype of the arithmetic; beside it stand the input's own rounding, ``slope`` times half a unit of
-    x, an absolute allowance given for float32, and for float16 and bfloat16 the one rounding of the result. In float64 the
+    x, an absolute allowance given for float32, and for float16 and bfloat16 one unit of the result: kernels may round a number in
+    two hundred the other way (tests/test_cpu_math.py counts them). In float64 the
     reference is no more exact than what it judges and rounds its arguments too: each gets the budget, and a whole unit of x.
     """
     compute = compute_dtype(x.dtype)
     own_rounding = (slope.abs() * ulp(x, compute)).nan_to_num(0.0, 0.0, 0.0)
     budget_error = budget * ulp(oracle, compute)
     allowed = 2 * (budget_error + own_rounding) if compute == torch.float64 else budget_error + own_rounding / 2
-    allowed = allowed + absolute * torch.finfo(compute).eps / torch.finfo(torch.float32).eps
-    return allowed if x.dtype == compute else allowed + ulp(oracle, x.dtype) / 2
+    sides = 2 if compute == torch.float64 else 1
+    allowed = allowed + sides * absolute * torch.finfo(compute).eps / torch.finfo(torch.float32).eps
+    return allowed if x.dtype == compute else allowed + ulp(oracle, x.dtype)
 
 
 def worst_share(actual: Tensor, oracle: Tensor, allowed: Tensor) -> float:
