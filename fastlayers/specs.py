@@ -85,7 +85,9 @@ class Activation:
     from_output: str = "never"
     """When backward may keep y in place of x: "always", "never", or a condition on the constants such as "negative_slope >= 0"."""
     invertible: str = "never"
-    """When x follows from y: "always", "never", or a condition on the constants or learnable parameters, "negative_slope > 0"."""
+    """When x follows from y: "always", "never", or conditions on constants or learnable parameters, "beta > 0 and threshold > 15"."""
+    saturates: bool = False
+    """Whether an end of the function is flat, so that y of a half type has lost x there."""
     keyword: tuple[str, object] | None = None
     """The argument of ``module`` that selects this row where several rows share one class."""
     random: bool = False
@@ -131,9 +133,9 @@ class Activation:
         """Whether x follows from y for these constants, and for learnable parameters of at least SMALLEST_SLOPE where they count."""
         if self.invertible in ("always", "never"):
             return self.invertible == "always"
-        name, _ = self.invertible.split(" > ")
         values = dict(zip([c.name for c in self.constants], constants, strict=True))
-        return values.get(name, 1.0) >= SMALLEST_SLOPE
+        conditions = [condition.split(" > ") for condition in self.invertible.split(" and ")]
+        return all(values.get(name, 1.0) >= max(float(bound), SMALLEST_SLOPE) for name, bound in conditions)
 
 
 @dataclass(frozen=True)
@@ -224,12 +226,13 @@ _ACTIVATIONS = (
     Activation(
         "elu", "ELU", "f(x) = x if x > 0 else alpha (exp(x) - 1)", "f'(x) = 1 if x > 0 else alpha exp(x)",
         "Clevert, Unterthiner & Hochreiter, arXiv:1511.07289", constants=(Constant("alpha", 1.0),), from_output="alpha >= 0",
-        derivative_absolute=1e-7,
+        invertible="alpha > 0", saturates=True, derivative_absolute=1e-7,
     ),
     Activation(
         "selu", "SELU", "f(x) = scale (x if x > 0 else alpha (exp(x) - 1)), scale = 1.0507009873554805, alpha = 1.6732632423543772",
         "f'(x) = scale (1 if x > 0 else alpha exp(x))", "Klambauer et al., arXiv:1706.02515",
-        kinks=((0.0, 1.0507009873554805 * 1.6732632423543772),), from_output="always", derivative_absolute=1e-7,
+        kinks=((0.0, 1.0507009873554805 * 1.6732632423543772),), from_output="always", invertible="always", saturates=True,
+        derivative_absolute=1e-7,
     ),
     Activation(
         "srelu", "SReLU", "f(x) = t_r + a_r (x - t_r) if x >= t_r, t_l + a_l (x - t_l) if x <= t_l, else x",
@@ -241,6 +244,7 @@ _ACTIVATIONS = (
     Activation(
         "isrlu", "ISRLU", "f(x) = x if x >= 0 else x / sqrt(1 + alpha x^2)", "f'(x) = 1 if x >= 0 else (1 + alpha x^2)^(-3/2)",
         "Carlile et al., arXiv:1710.09967", constants=(Constant("alpha", 1.0, 0.0, refused=(0.0,)),),
+        invertible="alpha > 0", saturates=True,
     ),
     Activation(
         "apl", "APL", "f(x) = max(0, x) + sum over s of a_s max(0, b_s - x)",
@@ -251,11 +255,11 @@ _ACTIVATIONS = (
     Activation(
         "softplus", "Softplus", "f(x) = log(1 + exp(beta x)) / beta, and x where beta x > threshold",
         "f'(x) = s(beta x), s the logistic sigmoid, and 1 where beta x > threshold", "Dugas et al., NIPS 2000",
-        constants=(Constant("beta", 1.0), Constant("threshold", 20.0)),
+        constants=(Constant("beta", 1.0), Constant("threshold", 20.0)), invertible="beta > 0 and threshold > 15", saturates=True,
     ),
     Activation(
         "bent_identity", "BentIdentity", "f(x) = (sqrt(x^2 + 1) - 1) / 2 + x", "f'(x) = x / (2 sqrt(x^2 + 1)) + 1",
-        "no paper known; it stands in the classic table",
+        "no paper known; it stands in the classic table", invertible="always",
     ),
     Activation(
         "silu", "SiLU", "f(x) = x s(x), s the logistic sigmoid", "f'(x) = s(x) (1 + x (1 - s(x)))",
@@ -317,7 +321,8 @@ _ACTIVATIONS = (
     ),
     Activation(
         "celu", "CELU", "f(x) = x if x > 0 else alpha (exp(x / alpha) - 1)", "f'(x) = 1 if x > 0 else exp(x / alpha)",
-        "Barron, arXiv:1704.07483", constants=(Constant("alpha", 1.0, refused=(0.0,)),), from_output="alpha >= 0", derivative_absolute=1e-7,
+        "Barron, arXiv:1704.07483", constants=(Constant("alpha", 1.0, refused=(0.0,)),), from_output="alpha >= 0",
+        invertible="alpha > 0", saturates=True, derivative_absolute=1e-7,
     ),
     Activation(
         "log_sigmoid", "LogSigmoid", "f(x) = -log(1 + exp(-x))", "f'(x) = s(-x), s the logistic sigmoid", "-", from_output="always",

@@ -1,9 +1,8 @@
 """Every activation as a pair of Triton functions, picked up by a row's name of fastlayers/specs.py.
 
 ``{name}(x, p)`` is f, ``{name}_derivative(x, p)`` the tuple (df/dx, df/d parameter ...), and where backward may keep y instead of x
-``{name}_derivative_from_output(y, p)`` is (df/dx,). Where x follows from y ``{name}_inverse(y, p)`` is x, finite where y is. x and y
-are float32 or float64; p is the tuple of learnable parameters, as values that broadcast against x, then constants, then for a random
-row a uniform number per element. At +-inf they give the limit; NaN stays NaN.
+``{name}_derivative_from_output(y, p)`` is (df/dx,). x and y are float32 or float64; p is the tuple of learnable parameters, as values
+that broadcast against x, then constants, then for a random row a uniform number per element. At +-inf they give the limit; NaN stays NaN.
 A name that ends in ``_half`` is what float16 and bfloat16 take in place of the function of that name, where cheaper arithmetic in
 float32 leaves the rounding to 16 bits right. Elementary functions are those of math.py.
 """
@@ -79,11 +78,6 @@ def identity_derivative_from_output(y, p):
 
 
 @triton.jit
-def identity_inverse(y, p):
-    return y
-
-
-@triton.jit
 def relu(x, p):
     return math.at_least(x, 0.0)
 
@@ -111,11 +105,6 @@ def leaky_relu_derivative(x, p):
 @triton.jit
 def leaky_relu_derivative_from_output(y, p):
     return leaky_relu_derivative(y, p)
-
-
-@triton.jit
-def leaky_relu_inverse(y, p):
-    return tl.where(y > 0, y, y / p[0])
 
 
 @triton.jit
@@ -257,11 +246,6 @@ def prelu(x, p):
 @triton.jit
 def prelu_derivative(x, p):
     return tl.where(x > 0, 1.0, p[0]).to(x.dtype), tl.where(x > 0, 0.0, x)
-
-
-@triton.jit
-def prelu_inverse(y, p):
-    return tl.where(y > 0, y, y / p[0])
 
 
 @triton.jit

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .. import reference
 from ..specs import ACTIVATIONS
-from . import formulas, launch, reductions, tiles
+from . import formulas, inverses, launch, reductions, tiles
 from .dropout import dropout_key, keeps, mask_place, outcome_bits, seed_value, uniform_number
 
 _DROPOUT = ("threshold", "keep_scale", "keep_shift", "drop_value", "sample_rows")
@@ -365,7 +365,7 @@ def epilogue_inverse(
     kernel = epilogue_inverse_channels_last if plan.channels_last else epilogue_inverse_contiguous
     with launch.device_guard(y):
         kernel[plan.grid](
-            y, x, residual, mean, scale, shift, parameters, *plan.sizes, INVERSE=formulas.function(activation, "inverse", False),
+            y, x, residual, mean, scale, shift, parameters, *plan.sizes, INVERSE=getattr(inverses, f"{activation}_inverse"),
             CONSTANTS=tuple(constants), LEARNABLE=learnable, PER_CHANNEL=columns > 1, **plan.constants,
         )
     return x

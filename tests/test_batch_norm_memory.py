@@ -48,8 +48,10 @@ def test_inplace_gradients(cpu_backend: str, name: str, training: bool, with_res
     assert torch.equal(results[0][0], results[1][0])
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize("name", INVERTIBLE)
+@pytest.mark.parametrize(("name", "dtype"), [
+    (name, dtype) for name in INVERTIBLE for dtype in (torch.float32, torch.bfloat16)
+    if not (ACTIVATIONS[name].saturates and dtype == torch.bfloat16)  # which keep x
+], ids=str)
 def test_inplace_keeps_what_the_next_layer_keeps(cpu_backend: str, name: str, dtype: torch.dtype) -> None:
     _, block = blocks(name, 8)
     following = torch.nn.Conv2d(8, 2, 3).to(dtype)

@@ -89,7 +89,8 @@ struct gelu_tanh : FromInput<0, 0> {
 };
 
 // p: alpha
-struct elu : FromOutput<0, 1> {
+struct elu : Invertible<FromOutput<0, 1>> {
+  template <class T> FL_HD static T inverse(T y, const T* p) { return select(y > T(0), y, math::bounded_log1p(minimum(T(0), y) / p[0])); }
   template <class T> FL_HD static T forward(T x, const T* p) { return select(x > T(0), x, p[0] * math::expm1(minimum(T(0), x))); }
   template <class T> FL_HD static T derivative(T x, const T* p, T*) {
     return select(x > T(0), T(1), math::Decay<T>(-math::bounded_magnitude(x)).times(p[0]));
@@ -97,7 +98,11 @@ struct elu : FromOutput<0, 1> {
   template <class T> FL_HD static T derivative_from_output(T y, const T* p) { return select(y > T(0), T(1), y + p[0]); }
 };
 
-struct selu : FromOutput<0, 0> {
+struct selu : Invertible<FromOutput<0, 0>> {
+  template <class T> FL_HD static T inverse(T y, const T*) {
+    const T left = math::bounded_log1p(minimum(T(0), y) / T(Constant<T>(scale_alpha)));
+    return select(y > T(0), y / T(Constant<T>(scale)), left);
+  }
   template <class T> FL_HD static T forward(T x, const T*) {
     return select(x > T(0), T(Constant<T>(scale)) * x, T(Constant<T>(scale_alpha)) * math::expm1(minimum(T(0), x)));
   }
@@ -116,7 +121,10 @@ struct selu : FromOutput<0, 0> {
 };
 
 // p: alpha
-struct celu : FromOutput<0, 1> {
+struct celu : Invertible<FromOutput<0, 1>> {
+  template <class T> FL_HD static T inverse(T y, const T* p) {
+    return select(y > T(0), y, p[0] * math::bounded_log1p(minimum(T(0), y) / p[0]));
+  }
   template <class T> FL_HD static T forward(T x, const T* p) {
     return select(x > T(0), x, p[0] * math::expm1(math::exact_quotient(minimum(T(0), x), p[0])));
   }
@@ -127,7 +135,12 @@ struct celu : FromOutput<0, 1> {
 };
 
 // p: beta, threshold
-struct softplus : FromInput<0, 2> {
+struct softplus : Invertible<FromInput<0, 2>> {
+  template <class T> FL_HD static T inverse(T y, const T* p) {
+    const T scaled = p[0] * y;
+    const T share = maximum(T(0x1p-100f), -math::expm1(-maximum(T(0), scaled)));  // of exp(beta x) in 1 + exp(beta x)
+    return select(scaled > p[1], y, y + math::log(share) / p[0]);
+  }
   template <class T> FL_HD static T forward(T x, const T* p) {
     const math::Pair<T> scaled = math::exact_product(p[0], x);
     return select(scaled.value > p[1], x, math::softplus(scaled) / p[0]);
@@ -275,7 +288,12 @@ struct isru : FromInput<0, 1> {
 };
 
 // p: alpha
-struct isrlu : FromInput<0, 1> {
+struct isrlu : Invertible<FromInput<0, 1>> {
+  template <class T> FL_HD static T inverse(T y, const T* p) {
+    const T reached = square_root(p[0]) * absolute(y);
+    const T left = maximum(T(math::half_unit<T>), (T(1) - reached) * (T(1) + reached));
+    return select(y >= T(0), y, y / square_root(left));
+  }
   template <class T> FL_HD static T forward(T x, const T* p) { return select(x >= T(0), x, isru::forward(x, p)); }
   template <class T> FL_HD static T derivative(T x, const T* p, T* dp) {
     return select(x >= T(0), T(1), isru::derivative(x, p, dp));
@@ -283,7 +301,13 @@ struct isrlu : FromInput<0, 1> {
 };
 
 // With r = sqrt(x^2 + 1), (r - 1) / 2 + x is x (1 + t), t = |x| / (2 (r + 1)) with x's sign, and, far out, x + |x| / 2 - 1/2 and a little.
-struct bent_identity : FromInput<0, 0> {
+struct bent_identity : Invertible<FromInput<0, 0>> {
+  // With w = y + 1/2, x = (4 w - sqrt(4 w^2 + 3)) / 3.
+  template <class T> FL_HD static T inverse(T y, const T*) {
+    const T w = y + T(0.5f), near = maximum(T(-0x1p30f), minimum(T(0x1p30f), w)), length = square_root(multiply_add(T(4) * near, near, T(3)));
+    const T small = T(4) * y * (y + T(1)) / (T(4) * near + length), middle = (T(4) * near - length) / T(3);
+    return select(absolute(y) < T(0.5f), small, select(near == w, middle, select(y > T(0), y / T(1.5f), y + y)));
+  }
   template <class T> FL_HD static T forward(T x, const T*) {
     const T magnitude = bounded(x);
     const T length = root(magnitude), near = x * (T(1) + with_sign_of(T(0.5f) * magnitude / (length + T(1)), x));

@@ -144,6 +144,21 @@ template <class T> FL_HD Decay<T> decay_of(Pair<T> x) {
   return Decay<T>(v.value, v.low);
 }
 
+// Half a unit of 1, the distance to the number below it.
+template <class T> constexpr Constant<T> half_unit = static_cast<Constant<T>>(is_double<T> ? 0x1p-53 : 0x1p-24);
+
+template <class T> FL_HD T log(T u) {
+  if constexpr (is_double<T>) return lane_by_lane(u, [](double v) { return ::log(v); });
+  else return log(Pair<T>{u, T(0)}, T(0));
+}
+
+// log(1 + x) for x <= 0, as if no x were nearer to -1 than half a unit.
+template <class T> FL_HD T bounded_log1p(T x) {
+  const T left = maximum(T(half_unit<T> - 1), x);
+  if constexpr (is_double<T>) return lane_by_lane(left, [](double v) { return ::log1p(v); });
+  else return log(exact_sum(T(1), left), T(0));
+}
+
 // What the logistic sigmoid s(x) = 1 / (1 + exp(-x)) and all that is built on it are made of.
 template <class T> struct Logistic {
   const T magnitude;     // a = |x|, bounded

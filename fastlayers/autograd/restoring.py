@@ -16,10 +16,12 @@ def restorable(
 ) -> bool:
     """Whether x follows from y: no dropout, an invertible activation, and no channel's weight so small that rounding y loses x.
 
-    Rounding moves (activation's input - bias) by about half a unit of 1 + |bias|, and the normalised x by that over |weight|, which
-    must not exceed the square root of the unit.
+    Not where an activation is flat and y of a half type. Elsewhere rounding moves (activation's input - bias) by about half a unit of
+    1 + |bias|, and the normalised x by that over |weight|, which must not exceed the square root of the unit.
     """
     if seed is not None or torch.compiler.is_compiling() or not row.inverts(constants):
+        return False
+    if row.saturates and dtype.itemsize == 2:
         return False
     if parameters is not None and not bool((parameters >= specs.SMALLEST_SLOPE).all()):
         return False

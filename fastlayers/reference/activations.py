@@ -125,6 +125,12 @@ def isrlu_derivative(x: Tensor, alpha: float) -> tuple[Tensor]:
     return (torch.where(x >= 0, torch.ones_like(x), isru_derivative(x.clamp(max=0), alpha)[0]),)
 
 
+def isrlu_inverse(y: Tensor, alpha: float) -> Tensor:
+    reached = math.sqrt(alpha) * y.abs()
+    left = ((1 - reached) * (1 + reached)).clamp(min=torch.finfo(y.dtype).eps / 2)
+    return torch.where(y >= 0, y, y / torch.sqrt(left))
+
+
 def binary_step(x: Tensor, straight_through: float) -> Tensor:
     return torch.where(x >= 0, torch.ones_like(x), torch.where(x < 0, torch.zeros_like(x), x))
 
@@ -153,6 +159,10 @@ def elu_derivative_from_output(y: Tensor, alpha: float) -> tuple[Tensor]:
     return (torch.where(y > 0, torch.ones_like(y), y + alpha),)
 
 
+def elu_inverse(y: Tensor, alpha: float) -> Tensor:
+    return torch.where(y > 0, y, _bounded_log1p(y.clamp(max=0) / alpha))
+
+
 def selu(x: Tensor) -> Tensor:
     return _SELU_SCALE * elu(x, _SELU_ALPHA)
 
@@ -165,6 +175,10 @@ def selu_derivative_from_output(y: Tensor) -> tuple[Tensor]:
     return (torch.where(y > 0, torch.full_like(y, _SELU_SCALE), y + _SELU_SCALE * _SELU_ALPHA),)
 
 
+def selu_inverse(y: Tensor) -> Tensor:
+    return elu_inverse(y / _SELU_SCALE, _SELU_ALPHA)
+
+
 def celu(x: Tensor, alpha: float) -> Tensor:
     return torch.where(x > 0, x, alpha * torch.expm1(x.clamp(max=0) / alpha))
 
@@ -175,6 +189,10 @@ def celu_derivative(x: Tensor, alpha: float) -> tuple[Tensor]:
 
 def celu_derivative_from_output(y: Tensor, alpha: float) -> tuple[Tensor]:
     return (torch.where(y > 0, torch.ones_like(y), y / alpha + 1),)
+
+
+def celu_inverse(y: Tensor, alpha: float) -> Tensor:
+    return torch.where(y > 0, y, alpha * _bounded_log1p(y.clamp(max=0) / alpha))
 
 
 def srelu(x: Tensor, t_l: Tensor, a_l: Tensor, t_r: Tensor, a_r: Tensor) -> Tensor:
@@ -214,6 +232,11 @@ def softplus_derivative(x: Tensor, beta: float, threshold: float) -> tuple[Tenso
     return (torch.where(scaled > threshold, torch.ones_like(x), slope),)
 
 
+def softplus_inverse(y: Tensor, beta: float, threshold: float) -> Tensor:
+    share = -torch.expm1(-beta * y)  # of exp(beta x) in 1 + exp(beta x)
+    return torch.where(beta * y > threshold, y, y + torch.log(share.clamp(min=2.0**-100)) / beta)
+
+
 def bent_identity(x: Tensor) -> Tensor:
     near, _, far = _near_and_far(x)
     outside = torch.where(x > 0, 1.5 * x, 0.5 * x) - 0.5
@@ -223,6 +246,14 @@ def bent_identity(x: Tensor) -> Tensor:
 def bent_identity_derivative(x: Tensor) -> tuple[Tensor]:
     near, _, far = _near_and_far(x)
     return (torch.where(far, 1 + torch.sign(x) / 2, near / (2 * torch.sqrt(near * near + 1)) + 1),)
+
+
+def bent_identity_inverse(y: Tensor) -> Tensor:
+    near = y.clamp(-1e8, 1e8)
+    length = torch.sqrt((2 * near + 1).square() + 3)
+    small, middle = 4 * near * (near + 1) / (4 * near + 2 + length), (4 * near + 2 - length) / 3
+    far = torch.where(y > 0, y / 1.5, 2 * y)
+    return torch.where(near.abs() < 0.5, small, torch.where(near == y, middle, far))
 
 
 def silu(x: Tensor) -> Tensor:
@@ -477,6 +508,11 @@ def _near_and_far(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """(x, 1 / x, whether x is so large that x^2 + 1 is x^2), the first two with a harmless number where the other is to be used."""
     far = x.abs() > 1e10
     return torch.where(far, 0, x), 1 / torch.where(far, x, 1), far
+
+
+def _bounded_log1p(x: Tensor) -> Tensor:
+    """log(1 + x) for x <= 0, as if no x were nearer to -1 than half a unit."""
+    return torch.log1p(x.clamp(min=torch.finfo(x.dtype).eps / 2 - 1))
 
 
 def _halves(arguments: Sequence[Tensor]) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
