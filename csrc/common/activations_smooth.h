@@ -304,7 +304,8 @@ struct isrlu : Invertible<FromInput<0, 1>> {
 struct bent_identity : Invertible<FromInput<0, 0>> {
   // With w = y + 1/2, x = (4 w - sqrt(4 w^2 + 3)) / 3.
   template <class T> FL_HD static T inverse(T y, const T*) {
-    const T w = y + T(0.5f), near = maximum(T(-0x1p30f), minimum(T(0x1p30f), w)), length = square_root(multiply_add(T(4) * near, near, T(3)));
+    const T w = y + T(0.5f), near = maximum(T(-0x1p30f), minimum(T(0x1p30f), w));
+    const T length = square_root(multiply_add(T(4) * near, near, T(3)));
     const T small = T(4) * y * (y + T(1)) / (T(4) * near + length), middle = (T(4) * near - length) / T(3);
     return select(absolute(y) < T(0.5f), small, select(near == w, middle, select(y > T(0), y / T(1.5f), y + y)));
   }
