@@ -4,6 +4,7 @@ from __future__ import annotations
 import copy
 from itertools import product
 
+import extended
 import pytest
 import torch
 from cases import DTYPES, arrange
@@ -357,16 +358,13 @@ def results(function, values: dict, dtype: torch.dtype, dy: torch.Tensor) -> dic
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last", "sliced"])
 def test_every_combination(cpu_backend: str, layout: str, dtype: torch.dtype, training: bool) -> None:
-    """Residual x activation kind x dropout x affine: twice the error of torch in the dtype of the arithmetic, plus 8 units.
-
-    In float64, where torch is the oracle itself, a unit for each term of a sum.
-    """
+    """Residual x activation kind x dropout x affine, against extended precision: twice the error of torch in the dtype of the
+    arithmetic, plus 8 units."""
     wide = torch.promote_types(dtype, torch.float32)
     running = [torch.randn(5, dtype=wide), torch.rand(5, dtype=wide) + 0.5]
     every = {name: laid_out(torch.randn(4, 5, 6, 7), layout).to(dtype) for name in ("x", "residual")}
     every |= {"weight": torch.rand(5, dtype=wide) + 0.5, "bias": torch.randn(5, dtype=wide)}
     kinds = (None, nn.ReLU(), nn.SiLU(), nn.PReLU())
-    units = 4 * 6 * 7 if dtype == torch.float64 else 8
     for without_residual, activation, p, affine in product((True, False), kinds, (0.0, 0.3), (True, False)):
         absent = (*(["residual"] if without_residual else []), *([] if affine else ["weight", "bias"]))
         values = {name: value for name, value in every.items() if name not in absent}
@@ -386,9 +384,11 @@ def test_every_combination(cpu_backend: str, layout: str, dtype: torch.dtype, tr
         double = {name: value.double() for name, value in values.items()}
         z = composed(double, [value.double().clone() for value in running], torch.nn.Identity(), 1.0, training)
         dy = torch.randn(4, 5, 6, 7).to(dtype) * (z.abs() > 0.05)  # away from the kink, which rounding could cross
-        oracle, plain, ours = (results(function, values, kind, dy) for function, kind in (
-            (by_torch, torch.float64), (by_torch, wide), (by_us, dtype)))
+        name_of = "Identity" if activation is None else type(activation).__name__
+        oracle = extended.block(values, running, name_of, multiplier, training, dy)
+        plain, ours = results(by_torch, values, wide, dy), results(by_us, values, dtype, dy)
         for name, expected in oracle.items():
-            floor = torch.finfo(wide).eps * units * max(1.0, expected.abs().max()) + torch.finfo(dtype).eps / 2 * expected.abs()
-            allowed = 2 * (plain[name] - expected).abs().max() + floor
-            assert ((ours[name] - expected).abs() <= allowed).all(), (name, without_residual, activation, p, affine)
+            error = {who: abs(extended.wide(found[name]) - expected) for who, found in (("torch", plain), ("ours", ours))}
+            rounding = torch.finfo(dtype).eps / 2 * abs(expected) if dtype != wide else 0.0
+            floor = 8 * torch.finfo(wide).eps * max(1.0, float(abs(expected).max()))
+            assert (error["ours"] <= 2 * error["torch"].max() + floor + rounding).all(), (name, without_residual, activation, p, affine)
