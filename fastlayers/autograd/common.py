@@ -10,7 +10,7 @@ from .. import ops, reference
 from ..backends import select
 
 
-def kernels_for(x: Tensor, activation: str) -> ModuleType:
+def kernels_for(x: Tensor, activation: str | None = None) -> ModuleType:
     """Who computes: the custom ops while compiling, else the chosen backend."""
     return ops if torch.compiler.is_compiling() else select(x, activation)
 
