@@ -60,6 +60,8 @@ def select(cases: Iterator[Case], pattern: str | None) -> list[Case]:
 
 def all_cases(dtype: str | None = None) -> Iterator[Case]:
     """Every case, in the order of the table; ``dtype`` builds all of them in that dtype instead of the standard mix."""
+    from .gated import gated_cases  # whose cases are made of this file's
+
     main = dtype or "float32"
     yield from (_layer(name, LARGE, main, False, _Activation(name)) for name in ACTIVATIONS)
     yield _layer("dropout", LARGE, main, False, _Activation("identity", 0.1))
@@ -75,6 +77,7 @@ def all_cases(dtype: str | None = None) -> Iterator[Case]:
         yield from (_layer(name, shape, main, False, _Activation(name)) for name in FOLLOWERS[1:])
         yield _layer("dropout", shape, main, False, _Activation("identity", 0.1))
         yield from (_layer(block.title, shape, main, False, block) for block in _blocks(FOLLOWERS))
+    yield from gated_cases(main)
     for rule in UPDATE_RULES:
         yield _optimizer(rule, "25M in 96 tensors", MODEL, main, None)
         yield _optimizer(rule, "500 tensors of 64", MANY, main, None)

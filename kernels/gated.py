@@ -15,6 +15,7 @@ from torch import Tensor
 
 from .. import reference
 from ..reference.gated import empty_halved
+from ..specs import ACTIVATIONS
 from . import formulas, launch, reductions, tiles
 from .dropout import dropout_key, keeps
 from .epilogue import _arguments
@@ -79,8 +80,9 @@ def gated_forward_halves(
 @triton.jit(do_not_specialize=["threshold", "slots", "chunk_slots", "numel", "length", "multiplier", "bits"])
 def gated_backward_halves(
     dy, x, dx, partials, parameters, seed, threshold, slots, chunk_slots, numel, length, multiplier, bits,
-    ACTIVATION: tl.constexpr, DERIVATIVE: tl.constexpr, CONSTANTS: tl.constexpr, LEARNABLE: tl.constexpr, DPARAMETERS: tl.constexpr,
-    GATE_FIRST: tl.constexpr, ALIGNED: tl.constexpr, ROWS: tl.constexpr, GROUPS: tl.constexpr, COMPUTE: tl.constexpr,
+    ACTIVATION: tl.constexpr, DERIVATIVE: tl.constexpr, FROM_OUTPUT: tl.constexpr, CONSTANTS: tl.constexpr, LEARNABLE: tl.constexpr,
+    DPARAMETERS: tl.constexpr, GATE_FIRST: tl.constexpr, ALIGNED: tl.constexpr, ROWS: tl.constexpr, GROUPS: tl.constexpr,
+    COMPUTE: tl.constexpr,
 ):
     OTHER: tl.constexpr = 0.0 if DPARAMETERS > 0 else None  # what lies outside must not count
     arguments = _arguments(parameters, 0, None, 1, LEARNABLE, False, CONSTANTS, False, COMPUTE)
@@ -94,9 +96,10 @@ def gated_backward_halves(
             gradient = gradient * tl.where(keeps(key, (out[0], None)), key[2], 0.0)
         b = tiles.load(x, gate, OTHER, False, COMPUTE)
         outer = gradient * tiles.load(x, value, OTHER, False, COMPUTE)
-        slopes = DERIVATIVE(b, arguments)
+        activated = ACTIVATION(b, arguments)
+        slopes = DERIVATIVE(activated if FROM_OUTPUT else b, arguments)
         if dx is not None:
-            tiles.store(dx, gradient * ACTIVATION(b, arguments), value, False)
+            tiles.store(dx, gradient * activated, value, False)
             tiles.store(dx, outer * slopes[0], gate, False)
         sums = ()
         for k in tl.static_range(DPARAMETERS):
@@ -151,11 +154,13 @@ def gated_backward(
     count = learnable if want_dparameters else 0
     plan, sizes, constexprs = _plan(x, dim, count > 0)
     half = x.dtype.itemsize == 2
+    from_output = ACTIVATIONS[activation].derives_from_output(tuple(constants))  # f(b) is at hand, and this derivative the cheaper one
     dx = torch.empty_like(x) if want_dx else None
     partials = reductions.empty_partials(x, count, plan.chunks, 1) if count else None
     with launch.device_guard(x):
         gated_backward_halves[plan.grid](
             dy, x, dx, partials, parameters, *_dropout(seed, p), *sizes, ACTIVATION=formulas.function(activation, "", half),
-            DERIVATIVE=formulas.function(activation, "derivative", half), CONSTANTS=tuple(constants), LEARNABLE=learnable,
+            DERIVATIVE=formulas.function(activation, "derivative_from_output" if from_output else "derivative", half),
+            FROM_OUTPUT=from_output, CONSTANTS=tuple(constants), LEARNABLE=learnable,
             DPARAMETERS=count, GATE_FIRST=gate_first, **constexprs)
     return dx, reductions.finish(partials, 0)[0] if count else None

@@ -126,6 +126,8 @@ def test_kernels(backend: str, case: Case) -> None:
     f, shapes = curves(wide, inputs)
     multiplier, eps = multiplier_like(wide.dy, case.p, inputs.rest[1]), unit(x)
     f_bound = value_bound(row, b.to(accumulate_dtype(x)), f, b.abs() * INPUT_ROUNDING, 1.0, shapes[0][0])
+    if case.dtype == torch.float64:  # the oracle rounds too: tanhshrink's subtracts what is of b's size
+        f_bound = f_bound + eps / 2 * b.abs()
     tiny = torch.finfo(accumulate_dtype(x)).tiny
 
     def product_bound(factor: torch.Tensor, oracle: torch.Tensor) -> torch.Tensor:
