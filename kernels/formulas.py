@@ -13,7 +13,7 @@ import triton.language as tl
 from triton.language.extra import libdevice
 
 from .. import generated
-from . import activations
+from . import activations, activations_smooth
 
 _INTERPRET = tl.constexpr(triton.knobs.runtime.interpret)
 
@@ -132,7 +132,7 @@ def softplus(u):
 
 @triton.jit
 def tanh(u):
-    return activations.tanh(u, ())
+    return activations_smooth.tanh(u, ())
 
 
 @triton.jit

@@ -9,9 +9,12 @@ import triton
 import triton.language as tl
 from triton.language.extra import libdevice
 
+LOG2_E = tl.constexpr(1.4426950408889634)
+LN_2 = tl.constexpr(0.6931471805599453)
+FAR = tl.constexpr(110.0)  # where the logistic function of -x, times x, is 0
+FAR_FLOAT64 = tl.constexpr(800.0)
+NEAR = tl.constexpr(1000.0)  # products beyond it need no low part
 _INTERPRET = tl.constexpr(triton.knobs.runtime.interpret)
-_LOG2_E = tl.constexpr(1.4426950408889634)
-_LN_2 = tl.constexpr(0.6931471805599453)
 _LN_2_HIGH = tl.constexpr(0.693145751953125)  # its first 15 bits
 _LN_2_LOW = tl.constexpr(1.4286068203094173e-06)
 _TINY = tl.constexpr(2.0**-31)
@@ -122,7 +125,7 @@ def rounding_of_product(a, x, y):
 @triton.jit
 def fast_exp(x, factor: tl.constexpr):
     """exp(factor x) within 2^-23 (1 + |factor x|) relative: for derivatives, where it counts little once it is small."""
-    return tl.exp2(x * (factor * _LOG2_E)) if x.dtype == tl.float32 else tl.exp(x * factor)
+    return tl.exp2(x * (factor * LOG2_E)) if x.dtype == tl.float32 else tl.exp(x * factor)
 
 
 @triton.jit
@@ -135,9 +138,9 @@ def scaled_exp(y, low):
         return tl.exp(y), tl.full(y.shape, 1.0, y.dtype)
     else:
         small = y < -64.0
-        t = y * _LOG2_E
+        t = y * LOG2_E
         power = tl.exp2(t + tl.where(small, 31.0, 0.0))
-        return tl.fma(power, tl.fma(t, -_LN_2, y) + low, power), tl.where(small, _TINY, 1.0)
+        return tl.fma(power, tl.fma(t, -LN_2, y) + low, power), tl.where(small, _TINY, 1.0)
 
 
 @triton.jit
@@ -147,10 +150,10 @@ def exp(y, low):
         return tl.exp(y)
     else:
         near = bounded(y, 110.0)
-        t = near * _LOG2_E
+        t = near * LOG2_E
         shift = tl.where(near < -64.0, 31.0, tl.where(near > 64.0, -31.0, 0.0))
         power = tl.exp2(t + shift)
-        return tl.fma(power, tl.fma(t, -_LN_2, near) + low, power) * tl.where(
+        return tl.fma(power, tl.fma(t, -LN_2, near) + low, power) * tl.where(
             near < -64.0, _TINY, tl.where(near > 64.0, _HUGE, 1.0))
 
 
@@ -165,9 +168,9 @@ def logistic(y, excess):
         f = constant(y, 1.0) + tl.zeros_like(y)
     else:
         f = tl.where(y > 64.0, _TINY, 1.0)
-        t = y * _LOG2_E
+        t = y * LOG2_E
         power = tl.exp2(t + tl.where(y > 64.0, -31.0, 0.0))
-        d = tl.fma(power, tl.fma(t, -_LN_2, y) - excess, power) + f
+        d = tl.fma(power, tl.fma(t, -LN_2, y) - excess, power) + f
     return d, f
 
 
@@ -183,7 +186,7 @@ def gate(x):
 @triton.jit
 def half_gate(x):
     """The logistic function of x for values of half types: 1 / (1 + exp(-x)) without overflow, within 2^-149 absolute where it is tiny."""
-    return 2.0**-40 / (2.0**-40 + tl.exp2(tl.fma(x, -_LOG2_E, -40.0)))
+    return 2.0**-40 / (2.0**-40 + tl.exp2(tl.fma(x, -LOG2_E, -40.0)))
 
 
 @triton.jit
@@ -195,7 +198,7 @@ def expm1(y, low, NEGATIVE: tl.constexpr):
         return tl.where(e == 1, y, tl.where(e == 0, -1.0, tl.where(e == float("inf"), e, ratio * y)))
     else:
         near = at_least(y, -87.0) if NEGATIVE else at_most(at_least(y, -87.0), 89.0)
-        t = tl.fma(near, _LOG2_E, _ROUND)
+        t = tl.fma(near, LOG2_E, _ROUND)
         n = t - _ROUND
         r = tl.fma(n, -_LN_2_LOW, tl.fma(n, -_LN_2_HIGH, near) + low)
         q = tl.fma(polynomial(r, _EXPM1, 4) * r, r, r)
@@ -245,7 +248,7 @@ def log_near_one(u, w):
         mantissa = ((bits & 0x7FFFFF) + 0x3F400000).to(tl.float32, bitcast=True)
         f = tl.where(near, w, mantissa - 1)
         q = polynomial(f, _LOGARITHM, 8)
-        logarithm = tl.fma(k.to(tl.float32), _LN_2, tl.fma(q * f, f, f))
+        logarithm = tl.fma(k.to(tl.float32), LN_2, tl.fma(q * f, f, f))
         edge = tl.where(u == 0, -float("inf"), tl.where(u == float("inf"), u, float("nan")))
         return tl.where((u > 0) & (u < float("inf")), logarithm, edge), q, near
 
@@ -267,9 +270,9 @@ def tanh(x):
 def _twice_logistic(a):
     """2 / (exp(2 a) + 1) for a >= 0."""
     double = at_most(2 * a, 30.0)
-    t = double * _LOG2_E
+    t = double * LOG2_E
     power = tl.exp2(t)
-    return 2 / (tl.fma(power, tl.fma(t, -_LN_2, double), power) + 1)
+    return 2 / (tl.fma(power, tl.fma(t, -LN_2, double), power) + 1)
 
 
 @triton.jit

@@ -1,0 +1,85 @@
+"""Activations made of sines, as pairs of Triton functions; conventions in activations.py."""
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from . import math
+
+_SINC_SERIES = tl.constexpr((
+    -8.5099743753875053e-22, 3.9145882126782523e-19, -1.4797143443923793e-16, 4.4983316069528330e-14, -1.0706029224547743e-11,
+    1.9270852604185937e-09, -2.5052108385441718e-07, 2.2045855379188714e-05, -1.1904761904761906e-03, 3.3333333333333333e-02,
+    -3.3333333333333331e-01,
+))  # (-1)^k 2 k / (2 k + 1)!, from k = 11 down
+_SINC_SLOPE = tl.constexpr((
+    -2.4753614979999838e-07, 2.2080861526774243e-05, -1.1905836872756481e-03, 3.3333417028188705e-02, -3.3333334326744080e-01,
+))  # D of sinc' x = x D(x^2), within 2^-25 relative for |x| <= 1.76
+
+
+@triton.jit
+def sinusoid(x, p):
+    return math.sin(x, 0.0)
+
+
+@triton.jit
+def sinusoid_derivative(x, p):
+    return (math.cos(x, 0.0),)
+
+
+@triton.jit
+def sinc(x, p):
+    infinite = tl.abs(x) == float("inf")
+    return tl.where(x == 0, 1.0, tl.where(infinite, 0.0, math.sin(x, 0.0) / x))
+
+
+@triton.jit
+def sinc_derivative(x, p):
+    """x D(x^2) up to 1.75, else (cos x - sin x / x) / x."""
+    sine, cosine = math.sin_cos(x, 0.0)
+    far = (cosine - sine / x) / x
+    square = x * x
+    if x.dtype == tl.float64:
+        series = tl.full(x.shape, 0.0, x.dtype)
+        for k in tl.static_range(11):
+            series = tl.fma(series, square, math.constant(x, _SINC_SERIES[k]))
+        near = series * x
+    else:
+        near = math.polynomial(square, _SINC_SLOPE, 4) * x
+    return (tl.where(tl.abs(x) <= 1.75, near, tl.where(tl.abs(x) == float("inf"), 0.0, far)),)
+
+
+@triton.jit
+def _phase(x, alpha):
+    """(y, low, rate): alpha x is y + low, or so large that its sine is left out: then y is 0; rate is alpha, but 1 for alpha 0."""
+    y = alpha * x
+    known = tl.abs(y) == float("inf")
+    low = tl.where(tl.abs(y) < 1e30, math.rounding_of_product(alpha, x, y), 0.0)
+    return tl.where(known, 0.0, y), low, tl.where(alpha == 0, 1.0, alpha)
+
+
+@triton.jit
+def _snake(x, p, HALF: tl.constexpr):
+    """x + sin(alpha x)^2 / alpha; alpha = 0 gives x."""
+    y, low, rate = _phase(x, p[0])
+    return tl.where(tl.abs(y) > 0, tl.fma(math.sin_squared(y, low, HALF), tl.broadcast_to(1 / rate, x.shape), x), x)
+
+
+@triton.jit
+def snake(x, p):
+    return _snake(x, p, False)
+
+
+@triton.jit
+def snake_derivative(x, p):
+    """df/dx is 1 + 2 sin cos = (sin + cos)^2."""
+    y = p[0] * x
+    low = tl.where(tl.abs(y) < 1e30, math.rounding_of_product(p[0], x, y), 0.0)
+    inverse = 1 / tl.where(p[0] == 0, 1.0, p[0])
+    s, c = math.sin_cos(y, low)
+    to_alpha = (s * inverse) * (tl.fma(2 * y, c, -s) * inverse)
+    return (s + c) * (s + c), tl.where(p[0] == 0, x * x, to_alpha)
+
+
+@triton.jit
+def snake_half(x, p):
+    return _snake(x, p, True)

@@ -1,0 +1,86 @@
+"""The soft exponential and its derivatives in Triton; conventions in activations.py."""
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from . import math
+from .math import NEAR
+
+_SOFT_SERIES = tl.constexpr((
+    4.4983316069528330e-14, 7.1692159985810778e-13, 1.0706029224547743e-11, 1.4911969277048643e-10, 1.9270852604185937e-09,
+    2.2964432686654910e-08, 2.5052108385441718e-07, 2.4801587301587302e-06, 2.2045855379188714e-05, 1.7361111111111112e-04,
+    1.1904761904761906e-03, 6.9444444444444441e-03, 3.3333333333333333e-02, 1.2500000000000000e-01, 3.3333333333333331e-01,
+    5.0000000000000000e-01,
+))  # (k + 1) / (k + 2)!, from k = 15 down
+
+
+@triton.jit
+def _soft_logarithm(x, alpha):
+    """(f, df/dx, df/dalpha) for alpha < 0: -log(1 + w) / alpha with w = -alpha (x + alpha).
+
+    1 + w is taken from alpha x and the two parts of 1 - alpha^2, times 2^-32 lest it overflow. df/dalpha is
+    1 / (1 + w) + (x + alpha)^2 h with h = (log(1 + w) - w / (1 + w)) / w^2, which is 1 / (1 + w) + Q near 0.
+    """
+    SCALE: tl.constexpr = 2.0**-32
+    square = alpha * alpha
+    offset = 1 - square
+    rest = ((1 - offset) - square) - math.rounding_of_product(alpha, alpha, square)
+    shift = x + alpha
+    w = -alpha * shift
+    u = tl.fma(x, tl.broadcast_to(-alpha * SCALE, x.shape), tl.broadcast_to(offset * SCALE, x.shape)) + rest * SCALE
+    logarithm, q, near = math.log_near_one(u, w)
+    inverse = SCALE / u
+    outside = ((logarithm - 1 + inverse) / alpha) / alpha
+    inverse = tl.where(u < 0, float("nan"), inverse)
+    return -logarithm / alpha, inverse, tl.where(near, shift * shift * (inverse + q), outside) + inverse
+
+
+@triton.jit
+def _soft_exponential(x, alpha):
+    """(f, df/dx, df/dalpha) for alpha >= 0: (exp(v) - 1) / alpha + alpha with v = alpha x, and x for alpha = 0.
+
+    df/dalpha is 1 + x^2 g with g = ((v - 1) exp(v) + 1) / v^2, which is 1 / 2 at 0.
+    """
+    rate = tl.where(alpha > 0, alpha, 1.0).to(x.dtype)
+    v = tl.where(alpha > 0, alpha * x, tl.where(x == x, 0.0, x))
+    low = tl.where(tl.abs(v) < NEAR, math.rounding_of_product(alpha, x, v), 0.0)
+    low = tl.where(alpha > 0, low, 0.0)
+    grown = math.expm1(v, low, False)
+    slope = math.exp(v, low)
+    small = tl.where(tl.abs(v) < 0.5, v, 0.0)
+    g = tl.full(x.shape, 0.0, x.dtype)
+    for k in tl.static_range(10 if x.dtype == tl.float32 else 16):
+        g = tl.fma(g, small, _SOFT_SERIES[(6 if x.dtype == tl.float32 else 0) + k])
+    finite = math.at_least(v, -1000.0)
+    outside = ((tl.fma(finite, slope, -grown)) / rate) / rate
+    to_alpha = 1 + tl.where(tl.abs(v) < 0.5, x * x * g, outside)
+    return tl.where(alpha > 0, grown / rate + alpha, x), slope, to_alpha
+
+
+@triton.jit
+def _by_sign(x, alpha):
+    """(f, df/dx, df/dalpha) of soft_exponential; one alpha for all of x takes one side only."""
+    if alpha.type.is_block():
+        below = alpha < 0
+        f, slope, to_alpha = _soft_logarithm(x, tl.where(below, alpha, -1.0))
+        g, other_slope, other_to_alpha = _soft_exponential(x, tl.where(below, 0.0, alpha))
+        f = tl.where(below, f, g)
+        slope = tl.where(below, slope, other_slope)
+        to_alpha = tl.where(below, to_alpha, other_to_alpha)
+    elif alpha < 0:
+        f, slope, to_alpha = _soft_logarithm(x, alpha)
+    else:
+        f, slope, to_alpha = _soft_exponential(x, alpha)
+    return f, slope, to_alpha
+
+
+@triton.jit
+def soft_exponential(x, p):
+    return _by_sign(x, p[0])[0]
+
+
+@triton.jit
+def soft_exponential_derivative(x, p):
+    _, slope, to_alpha = _by_sign(x, p[0])
+    return slope, to_alpha
