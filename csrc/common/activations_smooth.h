@@ -32,6 +32,19 @@ struct silu : FromInput<0, 0> {
   }
 };
 
+template <> struct ForHalfTypes<silu> {
+  struct type : FromInput<0, 0> {
+    template <class T> FL_HD static T forward(T x, const T*) {
+      const T bounded = maximum(T(-104.0f), x);
+      return bounded * math::rough_sigmoid(bounded);
+    }
+    template <class T> FL_HD static T derivative(T x, const T*, T*) {
+      const T bounded = minimum(T(45.0f), maximum(T(-104.0f), x)), gate = math::rough_sigmoid(bounded);
+      return multiply_add(bounded * gate, T(1.0f) - gate, gate);
+    }
+  };
+};
+
 // x Phi(x) = max(x, 0) - |x| (1 - Phi(|x|)), Phi the normal distribution.
 template <template <class> class Tail> struct GeluWith : FromInput<0, 0> {
   template <class T> FL_HD static T forward(T x, const T*) { return maximum(T(0), x) - Tail<T>(x).moment(); }
@@ -158,33 +171,29 @@ struct log_sigmoid : FromOutput<0, 0> {
   template <class T> FL_HD static T derivative_from_output(T y, const T*) { return -math::expm1(y); }
 };
 
-// With e = exp(-|x|): tanh(log(1 + exp(x))) is n / d, where n = 1 + 2 e, d = n + 2 e^2 if x >= 0 and n = e (e + 2), d = n + 2 if x < 0.
+// With e = exp(x): tanh(log(1 + e)) = e u, u = (e + 2) / d, d = e (e + 2) + 2. It is 1 to all digits from `open` on.
 struct mish : FromInput<0, 0> {
   template <class T> FL_HD static T forward(T x, const T*) {
     const Parts<T> parts(x);
-    const T negative = parts.decay.times((parts.e + T(2)) * parts.inverse * -parts.magnitude);
-    return select(x < T(0), negative, x * (parts.rises * parts.inverse));
+    return select(x > T(open<T>), x, parts.power.times(parts.u * parts.bounded));
   }
   template <class T> FL_HD static T derivative(T x, const T*, T*) {
     const Parts<T> parts(x);
-    const T e = parts.e, bend = T(4) * parts.magnitude * (T(1) + e), inverse = parts.inverse * parts.inverse;
-    const T negative = parts.decay.times(multiply_add(e + T(2), parts.denominator, -bend) * inverse);
-    const T positive = multiply_add(e * e * inverse, multiply_add(T(-2), parts.denominator, bend), T(1));
-    return select(x < T(0), negative, positive);
+    const T bend = T(4) * parts.bounded * (parts.e + T(1)) * parts.inverse;
+    return select(x > T(open<T>), T(1), parts.power.times(multiply_add(bend, parts.inverse, parts.u)));
   }
 
  private:
+  template <class T> static constexpr int open = is_double<T> ? 20 : 15;
+
   template <class T> struct Parts {
-    const T magnitude;
-    const math::Decay<T> decay;
-    const T e, rises;
-    T denominator, inverse;
+    const T bounded;
+    const math::Decay<T> power;
+    const T e, inverse, u;
 
     FL_HD explicit Parts(T x)
-        : magnitude(math::bounded_magnitude(x)), decay(-magnitude), e(decay.value()), rises(multiply_add(T(2), e, T(1))) {
-      denominator = select(x < T(0), multiply_add(e, e + T(2), T(2)), multiply_add(e + e, e, rises));
-      inverse = T(1) / denominator;
-    }
+        : bounded(minimum(T(open<T>), maximum(T(-math::decay_bound<T>), x))), power(bounded), e(power.value()),
+          inverse(T(1) / multiply_add(e, e + T(2), T(2))), u((e + T(2)) * inverse) {}
   };
 };
 

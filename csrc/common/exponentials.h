@@ -42,7 +42,7 @@ template <class T> FL_HD T logarithm_tail(T square) {
   return polynomial(square, 0.333334178f, 0.199938864f, 0.144281179f, 0.0969106406f, 0.151959762f);
 }
 
-// exp(x + low) for -150 <= x <= 0 and tiny low. Kept 2^100 times too large, so that a product with it underflows only if the product
+// exp(x + low) for -150 <= x <= 15 and tiny low. Kept 2^100 times too large, so that a product with it underflows only if the product
 // itself does, and is rounded once there. 1 ULP.
 template <class T, bool = is_double<T>> class Decay {
  public:
@@ -159,6 +159,14 @@ template <class T> FL_HD T bounded_log1p(T x) {
   else return log(exact_sum(T(1), left), T(0));
 }
 
+// 2^bias exp(x), for floats that will be rounded to 16 bits: relative error 2e-7 + 2e-8 |x|.
+template <class T> FL_HD T rough_exp(T x, int bias) {
+  const T shifter = exponent_shifter<T>(bias), shifted = multiply_add(x, T(1.44269504f), shifter);
+  const T rest = multiply_add(x, T(1.44269504f), shifter - shifted);
+  return power_from_shifted(shifted) *
+         polynomial(rest, 1.0f, 0.693147004f, 0.240222424f, 0.0555073358f, 0.00967151299f, 0.00132647273f);
+}
+
 // What the logistic sigmoid s(x) = 1 / (1 + exp(-x)) and all that is built on it are made of.
 template <class T> struct Logistic {
   const T magnitude;     // a = |x|, bounded
@@ -178,6 +186,11 @@ template <class T> struct Logistic {
     smaller = e * larger;
   }
 };
+
+// s(x) for floats x >= -104 and what will be rounded to 16 bits; the power is kept small, lest it overflow where s(x) is subnormal.
+template <class T> FL_HD T rough_sigmoid(T x) {
+  return T(0x1p-60f) / (rough_exp(-minimum(T(45.0f), x), -60) + T(0x1p-60f));
+}
 
 // 2 ULP.
 template <class T> FL_HD T sigmoid(T x) {

@@ -1,7 +1,7 @@
 // batch_norm_statistics, and batch norm forward and backward in training, for one processor.
 //
 // Where one group of channels fits in cache, a thread gathers its statistics and normalises it before going on, so that memory sees
-// x once and y once; backward likewise, leaving dz in dx's memory (or dresidual's) in between. Else two sweeps over the tensor.
+// x once and y once; backward likewise, leaving dz in a buffer in between. Else two sweeps over the tensor, the second from its end.
 // Either way the sums are cut by the shape alone: the same bits.
 #include "batch_norm.h"
 
@@ -57,11 +57,12 @@ template <class Storage> void forward(const BatchNorm& b, void* y) {
   Pass<Storage> pass;
   set_up(pass, e, cached ? geometry : plain_geometry(e.n, e.c, e.s));
   pass.run.y = static_cast<Storage*>(y);
+  pass.run.past_caches = is_large<Storage>(e);
   pass.function = activation_loops<Storage>()[e.activation].forward[geometry.along];
   if (!cached) {
     gather_everywhere<Storage>(e, geometry, moments.data());
     finish_channels(b, 0, e.c, moments.data(), scale.data());
-    return run_everywhere(pass);
+    return run_everywhere(pass, true);
   }
   clear_moments(moments.data(), e.c);
   parallel_for(geometry.groups(), group_grain(geometry), [&](int64_t begin, int64_t end) {
@@ -105,17 +106,18 @@ template <class T> struct Correction {
   }
 };
 
-// The first sweep of backward: sums, dresidual, and dz into dx's memory if `park_dz`.
-template <class Storage> void set_up_sums(Pass<Storage>& pass, const Epilogue& e, const EpilogueGradients& g, bool park_dz) {
+// The first sweep of backward: sums and dresidual.
+template <class Storage> void set_up_sums(Pass<Storage>& pass, const Epilogue& e, const EpilogueGradients& g, const Geometry& geometry) {
   const ActivationLoops<Storage>& loops = activation_loops<Storage>()[e.activation];
-  set_up(pass, e, reduction_of<Storage>(e));
-  pass.function = loops.backward[pass.geometry.along];
+  set_up(pass, e, geometry);
+  pass.function = loops.backward[geometry.along];
   pass.sum_count = sum_first_parameter + loops.learnables * e.repeats;
   pass.run.dy = static_cast<const Storage*>(g.dy);
-  pass.run.dresidual = static_cast<Storage*>(park_dz ? g.dx : g.dresidual);
+  pass.run.dresidual = static_cast<Storage*>(g.dresidual);
+  pass.run.past_caches = is_large<Storage>(e);
 }
 
-// The second sweep: dx from dz where the first left it, which is the backward of the identity, or from dy anew where dz is null.
+// The second sweep, which writes dx: from dz where the first has left it, which is the backward of the identity, or from dy anew.
 template <class Storage, class T>
 void set_up_input(Pass<Storage>& pass, Epilogue e, const EpilogueGradients& g, const void* dz, const Geometry& geometry,
                   Correction<T>& correction) {
@@ -128,18 +130,23 @@ void set_up_input(Pass<Storage>& pass, Epilogue e, const EpilogueGradients& g, c
   pass.function = activation_loops<Storage>()[e.activation].backward[geometry.along];
   pass.run.dy = static_cast<const Storage*>(dz ? dz : g.dy);
   pass.run.dx = static_cast<Storage*>(g.dx);
+  pass.run.past_caches = is_large<Storage>(e);
   pass.run.corrected = true;
   pass.run.columns[column_mean_dz] = {correction.mean_dz.data(), 1};
   pass.run.columns[column_slope] = {correction.slope.data(), 1};
 }
 
-// Both sweeps group by group, dx second.
+// Both sweeps group by group, dx second; dz waits in a buffer that stays in cache, as exact as it was computed.
 template <class Storage, class T>
-void backward_cached(const BatchNorm& b, const Pass<Storage>& first, const Pass<Storage>& second, Correction<T>& correction,
-                     double* totals) {
+void backward_cached(const BatchNorm& b, const Pass<Storage>& first, Pass<Storage>& second, Correction<T>& correction, double* totals) {
   const Geometry& geometry = first.geometry;
+  second.function = geometry.along ? ParkedLoop<Storage, true>::run : ParkedLoop<Storage, false>::run;
+  second.dropout = second.random = false;
   parallel_for(geometry.groups(), group_grain(geometry), [&](int64_t begin, int64_t end) {
     Worker<Storage> summing(first), finishing(second);
+    Buffer<T> parked(second.run.dx ? geometry.n * geometry.group * geometry.s : 0);
+    summing.park(parked.data());
+    finishing.park(parked.data());
     Buffer<double> chunk_sums(geometry.c * first.sum_count);
     for (int64_t group = begin; group < end; ++group) {
       const int64_t c0 = geometry.first_channel(group), c1 = geometry.last_channel(group);
@@ -158,20 +165,19 @@ void backward_cached(const BatchNorm& b, const Pass<Storage>& first, const Pass<
 
 template <class Storage> void backward(const BatchNorm& b, const EpilogueGradients& g) {
   using T = typename Compute<Storage>::type;
-  constexpr bool dz_fits = sizeof(Storage) == sizeof(T);  // 16-bit dz would be rounded twice
   Correction<T> correction(b);
   Epilogue e = b.epilogue;
   e.mean = b.mean;
   e.scale = correction.scale.data();
-  const Geometry geometry = reduction_of<Storage>(e);
-  const bool cached = fits_in_cache(geometry, sizeof(Storage));
+  const Geometry geometry = reduction_geometry(e.n, e.c, e.s, sizeof(T));
+  const bool cached = fits_in_cache(geometry, sizeof(T));
   Pass<Storage> first, second;
-  set_up_sums(first, e, g, dz_fits && cached && g.dx && !g.dresidual);
+  set_up_sums(first, e, g, geometry);
   if (g.dx) {
-    const void* const dz = dz_fits ? first.run.dresidual : nullptr;
+    const void* const dz = sizeof(Storage) == sizeof(T) && !cached ? g.dresidual : nullptr;  // 16-bit dz would be rounded twice
     set_up_input(second, e, g, dz, cached ? geometry : plain_geometry(e.n, e.c, e.s), correction);
   } else {
-    set_up(second, e, first.geometry);  // nothing to write: workers are made of it, but it does not run
+    set_up(second, e, geometry);  // nothing to write: workers are made of it, but it does not run
   }
   Buffer<double> totals(e.c * first.sum_count);
   if (cached) {
@@ -180,7 +186,7 @@ template <class Storage> void backward(const BatchNorm& b, const EpilogueGradien
   } else {
     sum_everywhere(first, totals.data());
     correction.prepare(b, 0, e.c, totals.data(), first.sum_count);
-    if (g.dx) run_everywhere(second);
+    if (g.dx) run_everywhere(second, true);
   }
   write_sums<T>(totals.data(), first.sum_count, e.c, e.parameter_count, g);
 }

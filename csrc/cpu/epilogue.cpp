@@ -9,10 +9,6 @@ namespace {
 // Whether anything differs between channels; if not, x is one long run.
 bool per_channel(const Epilogue& e) { return e.mean || e.scale || e.shift || e.parameter_count != 1; }
 
-constexpr int64_t large_bytes = 8 << 20;  // a result of this size is gone from most caches when someone reads its beginning
-
-template <class Storage> bool is_large(const Epilogue& e) { return e.n * e.c * e.s * static_cast<int64_t>(sizeof(Storage)) >= large_bytes; }
-
 template <class Storage> void forward(const Epilogue& e, void* y) {
   Pass<Storage> pass;
   set_up(pass, e, per_channel(e) ? plain_geometry(e.n, e.c, e.s) : plain_geometry(1, 1, e.n * e.c * e.s));

@@ -39,10 +39,10 @@ FL_HD Vector<float> to_float(HalfWords words, BFloat16) {
   return {reinterpret_cast<Vector<float>::Lanes>(widen(words) << 16)};
 }
 
+// A NaN is cut: its upper half is one, too, after any arithmetic.
 FL_HD HalfWords from_float(Vector<float> value, BFloat16) {
-  const Words bits = reinterpret_cast<Words>(value.lanes);
-  const Words not_a_number = reinterpret_cast<Words>(value.lanes != value.lanes);  // all ones: a NaN when cut to 16 bits
-  return narrow(((bits + 0x7fff + ((bits >> 16) & 1)) | not_a_number) >> 16);
+  const Words bits = reinterpret_cast<Words>(value.lanes), rounded = bits + 0x7fff + ((bits >> 16) & 1);
+  return narrow((value.lanes == value.lanes ? rounded : bits) >> 16);
 }
 
 #if defined(FL_AVX512)

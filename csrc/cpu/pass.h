@@ -25,6 +25,10 @@ template <class Storage> struct Pass {
   alignas(64) T defaults[3 + max_arguments][sum_lanes];  // sixteen equal values: 0, 1, -0, and the arguments that are the same for all
 };
 
+constexpr int64_t large_bytes = 8 << 20;  // a result of this size is gone from most caches when someone reads its beginning
+
+template <class Storage> bool is_large(const Epilogue& e) { return e.n * e.c * e.s * static_cast<int64_t>(sizeof(Storage)) >= large_bytes; }
+
 // A pass for this epilogue, without a loop. -0 is the shift that changes nothing, the sign of zero included.
 template <class Storage> void set_up(Pass<Storage>& pass, const Epilogue& e, const Geometry& geometry) {
   using T = typename Compute<Storage>::type;
@@ -99,9 +103,13 @@ template <class Storage> class Worker {
   void enter_group(int64_t c0, int64_t c1) {
     first_channel_ = c0;
     last_channel_ = c1;
+    parked_elements_ = 0;
     if (!geometry_.along) return;
     for (int k = 0; k < column_count; ++k) run_.columns[k] = spread(pass_.run.columns[k], k);
   }
+
+  // Where loops leave dz of the group's elements, or find it: in the order of visits since enter_group.
+  void park(T* memory) { parked_ = memory; }
 
   // Calls the pass's loop on steps [q0, q1) of the group.
   void visit(int64_t q0, int64_t q1) {
@@ -208,6 +216,8 @@ template <class Storage> class Worker {
     run_.y = source.y ? source.y + offset : nullptr;
     run_.dx = source.dx ? source.dx + offset : nullptr;
     run_.dresidual = source.dresidual ? source.dresidual + offset : nullptr;
+    run_.parked = parked_ ? parked_ + parked_elements_ : nullptr;
+    parked_elements_ += count;
     run_.numbers = pass_.dropout ? numbers_.at(offset, count, last, streams_) : nullptr;
     run_.uniform_numbers = pass_.random ? uniform_numbers_.at(offset, count, last, streams_) : nullptr;
     run_.sums = pass_.sum_count ? lanes : nullptr;
@@ -224,19 +234,22 @@ template <class Storage> class Worker {
   const bool copies_columns_;
   Buffer<T> table_, lanes_;
   int64_t first_channel_ = 0, last_channel_ = 0;
+  T* parked_ = nullptr;
+  int64_t parked_elements_ = 0;
   int varying_[column_count], varying_count_ = 0;  // the columns that differ between channels
 };
 
-// body(worker, group, chunk) for every group and chunk, in parallel; neighbouring chunks of memory stay together.
-template <class Storage, class Body> void for_each_unit(const Pass<Storage>& pass, Body body) {
+// body(worker, group, chunk) for every group and chunk, in parallel; neighbouring chunks of memory stay together. Backwards for what is
+// visited a second time: what was seen last is still in a cache.
+template <class Storage, class Body> void for_each_unit(const Pass<Storage>& pass, Body body, bool backwards = false) {
   const Geometry& geometry = pass.geometry;
   const int64_t groups = geometry.groups();
   if (geometry.numel() == 0) return;
   parallel_for(groups * geometry.chunks(), geometry.grain(), [&](int64_t begin, int64_t end) {
     Worker<Storage> worker(pass);
     int64_t entered = -1;
-    for (int64_t unit = begin; unit < end; ++unit) {
-      const int64_t group = unit % groups;
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t unit = backwards ? begin + end - 1 - i : i, group = unit % groups;
       if (group != entered) worker.enter_group(geometry.first_channel(group), geometry.last_channel(group));
       entered = group;
       body(worker, group, unit / groups);
@@ -245,10 +258,10 @@ template <class Storage, class Body> void for_each_unit(const Pass<Storage>& pas
 }
 
 // The pass over the whole tensor, without sums.
-template <class Storage> void run_everywhere(const Pass<Storage>& pass) {
+template <class Storage> void run_everywhere(const Pass<Storage>& pass, bool backwards = false) {
   for_each_unit(pass, [&](Worker<Storage>& worker, int64_t, int64_t chunk) {
     worker.visit(chunk * pass.geometry.chunk, pass.geometry.last_step(chunk));
-  });
+  }, backwards);
 }
 
 // The sums of chunk `chunk` of the worker's group, [c, sum_count].

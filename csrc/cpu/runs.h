@@ -36,6 +36,7 @@ template <class Storage> struct Run {
   int64_t count;
   const Storage *x, *dy, *residual, *residual_after;  // the residuals may be null
   Storage *y, *dx, *dresidual;       // dx and dresidual may be null
+  T* parked;                         // dz for a second visit of the same elements, or null
   const uint16_t* numbers;           // of the run's elements, or null for no dropout
   const uint16_t* uniform_numbers;   // for a random activation
   int32_t threshold;
@@ -210,6 +211,7 @@ template <class Activation, class Storage, bool along> struct BackwardLoop {
   const Inputs<Activation, Storage, along> inputs;
   const Storage* const dy;
   Storage *const dx, *const dresidual;
+  T* const parked;
   const uint16_t* const numbers;
   const int32_t threshold;
   const V keep, nothing;
@@ -220,8 +222,8 @@ template <class Activation, class Storage, bool along> struct BackwardLoop {
   V sums[most_sums][group];  // of a uniform run
 
   FL_HD explicit BackwardLoop(const Run<Storage>& r)
-      : inputs(r), dy(r.dy), dx(r.dx), dresidual(r.dresidual), numbers(r.numbers), threshold(r.threshold), keep(r.keep_scale),
-        nothing(static_cast<T>(0)), past_caches(r.past_caches && aligned<V>(r.dx) && aligned<V>(r.dresidual)), corrected(r.corrected),
+      : inputs(r), dy(r.dy), dx(r.dx), dresidual(r.dresidual), parked(r.parked), numbers(r.numbers), threshold(r.threshold),
+        keep(r.keep_scale), nothing(static_cast<T>(0)), past_caches(r.past_caches && aligned<V>(r.dx) && aligned<V>(r.dresidual)), corrected(r.corrected),
         mean_dz(r.columns[column_mean_dz]), slope(r.columns[column_slope]), sums_memory(r.sums), sums_step(r.sums_step) {}
 
   // Adds to sum k: along channels in memory beside the elements; in a uniform run in registers, at its ragged end in memory.
@@ -245,6 +247,7 @@ template <class Activation, class Storage, bool along> struct BackwardLoop {
     if (numbers) gradient *= kept_or_dropped(numbers + i, threshold, keep, nothing);
     const V dz = gradient * inputs.derivative(z, arguments, slopes);
     if (dresidual) access.write(dresidual + i, dz, past_caches);
+    if (parked) access.write(parked + i, dz);
     if (dx) {
       V result = dz;
       if (corrected) result = multiply_add(-centred, access.read(slope, i), dz - access.read(mean_dz, i));
@@ -280,6 +283,26 @@ template <class Activation, class Storage, bool along> struct BackwardLoop {
     loop.template exchange_sums<false>();
 #pragma GCC unroll 1
     for (int j = 0; i < count; ++j, i += V::size) loop.step(j, i, Access<false>{static_cast<int>(smaller(count - i, V::size))});
+  }
+};
+
+// dx from the dz that BackwardLoop has parked.
+template <class Storage, bool along> struct ParkedLoop {
+  using V = Vector<typename Compute<Storage>::type>;
+  using Reader = ColumnReader<V, along>;
+
+  template <bool whole> FL_HD static void step(const Run<Storage>& r, int64_t i, bool past_caches, Access<whole> access) {
+    const V centred = access.template read<V>(r.x + i) - access.read(Reader(r.columns[column_mean]), i);
+    const V dz = access.template read<V>(r.parked + i) - access.read(Reader(r.columns[column_mean_dz]), i);
+    const V inner = multiply_add(-centred, access.read(Reader(r.columns[column_slope]), i), dz);
+    access.write(r.dx + i, inner * access.read(Reader(r.columns[column_scale]), i), past_caches);
+  }
+
+  static void run(const Run<Storage>& r) {
+    const bool past_caches = r.past_caches && aligned<V>(r.dx);
+    int64_t i = 0;
+    for (; i + V::size <= r.count; i += V::size) step(r, i, past_caches, Access<true>{});
+    if (i < r.count) step(r, i, past_caches, Access<false>{static_cast<int>(r.count - i)});
   }
 };
 
