@@ -35,11 +35,15 @@ template <class T> void finish_channels(const BatchNorm& b, int64_t c0, int64_t 
   T *const mean = static_cast<T*>(b.mean), *const rstd = static_cast<T*>(b.rstd);
   T *const running_mean = static_cast<T*>(b.running_mean), *const running_var = static_cast<T*>(b.running_var);
   const T* const weight = static_cast<const T*>(b.weight);
+#pragma GCC ivdep
   for (int64_t c = c0; c < c1; ++c) {
     mean[c] = static_cast<T>(moments[c].mean);
     rstd[c] = static_cast<T>(1 / __builtin_sqrt(moments[c].m2 / count + b.eps));
-    scale[c] = weight ? weight[c] * rstd[c] : rstd[c];
-    if (!running_mean) continue;
+  }
+  for (int64_t c = c0; c < c1; ++c) scale[c] = weight ? weight[c] * rstd[c] : rstd[c];
+  if (!running_mean) return;
+#pragma GCC ivdep
+  for (int64_t c = c0; c < c1; ++c) {
     running_mean[c] = static_cast<T>((1 - b.rate) * running_mean[c] + b.rate * moments[c].mean);
     running_var[c] = static_cast<T>((1 - b.rate) * running_var[c] + b.rate * (moments[c].m2 / (count - 1)));
   }
@@ -93,15 +97,17 @@ template <class T> struct Correction {
     for (int64_t c = 0; c < b.epilogue.c; ++c) scale[c] = weight ? weight[c] * rstd[c] : rstd[c];
   }
 
-  // From the sums [c, sum_count] of channels [c0, c1), of which that of dz (x - mean) becomes the gradient of the weight.
-  void prepare(const BatchNorm& b, int64_t c0, int64_t c1, double* totals, int sum_count) {
+  // From the sums [sum_count, c] of channels [c0, c1), of which that of dz (x - mean) becomes the gradient of the weight.
+  void prepare(const BatchNorm& b, int64_t c0, int64_t c1, double* totals) {
     const double count = static_cast<double>(b.epilogue.n * b.epilogue.s);
     const T* const rstd = static_cast<const T*>(b.rstd);
+    double *const dz = totals + sum_dz * b.epilogue.c, *const dz_centred = totals + sum_dz_centred * b.epilogue.c;
+    T *const means = mean_dz.data(), *const slopes = slope.data();
+#pragma GCC ivdep
     for (int64_t c = c0; c < c1; ++c) {
-      double* const sums = totals + c * sum_count;
-      mean_dz[c] = static_cast<T>(sums[sum_dz] / count);
-      slope[c] = static_cast<T>(sums[sum_dz_centred] / count * rstd[c] * rstd[c]);
-      sums[sum_dz_centred] *= rstd[c];
+      means[c] = static_cast<T>(dz[c] / count);
+      slopes[c] = static_cast<T>(dz_centred[c] / count * rstd[c] * rstd[c]);
+      dz_centred[c] *= rstd[c];
     }
   }
 };
@@ -153,9 +159,11 @@ void backward_cached(const BatchNorm& b, const Pass<Storage>& first, Pass<Storag
       summing.enter_group(c0, c1);
       for (int64_t chunk = 0; chunk < geometry.chunks(); ++chunk) {
         sum_chunk(summing, first, group, chunk, chunk_sums.data());
-        for (int64_t i = c0 * first.sum_count; i < c1 * first.sum_count; ++i) totals[i] += chunk_sums[i];
+        for (int k = 0; k < first.sum_count; ++k) {
+          for (int64_t c = c0; c < c1; ++c) totals[k * geometry.c + c] += chunk_sums[k * geometry.c + c];
+        }
       }
-      correction.prepare(b, c0, c1, totals, first.sum_count);
+      correction.prepare(b, c0, c1, totals);
       if (!second.run.dx) continue;
       finishing.enter_group(c0, c1);
       finishing.visit(0, geometry.steps);
@@ -185,7 +193,7 @@ template <class Storage> void backward(const BatchNorm& b, const EpilogueGradien
     backward_cached(b, first, second, correction, totals.data());
   } else {
     sum_everywhere(first, totals.data());
-    correction.prepare(b, 0, e.c, totals.data(), first.sum_count);
+    correction.prepare(b, 0, e.c, totals.data());
     if (g.dx) run_everywhere(second, true);
   }
   write_sums<T>(totals.data(), first.sum_count, e.c, e.parameter_count, g);

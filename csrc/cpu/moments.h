@@ -29,7 +29,8 @@ template <class Storage> class MomentsWorker {
  public:
   using T = typename Compute<Storage>::type;
 
-  MomentsWorker(const Epilogue& x, const Geometry& geometry) : pilot_(geometry.c), found_(geometry.c), worker_(prepared(x, geometry)) {}
+  MomentsWorker(const Epilogue& x, const Geometry& geometry)
+      : pilot_(geometry.c), sums_(2 * geometry.c), found_(geometry.c), worker_(prepared(x, geometry)) {}
 
   // moments[c] of chunk `chunk` of group `group`.
   void gather(int64_t group, int64_t chunk, Moments* moments) {
@@ -43,10 +44,7 @@ template <class Storage> class MomentsWorker {
       const double before = geometry.count(first, q), count = geometry.count(q, next);
       sum_deviations(c0, c1, q, next, count);
       if (move_far_pilots(c0, c1, count)) sum_deviations(c0, c1, q, next, count);
-      for (int64_t c = c0; c < c1; ++c) {
-        merge(moments[c], before, {pilot_[c] + found_[c].mean, found_[c].m2}, count);
-        set_pilot(c, moments[c].mean);
-      }
+      merge_found(c0, c1, before, count, moments);
     }
   }
 
@@ -56,9 +54,24 @@ template <class Storage> class MomentsWorker {
     worker_.enter_group(c0, c1);
     worker_.clear_sums();
     worker_.visit(q0, q1);
+    worker_.read_sums(sums_.data());
+    const double *const sums = sums_.data(), *const squares = sums + pass_.geometry.c;
+    Moments* const found = found_.data();
+#pragma GCC ivdep
     for (int64_t c = c0; c < c1; ++c) {
-      const double deviation = worker_.sum(c, 0) / count, m2 = worker_.sum(c, 1) - count * deviation * deviation;
-      found_[c] = {deviation, m2 < 0 ? 0 : m2};
+      const double deviation = sums[c] / count, m2 = squares[c] - count * deviation * deviation;
+      found[c] = {deviation, m2 < 0 ? 0 : m2};
+    }
+  }
+
+  // Adds what was found to the moments of `before` elements, which are the next pilots.
+  void merge_found(int64_t c0, int64_t c1, double before, double count, Moments* moments) {
+    const Moments* const found = found_.data();
+    T* const pilots = pilot_.data();
+#pragma GCC ivdep
+    for (int64_t c = c0; c < c1; ++c) {
+      merge(moments[c], before, {pilots[c] + found[c].mean, found[c].m2}, count);
+      pilots[c] = __builtin_isfinite(moments[c].mean) ? static_cast<T>(moments[c].mean) : 0;
     }
   }
 
@@ -112,6 +125,7 @@ template <class Storage> class MomentsWorker {
   }
 
   Buffer<T> pilot_;
+  Buffer<double> sums_;
   Buffer<Moments> found_;
   Pass<Storage> pass_;
   Worker<Storage> worker_;

@@ -83,7 +83,8 @@ template <class Storage> class Worker {
       : pass_(pass), geometry_(pass.geometry), run_(pass.run), numbers_(pass.seed, pass.index),
         uniform_numbers_(pass.seed, activation_stream), copies_columns_(geometry_.along && !in_place()),
         table_(copies_columns_ ? column_count * geometry_.padded_row() : 0),
-        lanes_(pass.sum_count * (geometry_.along ? geometry_.padded_row() : geometry_.group * sum_lanes)) {
+        lanes_(pass.sum_count * (geometry_.along ? geometry_.padded_row() : geometry_.group * sum_lanes)),
+        found_(pass.sum_count * geometry_.c) {
     for (int k = 0; k < column_count; ++k) {
       if (run_.columns[k].step) varying_[varying_count_++] = k;
     }
@@ -122,35 +123,51 @@ template <class Storage> class Worker {
     for (int64_t i = 0; i < size; ++i) lanes_[i] = 0;
   }
 
-  // Sum k of channel c over what was visited since clear_sums.
-  double sum(int64_t c, int k) {
-    double total = 0;
-    if (!geometry_.along) {
-      const T* const lanes = lanes_.data() + ((c - first_channel_) * pass_.sum_count + k) * sum_lanes;
-      for (int i = 0; i < sum_lanes; ++i) total += lanes[i];
-      return total;
+  // The sums over what was visited since clear_sums: that of channel c and number k to sums[k, c].
+  void read_sums(double* sums) {
+    const int64_t channels = last_channel_ - first_channel_;
+    for (int k = 0; k < pass_.sum_count; ++k) {
+      double* const row = sums + k * geometry_.c + first_channel_;
+      if (geometry_.along) add_up_along(lanes_.data() + k * geometry_.padded_row(), channels, row);
+      else for (int64_t c = 0; c < channels; ++c) row[c] = total(lanes_.data() + (c * pass_.sum_count + k) * sum_lanes);
     }
-    const int64_t period = (last_channel_ - first_channel_) * geometry_.s;
-    const T* const lanes = lanes_.data() + k * geometry_.padded_row() + (c - first_channel_) * geometry_.s;
-    for (int64_t repeat = 0; repeat < geometry_.repeat; ++repeat) {
-      for (int64_t i = 0; i < geometry_.s; ++i) total += lanes[repeat * period + i];
-    }
-    return total;
   }
 
-  // sums(c, k) += everything that steps [q0, q1) contribute, in the fixed order of the geometry.
-  template <class Add> void accumulate(int64_t q0, int64_t q1, Add add) {
+  // sums[k, c] += everything that steps [q0, q1) contribute, in the fixed order of the geometry.
+  void accumulate(int64_t q0, int64_t q1, double* sums) {
+    const int64_t step = geometry_.c;
     for (int64_t q = q0; q < q1; q += geometry_.fold) {
       clear_sums();
       visit(q, smaller(q1, q + geometry_.fold));
-      for (int64_t c = first_channel_; c < last_channel_; ++c) {
-        for (int k = 0; k < pass_.sum_count; ++k) add(c, k, sum(c, k));
+      read_sums(found_.data());
+      for (int k = 0; k < pass_.sum_count; ++k) {
+        for (int64_t c = first_channel_; c < last_channel_; ++c) sums[k * step + c] += found_[k * step + c];
       }
     }
   }
 
  private:
   bool in_place() const { return geometry_.s == 1 && geometry_.repeat == 1; }
+
+  static double total(const T* lanes) {
+    double sum = 0;
+    for (int i = 0; i < sum_lanes; ++i) sum += lanes[i];
+    return sum;
+  }
+
+  // Of a run's elements, the sum of each channel's.
+  void add_up_along(const T* lanes, int64_t channels, double* __restrict sums) const {
+    for (int64_t c = 0; c < channels; ++c) sums[c] = 0;
+    for (int64_t repeat = 0; repeat < geometry_.repeat; ++repeat, lanes += channels * geometry_.s) {
+      if (geometry_.s == 1) {
+        for (int64_t c = 0; c < channels; ++c) sums[c] += lanes[c];
+      } else {
+        for (int64_t c = 0; c < channels; ++c) {
+          for (int64_t i = 0; i < geometry_.s; ++i) sums[c] += lanes[c * geometry_.s + i];
+        }
+      }
+    }
+  }
 
   // The column's values for every element of a run along the group.
   Column<T> spread(Column<T> column, int row) {
@@ -233,6 +250,7 @@ template <class Storage> class Worker {
   Streams streams_;
   const bool copies_columns_;
   Buffer<T> table_, lanes_;
+  Buffer<double> found_;
   int64_t first_channel_ = 0, last_channel_ = 0;
   T* parked_ = nullptr;
   int64_t parked_elements_ = 0;
@@ -264,16 +282,17 @@ template <class Storage> void run_everywhere(const Pass<Storage>& pass, bool bac
   }, backwards);
 }
 
-// The sums of chunk `chunk` of the worker's group, [c, sum_count].
+// The sums of chunk `chunk` of the worker's group, [sum_count, c].
 template <class Storage> void sum_chunk(Worker<Storage>& worker, const Pass<Storage>& pass, int64_t group, int64_t chunk, double* sums) {
   const Geometry& geometry = pass.geometry;
-  const int64_t first = geometry.first_channel(group) * pass.sum_count, last = geometry.last_channel(group) * pass.sum_count;
-  for (int64_t i = first; i < last; ++i) sums[i] = 0;
-  worker.accumulate(chunk * geometry.chunk, geometry.last_step(chunk),
-                    [&](int64_t c, int k, double sum) { sums[c * pass.sum_count + k] += sum; });
+  const int64_t first = geometry.first_channel(group), last = geometry.last_channel(group);
+  for (int k = 0; k < pass.sum_count; ++k) {
+    for (int64_t c = first; c < last; ++c) sums[k * geometry.c + c] = 0;
+  }
+  worker.accumulate(chunk * geometry.chunk, geometry.last_step(chunk), sums);
 }
 
-// The pass over the whole tensor with its sums: totals [c, sum_count].
+// The pass over the whole tensor with its sums: totals [sum_count, c].
 template <class Storage> void sum_everywhere(const Pass<Storage>& pass, double* totals) {
   const Geometry& geometry = pass.geometry;
   const int64_t width = geometry.c * pass.sum_count;
@@ -290,21 +309,18 @@ template <class Storage> void sum_everywhere(const Pass<Storage>& pass, double* 
   });
 }
 
-// Writes the sums [c, sum_count] to where they are wanted; those of a parameter that all channels share are added up.
+// Writes the sums [sum_count, c] to where they are wanted; those of a parameter that all channels share are added up.
 template <class T> void write_sums(const double* totals, int sum_count, int64_t c, int64_t parameter_count, const EpilogueGradients& g) {
   T *const dscale = static_cast<T*>(g.dscale), *const dshift = static_cast<T*>(g.dshift);
-  T* const dparameters = static_cast<T*>(g.dparameters);
-  for (int64_t i = 0; i < c; ++i) {
-    if (dshift) dshift[i] = static_cast<T>(totals[i * sum_count + sum_dz]);
-    if (dscale) dscale[i] = static_cast<T>(totals[i * sum_count + sum_dz_centred]);
-  }
-  if (!dparameters) return;
+  for (int64_t i = 0; dshift && i < c; ++i) dshift[i] = static_cast<T>(totals[sum_dz * c + i]);
+  for (int64_t i = 0; dscale && i < c; ++i) dscale[i] = static_cast<T>(totals[sum_dz_centred * c + i]);
+  if (!g.dparameters) return;
   for (int k = sum_first_parameter; k < sum_count; ++k) {
-    T* const row = dparameters + (k - sum_first_parameter) * parameter_count;
+    T* const row = static_cast<T*>(g.dparameters) + (k - sum_first_parameter) * parameter_count;
     double shared = 0;
     for (int64_t i = 0; i < c; ++i) {
-      shared += totals[i * sum_count + k];
-      if (parameter_count != 1) row[i] = static_cast<T>(totals[i * sum_count + k]);
+      shared += totals[k * c + i];
+      if (parameter_count != 1) row[i] = static_cast<T>(totals[k * c + i]);
     }
     if (parameter_count == 1) row[0] = static_cast<T>(shared);
   }

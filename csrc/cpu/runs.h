@@ -288,21 +288,31 @@ template <class Activation, class Storage, bool along> struct BackwardLoop {
 
 // dx from the dz that BackwardLoop has parked.
 template <class Storage, bool along> struct ParkedLoop {
-  using V = Vector<typename Compute<Storage>::type>;
+  using T = typename Compute<Storage>::type;
+  using V = Vector<T>;
   using Reader = ColumnReader<V, along>;
 
-  template <bool whole> FL_HD static void step(const Run<Storage>& r, int64_t i, bool past_caches, Access<whole> access) {
-    const V centred = access.template read<V>(r.x + i) - access.read(Reader(r.columns[column_mean]), i);
-    const V dz = access.template read<V>(r.parked + i) - access.read(Reader(r.columns[column_mean_dz]), i);
-    const V inner = multiply_add(-centred, access.read(Reader(r.columns[column_slope]), i), dz);
-    access.write(r.dx + i, inner * access.read(Reader(r.columns[column_scale]), i), past_caches);
+  const Storage* const x;
+  const T* const parked;
+  Storage* const dx;
+  const bool past_caches;
+  const Reader mean, scale, mean_dz, slope;
+
+  FL_HD explicit ParkedLoop(const Run<Storage>& r)
+      : x(r.x), parked(r.parked), dx(r.dx), past_caches(r.past_caches && aligned<V>(r.dx)), mean(r.columns[column_mean]),
+        scale(r.columns[column_scale]), mean_dz(r.columns[column_mean_dz]), slope(r.columns[column_slope]) {}
+
+  template <bool whole> FL_HD void step(int64_t i, Access<whole> access) const {
+    const V centred = access.template read<V>(x + i) - access.read(mean, i), dz = access.template read<V>(parked + i);
+    const V inner = multiply_add(-centred, access.read(slope, i), dz - access.read(mean_dz, i));
+    access.write(dx + i, inner * access.read(scale, i), past_caches);
   }
 
   static void run(const Run<Storage>& r) {
-    const bool past_caches = r.past_caches && aligned<V>(r.dx);
+    const ParkedLoop loop(r);
     int64_t i = 0;
-    for (; i + V::size <= r.count; i += V::size) step(r, i, past_caches, Access<true>{});
-    if (i < r.count) step(r, i, past_caches, Access<false>{static_cast<int>(r.count - i)});
+    for (; i + V::size <= r.count; i += V::size) loop.step(i, Access<true>{});
+    if (i < r.count) loop.step(i, Access<false>{static_cast<int>(r.count - i)});
   }
 };
 

@@ -84,6 +84,9 @@ FL_HD Geometry reduction_geometry(int64_t n, int64_t c, int64_t s, int64_t eleme
     g.steps = divide_up(n, g.repeat);
     g.fold = small ? 16 : 128;  // values that one float sums; longer runs spread a channel over several
     g.chunk = 256;
+    if (g.repeat == 1 && g.chunks() == 1) {  // few rows: groups are what threads can share
+      g.group = clamped(elements_per_task / 2 / (n * s) / sum_lanes * sum_lanes, smaller(g.group, 256), g.group);
+    }
   } else {
     g.blocks = larger(1, divide_up(s, longest_run));
     const int64_t run = clamped(s, 1, longest_run);
