@@ -100,14 +100,18 @@ def test_mask_is_the_one_of_dropout(backend: str) -> None:
 def test_more_than_2_to_the_31_elements(by_channel: bool) -> None:
     """bfloat16 on cpp, forward and backward, looked at near the end."""
     shape = (2, 2**15 + 1, 2**15)
-    x = torch.ones(shape, dtype=torch.bfloat16)
+    x = torch.ones(shape, dtype=torch.bfloat16, requires_grad=True)
     y = F.dropout1d(x, 0.5, seed=9) if by_channel else F.dropout(x, 0.5, seed=9)
+    (dx,) = torch.autograd.grad(y, x, y.detach())
+    y = y.detach()
+    assert torch.equal(dx[-1, -200:], 2 * y[-1, -200:])
+    del x, dx
     channels = shape[0] * shape[1]
     if by_channel:
         assert (y[-1, -50:, -1] != 0).tolist() == kept(channels - 50, 50, 9, 0.5)
         assert torch.equal(y[-1, -50:], y[-1, -50:, :1].expand(50, shape[2]))
     else:
-        assert (y.flatten()[-100:] != 0).tolist() == kept(x.numel() - 100, 100, 9, 0.5)
+        assert (y.flatten()[-100:] != 0).tolist() == kept(y.numel() - 100, 100, 9, 0.5)
         assert (y.flatten()[2**31 - 50:2**31 + 50] != 0).tolist() == kept(2**31 - 50, 100, 9, 0.5)
 
 

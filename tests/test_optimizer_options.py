@@ -7,7 +7,7 @@ import io
 import pytest
 import torch
 from optimizer_cases import twin
-from test_optimizers import EVERY_RULE, NAMES, SHAPES, assert_equal, device, make_params, set_grads  # noqa: F401  (device is a fixture)
+from test_optimizers import EVERY_RULE, NAMES, SHAPES, assert_equal, device, layouts, make_params, set_grads  # noqa: F401  (device is a fixture)
 from torch import Tensor, nn
 
 import fastlayers as fl
@@ -179,6 +179,38 @@ def test_averages_and_swapping_them(device, name: str, dtype: torch.dtype) -> No
     again.swap_ema()
     held = [p for group in again.param_groups for p in group["params"]]
     assert all(torch.equal(p, q) for p, q in zip(held, before, strict=True))
+
+
+@pytest.mark.parametrize("grad_layout", ["like the parameter", "contiguous"])
+@pytest.mark.parametrize("layout", list(layouts()))
+def test_layouts_with_masters_and_averages(device, layout: str, grad_layout: str) -> None:  # noqa: F811
+    """The very numbers that the contiguous parameter of the same values becomes, and its master, average and moments."""
+    for options in ({"master_weights": True, "state_dtype": torch.float32}, {}):
+        param = layouts()[layout]().to(device).bfloat16().requires_grad_()
+        params = [param, param.detach().clone(memory_format=torch.contiguous_format).requires_grad_()]
+        optimizers = [optimizer_of("AdamW", [p], ema_decay=0.8, **options) for p in params]
+        for _ in range(3):
+            value = torch.randn(param.shape, device=device).bfloat16()
+            for p, optimizer in zip(params, optimizers, strict=True):
+                p.grad = value.clone() if grad_layout == "contiguous" else torch.empty_like(p).copy_(value)
+                optimizer.step()
+        assert torch.equal(*params)
+        ours, theirs = (optimizer.state[p] for p, optimizer in zip(params, optimizers, strict=True))
+        assert ours.keys() == theirs.keys() >= {"average", "exp_avg", "exp_avg_sq"}
+        assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+@pytest.mark.slow
+def test_more_than_2_to_the_31_elements() -> None:
+    """One parameter of them beside a small and an empty one, on cpp: every element moves by lr / norm, to both sides of 2^31."""
+    params = [torch.zeros(size, dtype=torch.bfloat16, requires_grad=True) for size in (2**31 + 9, 7, 0)]
+    for p in params:
+        p.grad = torch.ones_like(p)
+    optimizer = fl.optim.SGD(params, lr=2.0**15, momentum=0.9, max_grad_norm=1.0)
+    optimizer.step()
+    want = torch.tensor(-(2.0**15) / (2**31 + 16) ** 0.5).bfloat16()
+    assert all(bool((p == want).all()) for p in params)
+    assert all(bool((optimizer.state[p]["momentum_buffer"] == want / -(2.0**15)).all()) for p in params[:2])
 
 
 def test_swapping_needs_averages() -> None:

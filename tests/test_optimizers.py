@@ -212,7 +212,7 @@ def test_float32_states_of_half_parameters_stay_float32() -> None:
     assert copy.deepcopy(optimizer).state_dict()["state"][0]["exp_avg"].dtype == torch.float32
 
 
-def _layouts() -> dict[str, Callable[[], Tensor]]:
+def layouts() -> dict[str, Callable[[], Tensor]]:
     return {
         "channels_last": lambda: torch.randn(4, 6, 3, 3).to(memory_format=torch.channels_last),
         "channels_last_1x1": lambda: torch.randn(4, 6, 1, 1).to(memory_format=torch.channels_last),
@@ -225,9 +225,9 @@ def _layouts() -> dict[str, Callable[[], Tensor]]:
 
 
 @pytest.mark.parametrize("grad_layout", ["like the parameter", "contiguous"])
-@pytest.mark.parametrize("layout", list(_layouts()))
+@pytest.mark.parametrize("layout", list(layouts()))
 def test_memory_layouts(device, layout: str, grad_layout: str) -> None:
-    ours, theirs = ([_layouts()[layout]().to(device)] for _ in range(2))
+    ours, theirs = ([layouts()[layout]().to(device)] for _ in range(2))
     theirs[0].copy_(ours[0])
     for p in (*ours, *theirs):
         p.requires_grad_()
