@@ -76,7 +76,7 @@ FL_HD int64_t samples_per_run(int64_t n, int64_t period) {
 
 // The traversal of a reduction over n and s.
 FL_HD Geometry reduction_geometry(int64_t n, int64_t c, int64_t s, int64_t element_bytes) {
-  Geometry g = {n, c, s, s < 32 && (s == 1 || n >= 8) && c > 1, 1, 1, 1, 0, 1, 1};
+  Geometry g = {n, c, s, s < 64 && (s == 1 || n >= 8) && c > 1, 1, 1, 1, 0, 1, 1};
   if (g.along) {
     const bool small = s == 1 && n * c <= 4 * longest_run;  // columns are read in place, which beats longer runs over copies of them
     g.repeat = c * s <= longest_run / 2 && !small ? samples_per_run(n, c * s) : 1;
