@@ -303,7 +303,7 @@ def test_counts_from_two_to_2_to_the_24(cpu_backend: str, log2_count: int) -> No
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize(("shape", "layout"), [
     ((32, 48, 28, 28), "contiguous"), ((32, 48, 28, 28), "channels_last"), ((4, 3, 300, 300), "contiguous"), ((4096, 64), "contiguous"),
-    ((8, 512, 7, 7), "contiguous"),
+    ((8, 512, 7, 7), "contiguous"), ((128, 1500), "contiguous"),
 ], ids=str)
 def test_the_same_bits_for_any_number_of_threads_and_every_run(shape: tuple[int, ...], layout: str, dtype: torch.dtype) -> None:
     if not fl.backends()["cpp"].startswith("available"):
@@ -354,12 +354,21 @@ def results(function, values: dict, dtype: torch.dtype, dy: torch.Tensor) -> dic
     return {"y": y.detach(), **dict(zip(leaves, torch.autograd.grad(y, list(leaves.values()), dy.to(y.dtype)), strict=True))}
 
 
+def assert_no_worse(ours: dict, plain: dict, oracle: dict, dtype: torch.dtype, what: object) -> None:
+    """Twice the error of torch in the dtype of the arithmetic, plus 8 units, plus the rounding to dtype."""
+    wide = torch.promote_types(dtype, torch.float32)
+    for name, expected in oracle.items():
+        error = {who: abs(extended.wide(found[name]) - expected) for who, found in (("torch", plain), ("ours", ours))}
+        rounding = torch.finfo(dtype).eps / 2 * abs(expected) if dtype != wide else 0.0
+        floor = 8 * torch.finfo(wide).eps * max(1.0, float(abs(expected).max()))
+        assert (error["ours"] <= 2 * error["torch"].max() + floor + rounding).all(), (name, what)
+
+
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last", "sliced"])
 def test_every_combination(cpu_backend: str, layout: str, dtype: torch.dtype, training: bool) -> None:
-    """Residual x activation kind x dropout x affine, against extended precision: twice the error of torch in the dtype of the
-    arithmetic, plus 8 units."""
+    """Residual x activation kind x dropout x affine, against extended precision."""
     wide = torch.promote_types(dtype, torch.float32)
     running = [torch.randn(5, dtype=wide), torch.rand(5, dtype=wide) + 0.5]
     every = {name: laid_out(torch.randn(4, 5, 6, 7), layout).to(dtype) for name in ("x", "residual")}
@@ -387,8 +396,30 @@ def test_every_combination(cpu_backend: str, layout: str, dtype: torch.dtype, tr
         name_of = "Identity" if activation is None else type(activation).__name__
         oracle = extended.block(values, running, name_of, multiplier, training, dy)
         plain, ours = results(by_torch, values, wide, dy), results(by_us, values, dtype, dy)
-        for name, expected in oracle.items():
-            error = {who: abs(extended.wide(found[name]) - expected) for who, found in (("torch", plain), ("ours", ours))}
-            rounding = torch.finfo(dtype).eps / 2 * abs(expected) if dtype != wide else 0.0
-            floor = 8 * torch.finfo(wide).eps * max(1.0, float(abs(expected).max()))
-            assert (error["ours"] <= 2 * error["torch"].max() + floor + rounding).all(), (name, without_residual, activation, p, affine)
+        assert_no_worse(ours, plain, oracle, dtype, (without_residual, activation, p, affine))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("residual", [False, True])
+@pytest.mark.parametrize(("shape", "layout"), [
+    ((64, 64, 33, 33), "contiguous"), ((64, 64, 33, 33), "channels_last"), ((4, 8, 368, 368), "contiguous"),
+    ((700, 256, 5, 5), "contiguous"),
+], ids=str)
+def test_results_that_are_written_past_the_caches(shape: tuple[int, ...], layout: str, residual: bool, dtype: torch.dtype) -> None:
+    """8 MiB and more on cpp, rows that begin anywhere, channels that fit in cache and not: y and all gradients."""
+    if not fl.backends()["cpp"].startswith("available"):
+        pytest.skip(fl.backends()["cpp"])
+    values = {name: arrange(torch.randn(shape), layout).to(dtype) for name in (("x", "residual") if residual else ("x",))}
+    values |= {"weight": torch.rand(shape[1]) + 0.5, "bias": torch.randn(shape[1])}
+    dy = arrange(torch.randn(shape), layout).to(dtype)
+
+    def by_torch(leaves):
+        return composed(leaves, [None, None], torch.nn.SiLU(), 1.0, True)
+
+    def by_us(leaves):
+        return fl.functional.batch_norm(
+            leaves["x"], None, None, leaves["weight"], leaves["bias"], True, activation="silu", residual=leaves.get("residual"))
+
+    exact = results(by_torch, {name: value.double() for name, value in values.items()}, torch.float64, dy)
+    oracle = {name: found.numpy() for name, found in exact.items()}
+    assert_no_worse(results(by_us, values, dtype, dy), results(by_torch, values, torch.float32, dy), oracle, dtype, "large")

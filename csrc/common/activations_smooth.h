@@ -32,15 +32,16 @@ struct silu : FromInput<0, 0> {
   }
 };
 
+// x s(x), f' = s + x s (1 - s).
 template <> struct ForHalfTypes<silu> {
   struct type : FromInput<0, 0> {
     template <class T> FL_HD static T forward(T x, const T*) {
-      const T bounded = maximum(T(-104.0f), x);
-      return bounded * math::rough_sigmoid(bounded);
+      const T bounded = maximum(T(math::half_types_closed), x);
+      return bounded * math::rough_sigmoid(minimum(T(math::half_types_open), bounded));
     }
     template <class T> FL_HD static T derivative(T x, const T*, T*) {
-      const T bounded = minimum(T(45.0f), maximum(T(-104.0f), x)), gate = math::rough_sigmoid(bounded);
-      return multiply_add(bounded * gate, T(1.0f) - gate, gate);
+      const T bounded = minimum(T(math::half_types_open), maximum(T(math::half_types_closed), x)), s = math::rough_sigmoid(bounded);
+      return multiply_add(bounded * s, T(1.0f) - s, s);
     }
   };
 };

@@ -187,10 +187,11 @@ template <class T> struct Logistic {
   }
 };
 
-// s(x) for floats x >= -104 and what will be rounded to 16 bits; the power is kept small, lest it overflow where s(x) is subnormal.
-template <class T> FL_HD T rough_sigmoid(T x) {
-  return T(0x1p-60f) / (rough_exp(-minimum(T(45.0f), x), -60) + T(0x1p-60f));
-}
+// Where s(x), times x, is 0 in all 16-bit types, and where s(x) is 1 in float.
+constexpr float half_types_closed = -104.0f, half_types_open = 45.0f;
+
+// s(x) for floats that will be rounded to 16 bits, half_types_closed <= x <= half_types_open. The power is kept small, lest it overflow.
+template <class T> FL_HD T rough_sigmoid(T x) { return T(0x1p-60f) / (rough_exp(-x, -60) + T(0x1p-60f)); }
 
 // 2 ULP.
 template <class T> FL_HD T sigmoid(T x) {

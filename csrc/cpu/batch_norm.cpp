@@ -120,7 +120,6 @@ template <class Storage> void set_up_sums(Pass<Storage>& pass, const Epilogue& e
   pass.sum_count = sum_first_parameter + loops.learnables * e.repeats;
   pass.run.dy = static_cast<const Storage*>(g.dy);
   pass.run.dresidual = static_cast<Storage*>(g.dresidual);
-  pass.run.past_caches = is_large<Storage>(e);
 }
 
 // The second sweep, which writes dx: from dz where the first has left it, which is the backward of the identity, or from dy anew.
@@ -179,10 +178,11 @@ template <class Storage> void backward(const BatchNorm& b, const EpilogueGradien
   e.scale = correction.scale.data();
   const Geometry geometry = reduction_geometry(e.n, e.c, e.s, sizeof(T));
   const bool cached = fits_in_cache(geometry, sizeof(T));
+  const void* const dz = sizeof(Storage) == sizeof(T) && !cached ? g.dresidual : nullptr;  // 16-bit dz would be rounded twice
   Pass<Storage> first, second;
   set_up_sums(first, e, g, geometry);
+  first.run.past_caches = is_large<Storage>(e) && !dz;  // dz is read again soon
   if (g.dx) {
-    const void* const dz = sizeof(Storage) == sizeof(T) && !cached ? g.dresidual : nullptr;  // 16-bit dz would be rounded twice
     set_up_input(second, e, g, dz, cached ? geometry : plain_geometry(e.n, e.c, e.s), correction);
   } else {
     set_up(second, e, geometry);  // nothing to write: workers are made of it, but it does not run

@@ -24,6 +24,62 @@ FL_HD void merge(Moments& moments, double count, const Moments& other, double co
   moments.m2 += other.m2 + delta * delta * count * share;
 }
 
+// Sums of x - pilot and of its square, pilot being the column of the mean.
+template <class Storage, bool along> struct StatisticsLoop {
+  using T = typename Compute<Storage>::type;
+  using V = Vector<T>;
+  static constexpr int group = sum_lanes / V::size;
+  static constexpr int64_t short_sum = 16 * sum_lanes;  // a lane adds this many sixteenths before what it has joins the others: a
+                                                        // square that dwarfs the rest makes every addition after it round alike
+
+  using Pilot = ColumnReader<V, along>;
+
+  template <bool whole> FL_HD static V deviation(const Run<Storage>& r, const Pilot& pilot, int64_t i, Access<whole> access) {
+    return access.counted(access.template stream<V>(r.x + i) - access.read(pilot, i));
+  }
+
+  template <bool whole> FL_HD static void step_along(const Run<Storage>& r, const Pilot& pilot, int64_t i, Access<whole> access) {
+    const V d = deviation(r, pilot, i, access);
+    T *const first = r.sums + i, *const second = first + r.sums_step;
+    access.write(first, access.template read<V>(first) + d);
+    access.write(second, multiply_add(d, d, access.template read<V>(second)));
+  }
+
+  static void run(const Run<Storage>& r) {
+    const Pilot pilot(r.columns[column_mean]);
+    int64_t i = 0;
+    if constexpr (along) {
+      for (; i + V::size <= r.count; i += V::size) step_along(r, pilot, i, Access<true>{});
+      if (i < r.count) step_along(r, pilot, i, Access<false>{static_cast<int>(r.count - i)});
+      return;
+    }
+    T *const first = r.sums, *const second = r.sums + r.sums_step;
+    while (i + sum_lanes <= r.count) {
+      const int64_t end = smaller(r.count, i + short_sum);
+      V sums[group], squares[group];
+      for (int j = 0; j < group; ++j) sums[j] = squares[j] = V(static_cast<T>(0));
+      for (; i + sum_lanes <= end; i += sum_lanes) {
+#pragma GCC unroll 8
+        for (int j = 0; j < group; ++j) {
+          const V d = deviation(r, pilot, i + j * V::size, Access<true>{});
+          sums[j] += d;
+          squares[j] = multiply_add(d, d, squares[j]);
+        }
+      }
+      for (int j = 0; j < group; ++j) {
+        store(first + j * V::size, load<V>(first + j * V::size) + sums[j]);
+        store(second + j * V::size, load<V>(second + j * V::size) + squares[j]);
+      }
+    }
+#pragma GCC unroll 1
+    for (int j = 0; i < r.count; j += V::size, i += V::size) {
+      const V d = deviation(r, pilot, i, Access<false>{static_cast<int>(smaller(r.count - i, V::size))});
+      store(first + j, load<V>(first + j) + d);
+      store(second + j, multiply_add(d, d, load<V>(second + j)));
+    }
+  }
+};
+
 // One thread's gathering of moments.
 template <class Storage> class MomentsWorker {
  public:
@@ -38,7 +94,7 @@ template <class Storage> class MomentsWorker {
     const int64_t c0 = geometry.first_channel(group), c1 = geometry.last_channel(group);
     const int64_t first = chunk * geometry.chunk, last = geometry.last_step(chunk);
     if (geometry.along && geometry.s == 1) first_pilots_of_rows(c0, c1, first * geometry.repeat);
-    else for (int64_t c = c0; c < c1; ++c) set_pilot(c, first_pilot(c, first));
+    else for (int64_t c = c0; c < c1; ++c) pilot_[c] = pilot_near(first_pilot(c, first));
     for (int64_t q = first; q < last; q += geometry.fold) {
       const int64_t next = smaller(last, q + geometry.fold);
       const double before = geometry.count(first, q), count = geometry.count(q, next);
@@ -71,7 +127,7 @@ template <class Storage> class MomentsWorker {
 #pragma GCC ivdep
     for (int64_t c = c0; c < c1; ++c) {
       merge(moments[c], before, {pilots[c] + found[c].mean, found[c].m2}, count);
-      pilots[c] = __builtin_isfinite(moments[c].mean) ? static_cast<T>(moments[c].mean) : 0;
+      pilots[c] = pilot_near(moments[c].mean);
     }
   }
 
@@ -79,7 +135,7 @@ template <class Storage> class MomentsWorker {
   bool move_far_pilots(int64_t c0, int64_t c1, double count) {
     bool far = false;
     for (int64_t c = c0; c < c1; ++c) far |= count * found_[c].mean * found_[c].mean > 4 * found_[c].m2;
-    for (int64_t c = c0; far && c < c1; ++c) set_pilot(c, pilot_[c] + found_[c].mean);
+    for (int64_t c = c0; far && c < c1; ++c) pilot_[c] = pilot_near(pilot_[c] + found_[c].mean);
     return far;
   }
 
@@ -94,7 +150,7 @@ template <class Storage> class MomentsWorker {
     return pass_;
   }
 
-  void set_pilot(int64_t c, double value) { pilot_[c] = __builtin_isfinite(value) ? static_cast<T>(value) : 0; }
+  static T pilot_near(double value) { return __builtin_isfinite(value) ? static_cast<T>(value) : 0; }
 
   // The mean of the channel's first few elements at step q.
   double first_pilot(int64_t c, int64_t q) const {

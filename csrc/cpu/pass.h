@@ -135,13 +135,12 @@ template <class Storage> class Worker {
 
   // sums[k, c] += everything that steps [q0, q1) contribute, in the fixed order of the geometry.
   void accumulate(int64_t q0, int64_t q1, double* sums) {
-    const int64_t step = geometry_.c;
     for (int64_t q = q0; q < q1; q += geometry_.fold) {
       clear_sums();
       visit(q, smaller(q1, q + geometry_.fold));
       read_sums(found_.data());
       for (int k = 0; k < pass_.sum_count; ++k) {
-        for (int64_t c = first_channel_; c < last_channel_; ++c) sums[k * step + c] += found_[k * step + c];
+        for (int64_t c = first_channel_; c < last_channel_; ++c) sums[k * geometry_.c + c] += found_[k * geometry_.c + c];
       }
     }
   }

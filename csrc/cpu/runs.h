@@ -1,4 +1,4 @@
-// The innermost loops: one run of consecutive elements, forward, backward, or gathering statistics.
+// The innermost loops: one run of consecutive elements, forward, backward or back from y to x. Those of statistics are in moments.h.
 //
 // A run is either of one channel (`uniform`: a channel's values are held in registers) or crosses channels (`along`: they are read
 // beside x, one value per element). Loops take 16 elements at a time, whatever the register width, and keep 16 partial sums, so
@@ -202,6 +202,9 @@ template <class Activation, class Storage, bool along> struct ForwardLoop {
   }
 };
 
+// The gradient of scale * x, over scale, where mean and scale are the batch's own: what dz does through them is taken off.
+template <class V> FL_HD V through_statistics(V dz, V centred, V mean_dz, V slope) { return multiply_add(-centred, slope, dz - mean_dz); }
+
 template <class Activation, class Storage, bool along> struct BackwardLoop {
   using T = typename Compute<Storage>::type;
   using V = Vector<T>;
@@ -250,7 +253,7 @@ template <class Activation, class Storage, bool along> struct BackwardLoop {
     if (parked) access.write(parked + i, dz);
     if (dx) {
       V result = dz;
-      if (corrected) result = multiply_add(-centred, access.read(slope, i), dz - access.read(mean_dz, i));
+      if (corrected) result = through_statistics(dz, centred, access.read(mean_dz, i), access.read(slope, i));
       if (inputs.affine) result *= access.read(inputs.scale, i);
       access.write(dx + i, result, past_caches);
     }
@@ -304,8 +307,8 @@ template <class Storage, bool along> struct ParkedLoop {
 
   template <bool whole> FL_HD void step(int64_t i, Access<whole> access) const {
     const V centred = access.template read<V>(x + i) - access.read(mean, i), dz = access.template read<V>(parked + i);
-    const V inner = multiply_add(-centred, access.read(slope, i), dz - access.read(mean_dz, i));
-    access.write(dx + i, inner * access.read(scale, i), past_caches);
+    const V result = through_statistics(dz, centred, access.read(mean_dz, i), access.read(slope, i));
+    access.write(dx + i, result * access.read(scale, i), past_caches);
   }
 
   static void run(const Run<Storage>& r) {
@@ -334,62 +337,6 @@ template <class Activation, class Storage, bool along> struct InverseLoop {
     int64_t i = 0;
     for (; i + V::size <= r.count; i += V::size) step(inputs, i, Access<true>{});
     if (i < r.count) step(inputs, i, Access<false>{static_cast<int>(r.count - i)});
-  }
-};
-
-// Sums of x - pilot and of its square, pilot being the column of the mean.
-template <class Storage, bool along> struct StatisticsLoop {
-  using T = typename Compute<Storage>::type;
-  using V = Vector<T>;
-  static constexpr int group = sum_lanes / V::size;
-  static constexpr int64_t short_sum = 16 * sum_lanes;  // a lane adds this many sixteenths before what it has joins the others: a
-                                                        // square that dwarfs the rest makes every addition after it round alike
-
-  using Pilot = ColumnReader<V, along>;
-
-  template <bool whole> FL_HD static V deviation(const Run<Storage>& r, const Pilot& pilot, int64_t i, Access<whole> access) {
-    return access.counted(access.template stream<V>(r.x + i) - access.read(pilot, i));
-  }
-
-  template <bool whole> FL_HD static void step_along(const Run<Storage>& r, const Pilot& pilot, int64_t i, Access<whole> access) {
-    const V d = deviation(r, pilot, i, access);
-    T *const first = r.sums + i, *const second = first + r.sums_step;
-    access.write(first, access.template read<V>(first) + d);
-    access.write(second, multiply_add(d, d, access.template read<V>(second)));
-  }
-
-  static void run(const Run<Storage>& r) {
-    const Pilot pilot(r.columns[column_mean]);
-    int64_t i = 0;
-    if constexpr (along) {
-      for (; i + V::size <= r.count; i += V::size) step_along(r, pilot, i, Access<true>{});
-      if (i < r.count) step_along(r, pilot, i, Access<false>{static_cast<int>(r.count - i)});
-      return;
-    }
-    T *const first = r.sums, *const second = r.sums + r.sums_step;
-    while (i + sum_lanes <= r.count) {
-      const int64_t end = smaller(r.count, i + short_sum);
-      V sums[group], squares[group];
-      for (int j = 0; j < group; ++j) sums[j] = squares[j] = V(static_cast<T>(0));
-      for (; i + sum_lanes <= end; i += sum_lanes) {
-#pragma GCC unroll 8
-        for (int j = 0; j < group; ++j) {
-          const V d = deviation(r, pilot, i + j * V::size, Access<true>{});
-          sums[j] += d;
-          squares[j] = multiply_add(d, d, squares[j]);
-        }
-      }
-      for (int j = 0; j < group; ++j) {
-        store(first + j * V::size, load<V>(first + j * V::size) + sums[j]);
-        store(second + j * V::size, load<V>(second + j * V::size) + squares[j]);
-      }
-    }
-#pragma GCC unroll 1
-    for (int j = 0; i < r.count; j += V::size, i += V::size) {
-      const V d = deviation(r, pilot, i, Access<false>{static_cast<int>(smaller(r.count - i, V::size))});
-      store(first + j, load<V>(first + j) + d);
-      store(second + j, multiply_add(d, d, load<V>(second + j)));
-    }
   }
 };
 
