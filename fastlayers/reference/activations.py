@@ -339,8 +339,10 @@ def mish(x: Tensor) -> Tensor:
 
 
 def mish_derivative(x: Tensor) -> tuple[Tensor]:
-    gate = torch.tanh(torch.logaddexp(x, torch.zeros_like(x)))
-    return (gate + _times_gate(x, (1 - gate * gate) * torch.sigmoid(x)),)
+    """1 - tanh^2 is sech^2, which does not cancel, and sech(log(1 + exp(x))) = 2 s(-x) / (1 + s(-x)^2)."""
+    gate, closed = torch.tanh(torch.logaddexp(x, torch.zeros_like(x))), torch.sigmoid(-x)
+    sech = 2 * closed / (1 + closed * closed)
+    return (gate + _times_gate(x, sech * sech * torch.sigmoid(x)),)
 
 
 def swish(x: Tensor, beta: Tensor | float) -> Tensor:
