@@ -38,6 +38,13 @@ FL_HD PhiloxWords philox(uint64_t group, uint32_t stream, uint64_t seed) {
   return {{c0, c1, c2, c3}};
 }
 
+// Number k of a counter's eight.
+FL_HD uint32_t number_of(const PhiloxWords& words, int k) {
+  const uint32_t* w = words.word;
+  const uint32_t word = k < 4 ? (k < 2 ? w[0] : w[1]) : (k < 6 ? w[2] : w[3]);  // an index would put the words into memory
+  return k % 2 == 0 ? word & 0xffff : word >> 16;
+}
+
 // round(65536 p), where 0 < p < 1 becomes neither 0 nor 65536.
 FL_HD int32_t dropout_threshold(double p) {
   if (p <= 0) return 0;

@@ -1,0 +1,58 @@
+// How the blocks of a launch find their part of a list of tensors, and add up what their threads have.
+#pragma once
+
+#include "memory.cuh"
+#include "optimizers.h"
+
+namespace fastlayers::cuda {
+
+__device__ __forceinline__ const int64_t* first_chunks(const ListTable& list) { return static_cast<const int64_t*>(list.memory); }
+__device__ __forceinline__ const UpdateTensor* tensors(const ListTable& list) {
+  return reinterpret_cast<const UpdateTensor*>(static_cast<const char*>(list.memory) + list.tensors_offset());
+}
+__device__ __forceinline__ unsigned* tickets(const ListTable& list) {
+  return reinterpret_cast<unsigned*>(static_cast<char*>(list.memory) + list.tickets_offset());
+}
+
+// The tensor that a chunk belongs to. All lanes of a warp look together: each step leaves one part of 32.
+__device__ __forceinline__ int64_t find_tensor(const ListTable& list, int64_t chunk) {
+  const int lane = threadIdx.x % 32;
+  int64_t low = 0, high = list.count;
+  while (high - low > 1) {
+    const int64_t step = (high - low + 31) / 32, probe = low + lane * step;
+    const unsigned before = __ballot_sync(0xffffffff, probe < high && first_chunks(list)[probe] <= chunk);
+    low += (__popc(before) - 1) * step;
+    high = high < low + step ? high : low + step;
+  }
+  return low;
+}
+
+// Copies a tensor's row to shared memory, by the lanes of one warp.
+__device__ __forceinline__ void copy_row(const UpdateTensor* from, UpdateTensor* to) {
+  constexpr int words = sizeof(UpdateTensor) / sizeof(int64_t);
+  static_assert(words <= 32 && sizeof(UpdateTensor) % sizeof(int64_t) == 0);
+  const int lane = threadIdx.x % 32;
+  if (lane < words) reinterpret_cast<int64_t*>(to)[lane] = reinterpret_cast<const int64_t*>(from)[lane];
+  __syncwarp();
+}
+
+__device__ __forceinline__ int elements_from(const ListTable& list, int64_t begin, int64_t numel) {
+  return static_cast<int>(numel - begin < list.chunk ? numel - begin : list.chunk);
+}
+
+// The sum over all threads of the block, in a fixed order; valid in thread 0.
+__device__ __forceinline__ double block_sum(double value) {
+  __shared__ double sums[32];
+  for (int distance = 16; distance; distance /= 2) value += __shfl_down_sync(0xffffffff, value, distance);
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32;
+  __syncthreads();  // whoever reads the sums of a call before
+  if (lane == 0) sums[warp] = value;
+  __syncthreads();
+  value = 0;
+  if (threadIdx.x == 0) {
+    for (int i = 0; i < warps; ++i) value += sums[i];
+  }
+  return value;
+}
+
+}  // namespace fastlayers::cuda

@@ -1,0 +1,178 @@
+// The kernel of optimizer_step: loads, stores and rounding, whatever the update rule.
+//
+// A step reads and writes each byte once (Adam: 28 bytes a float32 parameter), so it runs at the speed of memory. What a block needs
+// beside its elements (the numbers of the rule with their powers, the tensor's row) one warp gets ready for all.
+#pragma once
+
+#include "../common/dropout.h"
+#include "../common/rounding.h"
+#include "../common/scalar.h"
+#include "../common/update_rules.h"
+#include "lists.cuh"
+
+namespace fastlayers::cuda {
+
+__device__ __forceinline__ double read(StoredNumber number) {
+  switch (number.type) {
+    case NumberType::float32: return *static_cast<const float*>(number.address);
+    case NumberType::float64: return *static_cast<const double*>(number.address);
+    case NumberType::float16: return to_compute(*static_cast<const Half*>(number.address));
+    default: return to_compute(*static_cast<const BFloat16*>(number.address));
+  }
+}
+
+// What one warp works out for the block.
+template <class Rule, class Scalar> struct Prepared {
+  alignas(16) unsigned char rule[sizeof(Rule)];  // which has no default constructor
+  UpdateTensor tensor;
+  Scalar factor;
+  bool aligned;
+};
+
+// The tensor's scalars as this step takes them. The last of its blocks writes them, when all have read.
+template <class Rule>
+__device__ __forceinline__ void advance(const ListTable& list, int64_t position, const UpdateTensor& tensor, const double* numbers, double* advanced) {
+  float scalars[max_scalars];
+#pragma unroll
+  for (int k = 0; k < Rule::scalars; ++k) scalars[k] = *const_cast<const volatile float*>(tensor.scalars[k]);
+  Rule::advance(numbers, scalars);
+  __threadfence();
+  const int64_t blocks = first_chunks(list)[position + 1] - first_chunks(list)[position];
+  const bool last = atomicAdd(&tickets(list)[position], 1u) == blocks - 1;
+  if (last) atomicExch(&tickets(list)[position], 0u);
+#pragma unroll
+  for (int k = 0; k < Rule::scalars; ++k) {
+    advanced[k] = scalars[k];
+    if (last) *tensor.scalars[k] = scalars[k];
+  }
+}
+
+template <class Rule, class Scalar> __device__ __forceinline__ void prepare(const Update& u, int64_t position, Prepared<Rule, Scalar>& prepared) {
+  const UpdateTensor& tensor = prepared.tensor;
+  double numbers[max_hyperparameters] = {}, advanced[max_scalars] = {};
+#pragma unroll
+  for (int k = 0; k < Rule::hyperparameters + 2; ++k) numbers[k] = u.tensors[k].address ? read(u.tensors[k]) : u.hyperparameters[k];
+  if constexpr (Rule::scalars > 0) advance<Rule>(u.list, position, tensor, numbers, advanced);
+  *reinterpret_cast<Rule*>(prepared.rule) = Rule(numbers, u.flags, advanced);
+  prepared.factor = static_cast<Scalar>(
+      gradient_factor(u.flags[0], u.grad_scale.address ? read(u.grad_scale) : 1, u.squares, u.max_norm));
+  uint64_t addresses = reinterpret_cast<uint64_t>(tensor.param) | reinterpret_cast<uint64_t>(tensor.grad) |
+                       reinterpret_cast<uint64_t>(tensor.master) | reinterpret_cast<uint64_t>(tensor.average);
+#pragma unroll
+  for (int k = 0; k < Rule::states; ++k) addresses |= reinterpret_cast<uint64_t>(tensor.states[k]);
+  prepared.aligned = addresses % 16 == 0;
+}
+
+// As memory of this type keeps it: a bfloat16 is rounded by the number, where one is drawn.
+template <class Storage, class Scalar> __device__ __forceinline__ Storage rounded(Scalar value, bool drawn, uint32_t number) {
+  if constexpr (std::is_same_v<Storage, BFloat16>) {
+    if (drawn) {
+      const uint32_t not_a_number = value != value ? 0xffffffff : 0;
+      return {static_cast<uint16_t>(rounded_by(__float_as_uint(value), number, not_a_number))};
+    }
+  }
+  return to_storage(value, Storage{});
+}
+
+// `size` elements from `at` on. Not plain: there may be masters, averages and numbers of stochastic rounding.
+template <int size, class Param, class State, bool plain, class Rule, class Scalar>
+__device__ __forceinline__ void update_elements(
+    const UpdateTensor& tensor, const Rule& rule, Scalar factor, Scalar average_weight, const uint64_t* seed, int64_t at) {
+  Param* const param = static_cast<Param*>(tensor.param) + at;
+  Scalar* const master = plain || sizeof(Param) != 2 || !tensor.master ? nullptr : static_cast<Scalar*>(tensor.master) + at;
+  Scalar p[size], g[size], state[Rule::states][size] = {};
+  load<size>(param, p);
+  load<size>(static_cast<const Param*>(tensor.grad) + at, g);
+#pragma unroll
+  for (int k = 0; k < Rule::states; ++k) {
+    if (tensor.states[k]) load<size>(static_cast<const State*>(tensor.states[k]) + at, state[k]);
+  }
+  if (master) {
+    Scalar exact[size];
+    load<size>(master, exact);
+#pragma unroll
+    for (int i = 0; i < size; ++i) {
+      p[i] = to_compute(to_storage(exact[i], Param{})) == p[i] ? exact[i] : p[i];  // somebody may have changed the parameter
+    }
+  }
+  PhiloxWords words = {};
+  const int first_number = at % numbers_per_counter;
+  if (!plain && seed) words = philox((tensor.first_number + at) / numbers_per_counter, rounding_stream, *seed);
+  Pack<Param, size> kept;
+  Pack<State, size> states[Rule::states];
+#pragma unroll
+  for (int i = 0; i < size; ++i) {
+    Scalar own[Rule::states];
+#pragma unroll
+    for (int k = 0; k < Rule::states; ++k) own[k] = state[k][i];
+    rule.update(p[i], g[i] * factor, own);
+    const uint32_t number = plain ? 0 : number_of(words, first_number + i);
+    kept.element[i] = rounded<Param>(p[i], !plain && seed && !master, number);
+#pragma unroll
+    for (int k = 0; k < Rule::states; ++k) states[k].element[i] = rounded<State>(own[k], !plain && seed, number);
+  }
+  store<size>(param, kept);
+  if (master) store<size>(master, p);
+#pragma unroll
+  for (int k = 0; k < Rule::states; ++k) {
+    if (tensor.states[k]) store<size>(static_cast<State*>(tensor.states[k]) + at, states[k]);
+  }
+  if (!plain && tensor.average) {
+    Scalar* const average = static_cast<Scalar*>(tensor.average) + at;
+    Scalar mean[size];
+    load<size>(average, mean);
+#pragma unroll
+    for (int i = 0; i < size; ++i) move_towards(mean[i], to_compute(kept.element[i]), average_weight);
+    store<size>(average, mean);
+  }
+}
+
+// What a thread takes at once: as many elements as of the widest of their numbers fit in 16 bytes.
+template <class Param, class State, bool plain> constexpr int elements_at_once =
+    16 / (sizeof(Param) == 8 ? 8 : sizeof(Param) == 4 || sizeof(State) == 4 || !plain ? 4 : 2);
+
+template <template <class> class RuleOf, class Param, class State, bool plain>
+__global__ void __launch_bounds__(list_threads) update_kernel(const __grid_constant__ Update u) {
+  using Scalar = typename Compute<Param>::type;
+  using Rule = RuleOf<Scalar>;
+  constexpr int size = elements_at_once<Param, State, plain>;
+  __shared__ Prepared<Rule, Scalar> prepared;
+  __shared__ int64_t first_chunk;
+  if (u.found_inf.address && read(u.found_inf) != 0) return;
+  if (threadIdx.x < 32) {
+    const int64_t position = find_tensor(u.list, blockIdx.x);
+    copy_row(tensors(u.list) + position, &prepared.tensor);
+    if (threadIdx.x == 0) {
+      first_chunk = first_chunks(u.list)[position];
+      prepare<Rule, Scalar>(u, position, prepared);
+    }
+  }
+  __syncthreads();
+  const UpdateTensor tensor = prepared.tensor;
+  const Rule rule = *reinterpret_cast<const Rule*>(prepared.rule);
+  const Scalar factor = prepared.factor, average_weight = static_cast<Scalar>(u.average_weight);
+  const int64_t begin = (blockIdx.x - first_chunk) * u.list.chunk;
+  const int count = elements_from(u.list, begin, tensor.numel), together = prepared.aligned ? count / size * size : 0;
+  for (int i = threadIdx.x * size; i < together; i += list_threads * size) {
+    update_elements<size, Param, State, plain>(tensor, rule, factor, average_weight, u.seed, begin + i);
+  }
+  for (int i = together + threadIdx.x; i < count; i += list_threads) {
+    update_elements<1, Param, State, plain>(tensor, rule, factor, average_weight, u.seed, begin + i);
+  }
+}
+
+template <template <class> class Rule, class Param, class State> void launch_update(const Update& u, Stream stream) {
+  (u.plain ? update_kernel<Rule, Param, State, true> : update_kernel<Rule, Param, State, false>)
+      <<<static_cast<unsigned>(u.list.chunks), list_threads, 0, stream>>>(u);
+}
+
+// The launch for every rule, made for each pair of types in update_*.cu.
+template <class Param, class State> void update_list(const Update& u, Stream stream) {
+  using Launch = void (*)(const Update&, Stream);
+#define FL_LAUNCH(name, Rule) launch_update<Rule, Param, State>,
+  static constexpr Launch launches[] = {FL_UPDATE_RULES(FL_LAUNCH)};
+#undef FL_LAUNCH
+  launches[u.rule](u, stream);
+}
+
+}  // namespace fastlayers::cuda
