@@ -105,3 +105,16 @@ def _architectures(nvcc: str, wanted: str | None) -> list[str]:
         codes = [f"sm_{number}", *([f"compute_{number}"] if parts[4] else [])]
         options += [f"-gencode=arch=compute_{number},code=[{','.join(codes)}]"]
     return options
+
+
+def built_architectures(library: str | Path) -> list[str]:
+    """What a library holds kernels for, sm_90 and the like, with "+PTX" behind what newer GPUs can compile from."""
+    tools = [shutil.which("cuobjdump"), *map(str, Path(find_spec("triton").origin).parent.glob("backends/nvidia/bin/cuobjdump"))]
+    tool = next(filter(None, tools))
+    code, text = (set(re.findall(r"sm_(\d+[af]?)", _output(tool, option, str(library)))) for option in ("--list-elf", "--list-ptx"))
+    return [f"sm_{number}" + "+PTX" * (number in text) for number in sorted(code, key=lambda number: int(number.rstrip("af")))]
+
+
+if __name__ == "__main__":
+    extension = find_spec("fastlayers._CUDA")
+    print(f"{'fastlayers._CUDA':<18} {', '.join(built_architectures(extension.origin)) if extension else 'not built'}")

@@ -45,20 +45,21 @@ template <class Storage> __device__ __forceinline__ void add_squares(const Stora
   const int together = reinterpret_cast<uint64_t>(grad) % 16 == 0 ? count / size * size : 0;
   for (int i = threadIdx.x * size; i < together; i += list_threads * size) {
     typename Compute<Storage>::type values[size];
-    load<size>(grad + i, values);
+    load_vector(grad + i, values);
 #pragma unroll
     for (int k = 0; k < size; ++k) add(values[k]);
   }
-  for (int i = together + threadIdx.x; i < count; i += list_threads) add(to_compute(grad[i]));
+  for (int i = together + threadIdx.x; i < count; i += list_threads) add(load(grad + i));
 }
 
 template <class Storage>
 __global__ void __launch_bounds__(list_threads) squares_kernel(const __grid_constant__ ListTable list, double* partials, int64_t stride) {
-  const int64_t position = find_tensor(list, blockIdx.x);
-  const UpdateTensor& tensor = tensors(list)[position];
-  const int64_t begin = (blockIdx.x - first_chunks(list)[position]) * list.chunk;
+  __shared__ BlockPart part;
+  if (threadIdx.x < 32) find_part(list, part);
+  __syncthreads();
+  const int64_t begin = first_element(list, part);
   double sum = 0, invalid = 0;
-  add_squares(static_cast<const Storage*>(tensor.grad) + begin, elements_from(list, begin, tensor.numel), sum, invalid);
+  add_squares(static_cast<const Storage*>(part.tensor.grad) + begin, elements_from(list, begin, part.tensor.numel), sum, invalid);
   sum = block_sum(sum);
   invalid = sizeof(Storage) == 8 ? block_sum(invalid) : sum - sum;
   if (threadIdx.x == 0) {

@@ -8,6 +8,8 @@
 #include "../common/rounding.h"
 #include "../common/scalar.h"
 #include "../common/update_rules.h"
+#include <type_traits>
+
 #include "lists.cuh"
 
 namespace fastlayers::cuda {
@@ -16,62 +18,67 @@ __device__ __forceinline__ double read(StoredNumber number) {
   switch (number.type) {
     case NumberType::float32: return *static_cast<const float*>(number.address);
     case NumberType::float64: return *static_cast<const double*>(number.address);
-    case NumberType::float16: return to_compute(*static_cast<const Half*>(number.address));
-    default: return to_compute(*static_cast<const BFloat16*>(number.address));
+    case NumberType::float16: return load(static_cast<const Half*>(number.address));
+    default: return load(static_cast<const BFloat16*>(number.address));
   }
 }
 
 // What one warp works out for the block.
 template <class Rule, class Scalar> struct Prepared {
+  BlockPart part;
   alignas(16) unsigned char rule[sizeof(Rule)];  // which has no default constructor
-  UpdateTensor tensor;
   Scalar factor;
-  bool aligned;
 };
 
 // The tensor's scalars as this step takes them. The last of its blocks writes them, when all have read.
 template <class Rule>
-__device__ __forceinline__ void advance(const ListTable& list, int64_t position, const UpdateTensor& tensor, const double* numbers, double* advanced) {
+__device__ __forceinline__ void advance(const ListTable& list, const BlockPart& part, const double* numbers, double* advanced) {
   float scalars[max_scalars];
 #pragma unroll
-  for (int k = 0; k < Rule::scalars; ++k) scalars[k] = *const_cast<const volatile float*>(tensor.scalars[k]);
+  for (int k = 0; k < Rule::scalars; ++k) scalars[k] = *const_cast<const volatile float*>(part.tensor.scalars[k]);
   Rule::advance(numbers, scalars);
   __threadfence();
-  const int64_t blocks = first_chunks(list)[position + 1] - first_chunks(list)[position];
-  const bool last = atomicAdd(&tickets(list)[position], 1u) == blocks - 1;
-  if (last) atomicExch(&tickets(list)[position], 0u);
+  const bool last = atomicAdd(&tickets(list)[part.position], 1u) == part.past_chunk - part.first_chunk - 1;
+  if (last) atomicExch(&tickets(list)[part.position], 0u);
 #pragma unroll
   for (int k = 0; k < Rule::scalars; ++k) {
     advanced[k] = scalars[k];
-    if (last) *tensor.scalars[k] = scalars[k];
+    if (last) *part.tensor.scalars[k] = scalars[k];
   }
 }
 
-template <class Rule, class Scalar> __device__ __forceinline__ void prepare(const Update& u, int64_t position, Prepared<Rule, Scalar>& prepared) {
-  const UpdateTensor& tensor = prepared.tensor;
+template <class Rule, class Scalar> __device__ __forceinline__ void prepare(const Update& u, Prepared<Rule, Scalar>& prepared) {
+  const double grad_scale = u.grad_scale.address ? read(u.grad_scale) : 1;
+  prepared.factor = static_cast<Scalar>(gradient_factor(u.flags[0], grad_scale, u.squares, u.max_norm));
   double numbers[max_hyperparameters] = {}, advanced[max_scalars] = {};
 #pragma unroll
   for (int k = 0; k < Rule::hyperparameters + 2; ++k) numbers[k] = u.tensors[k].address ? read(u.tensors[k]) : u.hyperparameters[k];
-  if constexpr (Rule::scalars > 0) advance<Rule>(u.list, position, tensor, numbers, advanced);
+  if constexpr (Rule::scalars > 0) advance<Rule>(u.list, prepared.part, numbers, advanced);
   *reinterpret_cast<Rule*>(prepared.rule) = Rule(numbers, u.flags, advanced);
-  prepared.factor = static_cast<Scalar>(
-      gradient_factor(u.flags[0], u.grad_scale.address ? read(u.grad_scale) : 1, u.squares, u.max_norm));
+}
+
+// Whether all memory of the tensor can be taken 16 bytes at a time.
+__device__ __forceinline__ bool is_aligned(const UpdateTensor& tensor) {
   uint64_t addresses = reinterpret_cast<uint64_t>(tensor.param) | reinterpret_cast<uint64_t>(tensor.grad) |
                        reinterpret_cast<uint64_t>(tensor.master) | reinterpret_cast<uint64_t>(tensor.average);
 #pragma unroll
-  for (int k = 0; k < Rule::states; ++k) addresses |= reinterpret_cast<uint64_t>(tensor.states[k]);
-  prepared.aligned = addresses % 16 == 0;
+  for (int k = 0; k < max_states; ++k) addresses |= reinterpret_cast<uint64_t>(tensor.states[k]);
+  return addresses % 16 == 0;
 }
 
-// As memory of this type keeps it: a bfloat16 is rounded by the number, where one is drawn.
-template <class Storage, class Scalar> __device__ __forceinline__ Storage rounded(Scalar value, bool drawn, uint32_t number) {
+// What memory of this type keeps of a number that is rounded to nearest.
+template <class Storage, class Scalar> __device__ __forceinline__ Scalar kept_by(Scalar value) {
+  if constexpr (sizeof(Storage) == sizeof(Scalar)) return value;
+  else return unpacked(packed(value, 0.0f, Storage{}), Storage{}).x;
+}
+
+// The same, by a number that is drawn for it, for bfloat16.
+template <class Storage, class Scalar> __device__ __forceinline__ Scalar kept_by_number(Scalar value, uint32_t number) {
   if constexpr (std::is_same_v<Storage, BFloat16>) {
-    if (drawn) {
-      const uint32_t not_a_number = value != value ? 0xffffffff : 0;
-      return {static_cast<uint16_t>(rounded_by(__float_as_uint(value), number, not_a_number))};
-    }
+    return __uint_as_float(rounded_by(__float_as_uint(value), number, value != value ? 0xffffffff : 0) << 16);
+  } else {
+    return value;
   }
-  return to_storage(value, Storage{});
 }
 
 // `size` elements from `at` on. Not plain: there may be masters, averages and numbers of stochastic rounding.
@@ -81,49 +88,53 @@ __device__ __forceinline__ void update_elements(
   Param* const param = static_cast<Param*>(tensor.param) + at;
   Scalar* const master = plain || sizeof(Param) != 2 || !tensor.master ? nullptr : static_cast<Scalar*>(tensor.master) + at;
   Scalar p[size], g[size], state[Rule::states][size] = {};
-  load<size>(param, p);
-  load<size>(static_cast<const Param*>(tensor.grad) + at, g);
+  load_elements(param, p);
+  load_elements(static_cast<const Param*>(tensor.grad) + at, g);
 #pragma unroll
   for (int k = 0; k < Rule::states; ++k) {
-    if (tensor.states[k]) load<size>(static_cast<const State*>(tensor.states[k]) + at, state[k]);
+    if (tensor.states[k]) load_elements(static_cast<const State*>(tensor.states[k]) + at, state[k]);
   }
   if (master) {
     Scalar exact[size];
-    load<size>(master, exact);
+    load_elements(master, exact);
 #pragma unroll
-    for (int i = 0; i < size; ++i) {
-      p[i] = to_compute(to_storage(exact[i], Param{})) == p[i] ? exact[i] : p[i];  // somebody may have changed the parameter
-    }
+    for (int i = 0; i < size; ++i) p[i] = kept_by<Param>(exact[i]) == p[i] ? exact[i] : p[i];  // somebody may have changed the parameter
   }
-  PhiloxWords words = {};
-  const int first_number = at % numbers_per_counter;
-  if (!plain && seed) words = philox((tensor.first_number + at) / numbers_per_counter, rounding_stream, *seed);
-  Pack<Param, size> kept;
-  Pack<State, size> states[Rule::states];
 #pragma unroll
   for (int i = 0; i < size; ++i) {
     Scalar own[Rule::states];
 #pragma unroll
     for (int k = 0; k < Rule::states; ++k) own[k] = state[k][i];
     rule.update(p[i], g[i] * factor, own);
-    const uint32_t number = plain ? 0 : number_of(words, first_number + i);
-    kept.element[i] = rounded<Param>(p[i], !plain && seed && !master, number);
 #pragma unroll
-    for (int k = 0; k < Rule::states; ++k) states[k].element[i] = rounded<State>(own[k], !plain && seed, number);
+    for (int k = 0; k < Rule::states; ++k) state[k][i] = own[k];
   }
-  store<size>(param, kept);
-  if (master) store<size>(master, p);
+  if constexpr (!plain) {
+    if (master) store_elements(master, p);
+    if (seed) {
+      const PhiloxWords words = philox((tensor.first_number + at) / numbers_per_counter, rounding_stream, *seed);
+#pragma unroll
+      for (int i = 0; i < size; ++i) {
+        const uint32_t number = number_of(words, at % numbers_per_counter + i);
+        if (!master) p[i] = kept_by_number<Param>(p[i], number);
+#pragma unroll
+        for (int k = 0; k < Rule::states; ++k) state[k][i] = kept_by_number<State>(state[k][i], number);
+      }
+    }
+  }
+  store_elements(param, p);
 #pragma unroll
   for (int k = 0; k < Rule::states; ++k) {
-    if (tensor.states[k]) store<size>(static_cast<State*>(tensor.states[k]) + at, states[k]);
+    if (tensor.states[k]) store_elements(static_cast<State*>(tensor.states[k]) + at, state[k]);
   }
-  if (!plain && tensor.average) {
+  if constexpr (!plain) {
+    if (!tensor.average) return;
     Scalar* const average = static_cast<Scalar*>(tensor.average) + at;
     Scalar mean[size];
-    load<size>(average, mean);
+    load_elements(average, mean);
 #pragma unroll
-    for (int i = 0; i < size; ++i) move_towards(mean[i], to_compute(kept.element[i]), average_weight);
-    store<size>(average, mean);
+    for (int i = 0; i < size; ++i) move_towards(mean[i], kept_by<Param>(p[i]), average_weight);
+    store_elements(average, mean);
   }
 }
 
@@ -137,22 +148,17 @@ __global__ void __launch_bounds__(list_threads) update_kernel(const __grid_const
   using Rule = RuleOf<Scalar>;
   constexpr int size = elements_at_once<Param, State, plain>;
   __shared__ Prepared<Rule, Scalar> prepared;
-  __shared__ int64_t first_chunk;
   if (u.found_inf.address && read(u.found_inf) != 0) return;
   if (threadIdx.x < 32) {
-    const int64_t position = find_tensor(u.list, blockIdx.x);
-    copy_row(tensors(u.list) + position, &prepared.tensor);
-    if (threadIdx.x == 0) {
-      first_chunk = first_chunks(u.list)[position];
-      prepare<Rule, Scalar>(u, position, prepared);
-    }
+    find_part(u.list, prepared.part);
+    if (threadIdx.x == 0) prepare<Rule, Scalar>(u, prepared);
   }
   __syncthreads();
-  const UpdateTensor tensor = prepared.tensor;
+  const UpdateTensor tensor = prepared.part.tensor;
   const Rule rule = *reinterpret_cast<const Rule*>(prepared.rule);
   const Scalar factor = prepared.factor, average_weight = static_cast<Scalar>(u.average_weight);
-  const int64_t begin = (blockIdx.x - first_chunk) * u.list.chunk;
-  const int count = elements_from(u.list, begin, tensor.numel), together = prepared.aligned ? count / size * size : 0;
+  const int64_t begin = first_element(u.list, prepared.part);
+  const int count = elements_from(u.list, begin, tensor.numel), together = is_aligned(tensor) ? count / size * size : 0;
   for (int i = threadIdx.x * size; i < together; i += list_threads * size) {
     update_elements<size, Param, State, plain>(tensor, rule, factor, average_weight, u.seed, begin + i);
   }
