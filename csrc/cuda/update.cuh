@@ -4,12 +4,12 @@
 // beside its elements (the numbers of the rule with their powers, the tensor's row) one warp gets ready for all.
 #pragma once
 
-#include "../common/dropout.h"
-#include "../common/rounding.h"
-#include "../common/scalar.h"
-#include "../common/update_rules.h"
 #include <type_traits>
 
+#include "../common/dropout.h"
+#include "../common/rounding.h"
+#include "../common/update_rules.h"
+#include "lanes.cuh"
 #include "lists.cuh"
 
 namespace fastlayers::cuda {
@@ -66,13 +66,16 @@ __device__ __forceinline__ bool is_aligned(const UpdateTensor& tensor) {
   return addresses % 16 == 0;
 }
 
-// What memory of this type keeps of a number that is rounded to nearest.
-template <class Storage, class Scalar> __device__ __forceinline__ Scalar kept_by(Scalar value) {
-  if constexpr (sizeof(Storage) == sizeof(Scalar)) return value;
-  else return unpacked(packed(value, 0.0f, Storage{}), Storage{}).x;
+// What memory of this type keeps of numbers that are rounded to nearest.
+template <class Storage, class Scalar, int size> __device__ __forceinline__ Lanes<Scalar, size> kept_by(Lanes<Scalar, size> values) {
+  if constexpr (sizeof(Storage) != sizeof(Scalar)) {
+#pragma unroll
+    for (int i = 0; i < size; ++i) values.lane[i] = unpacked(packed(values.lane[i], 0.0f, Storage{}), Storage{}).x;
+  }
+  return values;
 }
 
-// The same, by a number that is drawn for it, for bfloat16.
+// What a bfloat16 keeps of a number that is rounded by one drawn for it.
 template <class Storage, class Scalar> __device__ __forceinline__ Scalar kept_by_number(Scalar value, uint32_t number) {
   if constexpr (std::is_same_v<Storage, BFloat16>) {
     return __uint_as_float(rounded_by(__float_as_uint(value), number, value != value ? 0xffffffff : 0) << 16);
@@ -87,54 +90,46 @@ __device__ __forceinline__ void update_elements(
     const UpdateTensor& tensor, const Rule& rule, Scalar factor, Scalar average_weight, const uint64_t* seed, int64_t at) {
   Param* const param = static_cast<Param*>(tensor.param) + at;
   Scalar* const master = plain || sizeof(Param) != 2 || !tensor.master ? nullptr : static_cast<Scalar*>(tensor.master) + at;
-  Scalar p[size], g[size], state[Rule::states][size] = {};
-  load_elements(param, p);
-  load_elements(static_cast<const Param*>(tensor.grad) + at, g);
+  using Values = Lanes<Scalar, size>;
+  Values p, g, state[Rule::states];
+  load_elements(param, p.lane);
+  load_elements(static_cast<const Param*>(tensor.grad) + at, g.lane);
 #pragma unroll
   for (int k = 0; k < Rule::states; ++k) {
-    if (tensor.states[k]) load_elements(static_cast<const State*>(tensor.states[k]) + at, state[k]);
+    state[k] = Values(0);
+    if (tensor.states[k]) load_elements(static_cast<const State*>(tensor.states[k]) + at, state[k].lane);
   }
   if (master) {
-    Scalar exact[size];
-    load_elements(master, exact);
-#pragma unroll
-    for (int i = 0; i < size; ++i) p[i] = kept_by<Param>(exact[i]) == p[i] ? exact[i] : p[i];  // somebody may have changed the parameter
+    Values exact;
+    load_elements(master, exact.lane);
+    p = select(kept_by<Param>(exact) == p, exact, p);  // somebody may have changed the parameter
   }
-#pragma unroll
-  for (int i = 0; i < size; ++i) {
-    Scalar own[Rule::states];
-#pragma unroll
-    for (int k = 0; k < Rule::states; ++k) own[k] = state[k][i];
-    rule.update(p[i], g[i] * factor, own);
-#pragma unroll
-    for (int k = 0; k < Rule::states; ++k) state[k][i] = own[k];
-  }
+  rule.update(p, g * Values(factor), state);
   if constexpr (!plain) {
-    if (master) store_elements(master, p);
+    if (master) store_elements(master, p.lane);
     if (seed) {
       const PhiloxWords words = philox((tensor.first_number + at) / numbers_per_counter, rounding_stream, *seed);
 #pragma unroll
       for (int i = 0; i < size; ++i) {
         const uint32_t number = number_of(words, at % numbers_per_counter + i);
-        if (!master) p[i] = kept_by_number<Param>(p[i], number);
+        if (!master) p.lane[i] = kept_by_number<Param>(p.lane[i], number);
 #pragma unroll
-        for (int k = 0; k < Rule::states; ++k) state[k][i] = kept_by_number<State>(state[k][i], number);
+        for (int k = 0; k < Rule::states; ++k) state[k].lane[i] = kept_by_number<State>(state[k].lane[i], number);
       }
     }
   }
-  store_elements(param, p);
+  store_elements(param, p.lane);
 #pragma unroll
   for (int k = 0; k < Rule::states; ++k) {
-    if (tensor.states[k]) store_elements(static_cast<State*>(tensor.states[k]) + at, state[k]);
+    if (tensor.states[k]) store_elements(static_cast<State*>(tensor.states[k]) + at, state[k].lane);
   }
   if constexpr (!plain) {
     if (!tensor.average) return;
     Scalar* const average = static_cast<Scalar*>(tensor.average) + at;
-    Scalar mean[size];
-    load_elements(average, mean);
-#pragma unroll
-    for (int i = 0; i < size; ++i) move_towards(mean[i], kept_by<Param>(p[i]), average_weight);
-    store_elements(average, mean);
+    Values mean;
+    load_elements(average, mean.lane);
+    move_towards(mean, kept_by<Param>(p), average_weight);
+    store_elements(average, mean.lane);
   }
 }
 
