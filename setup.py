@@ -101,10 +101,10 @@ def extension(name, bindings, *libraries, flags=()):
                      language="c++", extra_compile_args=[*flags], extra_link_args=FLAGS["link"])
 
 
-ONLY_CUDA, UPDATES = {*Path("csrc").glob("*_cuda.cpp")}, {Path(f"csrc/bindings{part}.cpp") for part in ("", "_optimizers", "_steps")}
+ONLY_CUDA, SHARED = {*Path("csrc").glob("*_cuda.cpp")}, {Path(f"csrc/bindings{part}.cpp") for part in ("", "_layers", "_optimizers", "_steps")}
 setup(
     ext_modules=[extension("fastlayers._C", {*Path("csrc").glob("*.cpp")} - ONLY_CUDA),
-                 extension("fastlayers._CUDA", UPDATES | ONLY_CUDA, "c10_cuda", flags=["-DFL_CUDA"])],
+                 extension("fastlayers._CUDA", SHARED | ONLY_CUDA, "c10_cuda", flags=["-DFL_CUDA"])],
     cmdclass={"build_ext": BuildExtension},
     options={"build": {"build_base": str(FOLDER)}},
 )

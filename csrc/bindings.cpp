@@ -35,9 +35,9 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
   pybind11::register_local_exception_translator(fastlayers::translate);
 #if !defined(FL_CUDA)
   fastlayers::cpu_capability();  // an unknown FASTLAYERS_CPU_CAPABILITY fails here, at import
-  fastlayers::bind_layers(module);
   fastlayers::bind_gated(module);
 #endif
+  fastlayers::bind_layers(module);
   fastlayers::bind_optimizers(module);
   fastlayers::bind_steps(module);
   module.attr("device_type") = fastlayers::device_name;

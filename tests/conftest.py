@@ -4,6 +4,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import sys
+from types import ModuleType
 
 import pytest
 import torch
@@ -15,16 +16,17 @@ BACKENDS = ("reference", "cpp", "triton", "cuda")
 
 
 @contextlib.contextmanager
-def emulated_cuda(**options: object):
-    """The cuda backend is on CPU tensors in the block, its launches and Triton's in the emulator; yields where they are counted."""
+def emulated_cuda(module: ModuleType | None = None, **options: object):
+    """The cuda backend, or this module in its place, is on CPU tensors in the block, its launches and Triton's in the emulator; yields
+    where they are counted."""
     simulator = pytest.importorskip("ptxsim.triton", reason="the emulator is installed with: pip install -e tools/ptxsim")
     if shutil.which("nvcc") is None:
         pytest.skip("nvcc, which compiles csrc/cuda for the emulator, is not installed")
     from emulated_cuda import emulated
 
-    backends = sys.modules["fastlayers.backends"]
-    with simulator.device(arch=90), emulated().running(**options) as device, pytest.MonkeyPatch.context() as patch:
-        patch.setitem(backends._lazy, "cuda", (backends.Completed(emulated()), ""))
+    backends, module = sys.modules["fastlayers.backends"], module or emulated()
+    with simulator.device(arch=90), module.running(**options) as device, pytest.MonkeyPatch.context() as patch:
+        patch.setitem(backends._lazy, "cuda", (backends.Completed(module), ""))
         yield device
 
 

@@ -8,7 +8,7 @@ import importlib.util
 import subprocess
 import sys
 import sysconfig
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
@@ -22,6 +22,7 @@ from torch.utils import cpp_extension
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "build" / f"emulated-{sys.implementation.cache_tag}-torch-{torch.__version__}"
 MODULE = "_CUDA"
+PARTS = ("", "_layers", "_optimizers", "_steps")
 KERNELS = ["-std=c++17", "-O3", "-fmad=false", "-Xcompiler=-fPIC,-fvisibility=hidden", "-gencode=arch=compute_90,code=compute_90",
            "-cudart=none", "-DFL_EMULATED"]
 BINDINGS = ["-std=c++20", "-O1", "-fPIC", "-fvisibility=hidden", "-DFL_CUDA", "-DFL_EMULATED", f"-DTORCH_EXTENSION_NAME={MODULE}", "-w"]
@@ -30,34 +31,44 @@ BINDINGS = ["-std=c++20", "-O1", "-fPIC", "-fvisibility=hidden", "-DFL_CUDA", "-
 def sources(root: Path) -> dict[Path, list[str]]:
     """What the library is made of: each file with the commands' options."""
     csrc = root / "csrc"
-    bindings = [*(p for p in csrc.glob("bindings*.cpp") if p.stem not in ("bindings_layers", "bindings_gated")), *csrc.glob("*_cuda.cpp"), ptxsim.cuda.runtime_source()]
+    bindings = [*(csrc / f"bindings{part}.cpp" for part in PARTS), *csrc.glob("*_cuda.cpp"), ptxsim.cuda.runtime_source()]
     includes = [f"-I{path}" for path in (csrc, pybind11.get_include(), sysconfig.get_path("include"), *cpp_extension.include_paths())]
     return {path: KERNELS for path in sorted((csrc / "cuda").glob("*.cu"))} | {path: BINDINGS + includes for path in sorted(bindings)}
 
 
 def _object(root: Path, folder: Path, source: Path, options: list[str]) -> Path:
-    """The object file, compiled where any header that could matter is newer; beside that of a .cu file lies its PTX."""
-    target = folder / f"{source.stem}.o"
-    is_kernel = source.suffix == ".cu"
-    csrc = root / "csrc"
-    headers = [*csrc.glob("common/*.h"), *csrc.glob("cuda/*"), *(() if is_kernel else csrc.glob("*.h")), Path(__file__)]
-    if target.exists() and target.stat().st_mtime > max(path.stat().st_mtime for path in [*headers, source]):
-        return target
-    command = ["nvcc", *options, "--keep", "--keep-dir", str(folder)] if is_kernel else ["g++", *options]
-    done = subprocess.run([*command, "-c", str(source), "-o", str(target)], capture_output=True, text=True, check=False)
-    if done.returncode:
-        target.unlink(missing_ok=True)
-        raise RuntimeError(f"{source.name} does not compile:\n{done.stderr}")
+    """The object file, compiled where the command or any header that could matter has changed; beside that of a .cu file lies its PTX."""
+    target, stamp = folder / f"{source.stem}.o", folder / f"{source.stem}.command"
+    is_kernel, csrc = source.suffix == ".cu", root / "csrc"
+    compiler = ["nvcc", *options, "--keep", "--keep-dir", str(folder)] if is_kernel else ["g++", *options]
+    command = [*compiler, "-c", str(source), "-o", str(target)]
+    headers = [*csrc.glob("common/*.h"), *csrc.glob("cuda/*.*h"), *(() if is_kernel else csrc.glob("*.h")), source]
+    made = target.stat().st_mtime if stamp.exists() and target.exists() and stamp.read_text() == " ".join(command) else 0
+    if made <= max(path.stat().st_mtime for path in headers):
+        stamp.unlink(missing_ok=True)
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise RuntimeError(f"{source.name} does not compile:\n{done.stderr}")
+        stamp.write_text(" ".join(command))
+        for rest in folder.glob(f"{source.stem}.*"):
+            if rest.suffix not in (".o", ".ptx", ".command"):
+                rest.unlink()
     return target
 
 
-def build(root: Path = ROOT, folder: Path = FOLDER, jobs: int = 2) -> Path:
-    """The library, made anew where anything it is made of has changed. Its folder holds the PTX files of its kernels."""
+def build(root: Path = ROOT, folder: Path = FOLDER, only: Sequence[str] = ()) -> Path:
+    """The library, made anew where anything it is made of has changed. Its folder holds the PTX files of its kernels.
+
+    With ``only`` some names, their sources are compiled and no others: object files of these are in the folder.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        with ThreadPoolExecutor(jobs) as pool:
-            objects = list(pool.map(lambda item: _object(root, folder, *item), sources(root).items()))
+        parts = sources(root)
+        objects = [folder / f"{source.stem}.o" for source in parts]
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(lambda source: _object(root, folder, source, parts[source]),
+                          [source for source in parts if not only or source.stem in only]))
         library = folder / f"{MODULE}.so"
         if not library.exists() or library.stat().st_mtime < max(path.stat().st_mtime for path in objects):
             paths = cpp_extension.library_paths()

@@ -4,25 +4,11 @@
 
 #include <limits>
 
+#include "../common/moments.h"
 #include "pass.h"
 
 namespace fastlayers::FL_CPU_CAPABILITY {
 namespace {
-
-struct Moments {
-  double mean, m2;
-};
-
-// Adds `other` of count_other elements to `moments` of `count`.
-FL_HD void merge(Moments& moments, double count, const Moments& other, double count_other) {
-  if (count == 0) {
-    moments = other;
-    return;
-  }
-  const double delta = other.mean - moments.mean, share = count_other / (count + count_other);
-  moments.mean += delta * share;
-  moments.m2 += other.m2 + delta * delta * count * share;
-}
 
 // One thread's gathering of moments.
 template <class Storage> class MomentsWorker {
@@ -57,8 +43,7 @@ template <class Storage> class MomentsWorker {
     worker_.clear_sums();
     worker_.visit(q0, q1);
     for (int64_t c = c0; c < c1; ++c) {
-      const double deviation = worker_.sum(c, 0) / count, m2 = worker_.sum(c, 1) - count * deviation * deviation;
-      found_[c] = {deviation, m2 < 0 ? 0 : m2};
+      found_[c] = moments_about(0, worker_.sum(c, 0), worker_.sum(c, 1), count);
     }
   }
 

@@ -39,7 +39,7 @@ template <class Storage> void set_up(Pass<Storage>& pass, const Epilogue& e, con
   pass.geometry = geometry;
   pass.dropout = e.dropout;
   pass.random = activation_loops<Storage>()[e.activation].random;
-  pass.seed = e.seed;
+  pass.seed = e.seed ? *e.seed : 0;
   pass.index = {e.sample, e.c, e.c == 1 ? e.sample : e.s};
   Run<Storage>& run = pass.run;
   run = {};
@@ -283,7 +283,8 @@ template <class T> void write_sums(const double* totals, int sum_count, int64_t 
   T* const dparameters = static_cast<T*>(g.dparameters);
   for (int64_t i = 0; i < c; ++i) {
     if (dshift) dshift[i] = static_cast<T>(totals[i * sum_count + sum_dz]);
-    if (dscale) dscale[i] = static_cast<T>(totals[i * sum_count + sum_dz_centred]);
+    const double factor = g.factor ? static_cast<const T*>(g.factor)[i] : 1;
+    if (dscale) dscale[i] = static_cast<T>(totals[i * sum_count + sum_dz_centred] * factor);
   }
   if (!dparameters) return;
   for (int k = sum_first_parameter; k < sum_count; ++k) {

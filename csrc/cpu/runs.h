@@ -6,6 +6,7 @@
 #pragma once
 
 #include "../common/activations.h"
+#include "../common/formula.h"
 #include "dropout.h"
 #include "memory.h"
 
@@ -135,7 +136,7 @@ template <class Activation, class Storage, bool along> struct Inputs {
     if constexpr (Activation::reads_output) return z;
     if (affine) {
       centred -= access.read(mean, i);
-      z = multiply_add(centred, access.read(scale, i), access.read(shift, i));
+      z = affine_of(centred, access.read(scale, i), access.read(shift, i));
     }
     if (residual) z += access.template stream<V>(residual + i);
     return z;
@@ -247,7 +248,7 @@ template <class Activation, class Storage, bool along> struct BackwardLoop {
     if (dresidual) access.write(dresidual + i, dz, past_caches);
     if (dx) {
       V result = dz;
-      if (corrected) result = multiply_add(-centred, access.read(slope, i), dz - access.read(mean_dz, i));
+      if (corrected) result = through_statistics(dz, centred, access.read(mean_dz, i), access.read(slope, i));
       if (inputs.affine) result *= access.read(inputs.scale, i);
       access.write(dx + i, result, past_caches);
     }
@@ -292,8 +293,8 @@ template <class Activation, class Storage, bool along> struct InverseLoop {
     inputs.read_arguments(i, access, arguments);
     V z = Activation::inverse(access.template stream<V>(inputs.x + i), arguments);
     if (inputs.residual) z -= access.template stream<V>(inputs.residual + i);
-    z -= access.read(inputs.shift, i);
-    access.write(inputs.run.y + i, multiply_add(z, access.read(inputs.scale, i), access.read(inputs.mean, i)));
+    access.write(inputs.run.y + i,
+                 inverse_affine_of(z, access.read(inputs.scale, i), access.read(inputs.mean, i), access.read(inputs.shift, i)));
   }
 
   static void run(const Run<Storage>& r) {
@@ -360,12 +361,6 @@ template <class Storage, bool along> struct StatisticsLoop {
   }
 };
 
-// An activation whose derivative is taken from y, which stands in x's place.
-template <class Activation> struct FromOutputOf : Activation {
-  static constexpr bool reads_output = true;
-  template <class T> FL_HD static T derivative(T y, const T* p, T*) { return Activation::derivative_from_output(y, p); }
-};
-
 }  // namespace
 
 template <class Storage> using RunFunction = void (*)(const Run<Storage>&);
@@ -380,14 +375,6 @@ template <class Storage> struct ActivationLoops {
 };
 
 namespace {
-
-// The functor of a row for results of full or of half width.
-template <class Row, bool half> struct Chosen {
-  using type = Row;
-};
-template <class Row> struct Chosen<Row, true> {
-  using type = typename activations::ForHalfTypes<Row>::type;
-};
 
 template <class Row, class Storage> constexpr ActivationLoops<Storage> loops_of() {
   using Activation = typename Chosen<Row, sizeof(Storage) == 2>::type;

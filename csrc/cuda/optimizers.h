@@ -11,9 +11,9 @@
 
 namespace fastlayers::cuda {
 
-constexpr unsigned list_threads = 256, finish_threads = 1024;  // of a block
+constexpr unsigned list_threads = 128, finish_threads = 1024;  // of a block
 constexpr int64_t smallest_chunk = 4096, largest_chunk = 16384;
-constexpr int64_t enough_blocks = 8 * 132;  // eight for each multiprocessor of the largest devices
+constexpr int64_t enough_blocks = 16 * 132;  // sixteen for each multiprocessor of the largest devices
 
 // The elements of a block, from those of the whole list: many where there are enough blocks all the same, so that what a block does once
 // weighs little.

@@ -91,12 +91,11 @@ __device__ __forceinline__ void update_elements(
   Param* const param = static_cast<Param*>(tensor.param) + at;
   Scalar* const master = plain || sizeof(Param) != 2 || !tensor.master ? nullptr : static_cast<Scalar*>(tensor.master) + at;
   using Values = Lanes<Scalar, size>;
-  Values p, g, state[Rule::states];
+  Values p, g, state[Rule::states];  // of states that are not there nothing is read
   load_elements(param, p.lane);
   load_elements(static_cast<const Param*>(tensor.grad) + at, g.lane);
 #pragma unroll
   for (int k = 0; k < Rule::states; ++k) {
-    state[k] = Values(0);
     if (tensor.states[k]) load_elements(static_cast<const State*>(tensor.states[k]) + at, state[k].lane);
   }
   if (master) {

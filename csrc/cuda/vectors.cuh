@@ -9,7 +9,15 @@ template <int bytes> struct alignas(bytes) Words {
   uint32_t word[bytes / 4];
 };
 
-__device__ __forceinline__ float2 unpacked(uint32_t word, BFloat16) { return {__uint_as_float(word << 16), __uint_as_float(word & 0xffff0000)}; }
+template <class Number, int count> struct alignas(count * sizeof(Number)) Row {
+  Number number[count];
+};
+
+__device__ __forceinline__ float2 unpacked(uint32_t word, BFloat16) {
+  float2 pair;
+  asm("shl.b32 %0, %2, 16; and.b32 %1, %2, 0xffff0000;" : "=f"(pair.x), "=f"(pair.y) : "r"(word));
+  return pair;
+}
 __device__ __forceinline__ float2 unpacked(uint32_t word, Half) {
   float2 pair;
   asm("{.reg .b16 low, high; mov.b32 {low, high}, %2; cvt.f32.f16 %0, low; cvt.f32.f16 %1, high;}" : "=f"(pair.x), "=f"(pair.y) : "r"(word));
@@ -41,37 +49,35 @@ template <int width, class Storage, class T> __device__ __forceinline__ void loa
   constexpr int bytes = width * sizeof(Storage) < 16 ? width * sizeof(Storage) : 16, count = bytes / sizeof(Storage);
 #pragma unroll
   for (int i = 0; i < width; i += count) {
-    const Words<bytes> words = *reinterpret_cast<const Words<bytes>*>(address + i);
+    if constexpr (sizeof(Storage) == 2) {
+      const Words<bytes> words = *reinterpret_cast<const Words<bytes>*>(address + i);
 #pragma unroll
-    for (int j = 0; j < count; ++j) {
-      if constexpr (sizeof(Storage) == 8) {
-        values[i + j] = __hiloint2double(words.word[2 * j + 1], words.word[2 * j]);
-      } else if constexpr (sizeof(Storage) == 4) {
-        values[i + j] = __uint_as_float(words.word[j]);
-      } else {
+      for (int j = 0; j < count; j += 2) {
         const float2 pair = unpacked(words.word[j / 2], Storage{});
-        values[i + j] = j % 2 ? pair.y : pair.x;
+        values[i + j] = pair.x;
+        values[i + j + 1] = pair.y;
       }
+    } else {
+      const Row<Storage, count> numbers = *reinterpret_cast<const Row<Storage, count>*>(address + i);
+#pragma unroll
+      for (int j = 0; j < count; ++j) values[i + j] = numbers.number[j];
     }
   }
 }
 
 template <int width, class Storage, class T> __device__ __forceinline__ void store_vector(Storage* address, const T (&values)[width]) {
-  constexpr int bytes = width * sizeof(Storage);
-  static_assert(bytes <= 16);
-  Words<bytes> words;
+  static_assert(width * sizeof(Storage) <= 16);
+  if constexpr (sizeof(Storage) == 2) {
+    Words<width * sizeof(Storage)> words;
 #pragma unroll
-  for (int j = 0; j < width; ++j) {
-    if constexpr (sizeof(Storage) == 8) {
-      words.word[2 * j] = __double2loint(values[j]);
-      words.word[2 * j + 1] = __double2hiint(values[j]);
-    } else if constexpr (sizeof(Storage) == 4) {
-      words.word[j] = __float_as_uint(values[j]);
-    } else if (j % 2 == 0) {
-      words.word[j / 2] = packed(values[j], values[j + 1], Storage{});
-    }
+    for (int j = 0; j < width; j += 2) words.word[j / 2] = packed(values[j], values[j + 1], Storage{});
+    *reinterpret_cast<decltype(words)*>(address) = words;
+  } else {
+    Row<Storage, width> numbers;
+#pragma unroll
+    for (int j = 0; j < width; ++j) numbers.number[j] = values[j];
+    *reinterpret_cast<decltype(numbers)*>(address) = numbers;
   }
-  *reinterpret_cast<Words<bytes>*>(address) = words;
 }
 
 // A thread's vector: elements first + j of the tensor for low <= j < high. whole: all of them, aligned in memory.
