@@ -2,12 +2,15 @@
 #   make demo    train two networks on real digits, with PyTorch and with fastlayers (DEMO="--net cnn --epochs 3" varies it)
 #   make test    run all tests                  (TESTS="tests/test_cli.py -k info" runs some of them)
 #   make bench   time everything                (BENCH="--only relu --no-compile")
+#   make cuda    build the CUDA kernels with nvcc and a CUDA build of torch, in an environment of their own; no GPU needed
 #   make docs    write docs/activations.md and its plots from specs.py
 #   make lint    ruff                           make wheel   build dist/*.whl          make clean   remove what make made
 
 PYTHON ?= python3
 TORCH ?= torch==2.13.0
 VENV ?= .venv
+TORCH_CUDA ?= torch==2.14.1
+VENV_CUDA ?= .venv-cuda
 DEMO ?=
 BENCH ?=
 TESTS ?= tests
@@ -15,9 +18,9 @@ JOBS ?= 2
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --quiet --disable-pip-version-check --no-input
-SOURCES := pyproject.toml setup.py $(shell find csrc -name '*.cpp' -o -name '*.h')
+SOURCES := pyproject.toml setup.py tools/cuda_toolkit.py $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: demo test bench docs lint wheel clean
+.PHONY: demo test bench cuda docs lint wheel clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.demo
@@ -32,6 +35,13 @@ endif
 bench: $(VENV)/.demo
 	$(BIN)/python -m fastlayers bench $(BENCH)
 
+# Not editable: in this folder lie the extensions of another torch. From elsewhere Python finds what was installed.
+cuda: $(VENV_CUDA)/.build $(SOURCES)
+	@echo "building and installing fastlayers with its CUDA kernels (some minutes, when sources changed)"
+	@FASTLAYERS_CUDA=1 FASTLAYERS_CPP=1 $(VENV_CUDA)/bin/python -m pip install --quiet --disable-pip-version-check --no-input \
+		--no-build-isolation --no-deps --force-reinstall .
+	@cd $(VENV_CUDA) && bin/python -m fastlayers info && bin/python $(CURDIR)/tools/cuda_toolkit.py
+
 docs: $(VENV)/.demo
 	$(BIN)/python tools/document_activations.py
 
@@ -44,16 +54,18 @@ wheel: $(VENV)/.build
 	@ls dist/*.whl
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info demo.png demo.json .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(VENV_CUDA) build dist *.egg-info demo.png demo.json .pytest_cache .ruff_cache
 	find fastlayers -name '_C*.so' -delete
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Each stamp says that something is in the virtual environment. The extension is built again when its sources changed; once the
 # package is there, installing it with an extra only adds what the extra needs.
-$(VENV)/.build:
-	@echo "making $(VENV) with $(TORCH) (a minute or two, once)"
-	@$(PYTHON) -m venv $(VENV)
-	@$(PIP) install "$(TORCH)" numpy "setuptools>=77" wheel pybind11 ninja
+$(VENV_CUDA)/.build: TORCH = $(TORCH_CUDA)
+$(VENV)/.build $(VENV_CUDA)/.build: %/.build:
+	@echo "making $* with $(TORCH) (a minute or two, once)"
+	@$(PYTHON) -m venv $*
+	@$*/bin/python -m pip --quiet --quiet --disable-pip-version-check --no-input install \
+		"$(TORCH)" numpy "setuptools>=77" wheel pybind11 ninja
 	@touch $@
 
 $(VENV)/.package: $(VENV)/.build $(SOURCES)

@@ -1,8 +1,11 @@
-// The Python module fastlayers._C: the kernel interface of fastlayers/reference/ on CPU tensors.
+// The Python modules fastlayers._C and fastlayers._CUDA: the kernel interface of fastlayers/reference/ on CPU and CUDA tensors.
 #include <c10/util/Exception.h>
 #include <pybind11/pybind11.h>
 
+#include "device.h"
+#if !defined(FL_CUDA)
 #include "capability.h"
+#endif
 
 namespace fastlayers {
 namespace {
@@ -28,11 +31,14 @@ void bind_optimizers(pybind11::module_& module);
 void bind_steps(pybind11::module_& module);
 }  // namespace fastlayers
 
-PYBIND11_MODULE(_C, module) {
+PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
   pybind11::register_local_exception_translator(fastlayers::translate);
+#if !defined(FL_CUDA)
   fastlayers::cpu_capability();  // an unknown FASTLAYERS_CPU_CAPABILITY fails here, at import
-  fastlayers::bind_layers(module);
   fastlayers::bind_gated(module);
+#endif
+  fastlayers::bind_layers(module);
   fastlayers::bind_optimizers(module);
   fastlayers::bind_steps(module);
+  module.attr("device_type") = fastlayers::device_name;
 }

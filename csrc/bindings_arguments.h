@@ -14,7 +14,8 @@
 
 #include "common/activations.h"
 #include "common/dropout.h"
-#include "cpu/epilogue.h"
+#include "common/epilogue.h"
+#include "device.h"
 
 namespace fastlayers {
 
@@ -43,7 +44,7 @@ inline int activation_position(const char* op, std::string_view name) {
   for (size_t i = 0; i < std::size(activation_facts); ++i) {
     if (activation_facts[i].name == name) return static_cast<int>(i);
   }
-  TORCH_CHECK_VALUE(false, op, ": activation must be one that the cpp backend has, got '", std::string(name), "'");
+  TORCH_CHECK_VALUE(false, op, ": activation must be one that the ", backend_name, " backend has, got '", std::string(name), "'");
 }
 
 inline DataType data_type_of(const char* op, const Tensor& x) {
@@ -58,21 +59,23 @@ inline DataType data_type_of(const char* op, const Tensor& x) {
 
 inline at::ScalarType accumulate_type(const Tensor& x) { return x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat; }
 
-// torch.utils.deterministic.fill_uninitialized_memory: outputs start as NaN, so that an element nobody writes is seen.
-inline bool fills_new_memory() {
+// New memory beside x. On the CPU without the dispatcher, which would cost more than a small kernel, unless
+// torch.utils.deterministic.fill_uninitialized_memory asks for NaN in it, so that an element nobody writes is seen.
+inline Tensor new_tensor(const Tensor& x, at::IntArrayRef sizes, at::IntArrayRef strides, at::ScalarType type) {
+#if !defined(FL_CUDA)
   const at::Context& context = at::globalContext();
-  return context.deterministicAlgorithms() && context.deterministicFillUninitializedMemory();
+  if (!context.deterministicAlgorithms() || !context.deterministicFillUninitializedMemory()) {
+    return at::detail::empty_strided_cpu(sizes, strides, type);
+  }
+#endif
+  const Tensor tensor = at::empty_strided(sizes, strides, x.options().dtype(type));
+  note_new_memory(tensor);
+  return tensor;
 }
 
-// New memory without the dispatcher, which would cost more than a small kernel.
-inline Tensor new_tensor(at::IntArrayRef sizes, at::IntArrayRef strides, at::ScalarType type) {
-  if (fills_new_memory()) return at::empty_strided(sizes, strides, type);
-  return at::detail::empty_strided_cpu(sizes, strides, type);
-}
+inline Tensor new_tensor_like(const Tensor& x) { return new_tensor(x, x.sizes(), x.strides(), x.scalar_type()); }
 
-inline Tensor new_tensor_like(const Tensor& x) { return new_tensor(x.sizes(), x.strides(), x.scalar_type()); }
-
-inline Tensor empty_channels(const Tensor& x, int64_t c) { return new_tensor({c}, {1}, accumulate_type(x)); }
+inline Tensor empty_channels(const Tensor& x, int64_t c) { return new_tensor(x, {c}, {1}, accumulate_type(x)); }
 
 inline const void* data_of(const Optional& tensor) { return tensor ? tensor->const_data_ptr() : nullptr; }
 
@@ -84,7 +87,7 @@ inline void check_materialised(const char* op, const char* name, const Tensor& t
 
 // x as (n, c, s) in memory order. A tensor of too few dimensions to have channels is one channel.
 inline void check_x(const char* op, const Tensor& x, int64_t channel_dim, Epilogue& e) {
-  TORCH_CHECK_VALUE(x.is_cpu(), op, ": x must be a CPU tensor, got one on ", x.device());
+  TORCH_CHECK_VALUE(is_here(x), op, ": x must be on ", device_name, ", got one on ", x.device());
   check_materialised(op, "x", x);
   e.dtype = data_type_of(op, x);
   TORCH_CHECK_VALUE(x.is_non_overlapping_and_dense(), op, ": x must be dense, got sizes ", x.sizes(), " and strides ", x.strides());
@@ -104,7 +107,8 @@ inline void check_x(const char* op, const Tensor& x, int64_t channel_dim, Epilog
 inline void check_like(const char* op, const char* name, const Tensor& tensor, const Tensor& x) {
   TORCH_CHECK_TYPE(tensor.scalar_type() == x.scalar_type(), op, ": ", name, " must have x's dtype ", x.scalar_type(), ", got ",
                    tensor.scalar_type());
-  TORCH_CHECK_VALUE(tensor.is_cpu(), op, ": ", name, " must be on x's device cpu, got one on ", tensor.device());
+  TORCH_CHECK_VALUE(tensor.device() == x.device(), op, ": ", name, " must be on x's device ", x.device(), ", got one on ",
+                    tensor.device());
   check_materialised(op, name, tensor);
   TORCH_CHECK_VALUE(tensor.sizes() == x.sizes(), op, ": ", name, " must have x's shape ", x.sizes(), ", got ", tensor.sizes());
   if (tensor.strides() == x.strides()) return;
@@ -119,7 +123,8 @@ inline void check_vector(const char* op, const char* name, const Optional& vecto
   if (!vector) return;
   TORCH_CHECK_TYPE(vector->scalar_type() == accumulate_type(x), op, ": ", name, " must be ", accumulate_type(x), ", got ",
                    vector->scalar_type());
-  TORCH_CHECK_VALUE(vector->is_cpu(), op, ": ", name, " must be on x's device cpu, got one on ", vector->device());
+  TORCH_CHECK_VALUE(vector->device() == x.device(), op, ": ", name, " must be on x's device ", x.device(), ", got one on ",
+                    vector->device());
   check_materialised(op, name, *vector);
   TORCH_CHECK_VALUE(vector->dim() == 1 && vector->size(0) == c && vector->is_contiguous(), op, ": ", name,
                     " must be contiguous with shape [", c, "], got shape ", vector->sizes(), " and strides ", vector->strides());
@@ -141,8 +146,8 @@ inline void check_activation(const char* op, const Tensor& x, const Optional& pa
                    parameters->scalar_type());
   const int64_t repeats = parameters->dim() == 2 ? parameters->size(0) / facts.learnables : 0;
   const bool shaped = repeats >= 1 && repeats <= facts.most_repeats && parameters->size(0) == repeats * facts.learnables &&
-                      (parameters->size(1) == 1 || parameters->size(1) == e.c) && parameters->is_contiguous() && parameters->is_cpu();
-  TORCH_CHECK_VALUE(shaped, op, ": parameters must be a contiguous CPU tensor of shape [", facts.learnables,
+                      (parameters->size(1) == 1 || parameters->size(1) == e.c) && parameters->is_contiguous() && parameters->device() == x.device();
+  TORCH_CHECK_VALUE(shaped, op, ": parameters must be a contiguous ", device_name, " tensor of shape [", facts.learnables,
                     facts.most_repeats > 1 ? " times 1 to " + std::to_string(facts.most_repeats) : std::string(), ", 1 or ", e.c,
                     "], got shape ", parameters->sizes(), " and strides ", parameters->strides());
   e.repeats = static_cast<int>(repeats);
@@ -157,9 +162,9 @@ inline void check_dropout(const char* op, const Optional& seed, double p, Epilog
   e.dropout = seed.has_value() && p != 0;
   if (!seed) return;
   TORCH_CHECK_VALUE(p >= 0 && p <= 1, op, ": p must be in [0, 1], got ", p);
-  TORCH_CHECK_TYPE(seed->scalar_type() == at::kLong && seed->dim() == 0 && seed->is_cpu(), op,
-                   ": seed must be a 0-d int64 CPU tensor, got ", seed->scalar_type(), " of shape ", seed->sizes(), " on ", seed->device());
-  e.seed = static_cast<uint64_t>(*seed->const_data_ptr<int64_t>());
+  TORCH_CHECK_TYPE(seed->scalar_type() == at::kLong && seed->dim() == 0 && is_here(*seed), op, ": seed must be a 0-d int64 tensor on ",
+                   device_name, ", got ", seed->scalar_type(), " of shape ", seed->sizes(), " on ", seed->device());
+  e.seed = reinterpret_cast<const uint64_t*>(seed->const_data_ptr<int64_t>());
   e.threshold = host::dropout_threshold(p);
   if (outcome) {
     e.keep_scale = (*outcome)[0];
@@ -220,7 +225,7 @@ struct Outputs {
     if (mask[1]) dresidual = new_tensor_like(x);
     if (mask[2]) dscale = empty_channels(x, c);
     if (mask[3]) dshift = empty_channels(x, c);
-    if (mask[4] && parameters) dparameters = new_tensor(parameters->sizes(), parameters->strides(), parameters->scalar_type());
+    if (mask[4] && parameters) dparameters = new_tensor(x, parameters->sizes(), parameters->strides(), parameters->scalar_type());
   }
 
   EpilogueGradients pointers(const Tensor& dy, bool from_output = false) {

@@ -34,7 +34,7 @@ struct GatedArguments {
 Tensor gated_forward(const Tensor& x, const Optional& parameters, const Optional& seed, std::string_view activation,
                      const Constants& constants, double p, int64_t dim, bool gate_first) {
   const GatedArguments a("gated_forward", x, parameters, seed, activation, constants, p, dim);
-  Tensor y = new_tensor(a.sizes, a.strides, x.scalar_type());
+  Tensor y = new_tensor(x, a.sizes, a.strides, x.scalar_type());
   void* const out = y.mutable_data_ptr();
   py::gil_scoped_release released;
   FL_KERNELS(gated_kernels).forward[index_of(a.e.dtype)](a.e, gate_first, out);
@@ -46,7 +46,7 @@ std::tuple<Optional, Optional> gated_backward(const Tensor& dy, const Tensor& x,
                                               bool gate_first, const std::array<bool, 2>& output_mask) {
   const char* op = "gated_backward";
   const GatedArguments a(op, x, parameters, seed, activation, constants, p, dim);
-  check_like(op, "dy", dy, new_tensor(a.sizes, a.strides, x.scalar_type()));
+  check_like(op, "dy", dy, new_tensor(x, a.sizes, a.strides, x.scalar_type()));
   Optional dx, dparameters;
   GatedGradients g = {dy.const_data_ptr(), nullptr, nullptr};
   if (output_mask[0]) {
@@ -54,7 +54,7 @@ std::tuple<Optional, Optional> gated_backward(const Tensor& dy, const Tensor& x,
     g.dx = dx->mutable_data_ptr();
   }
   if (output_mask[1] && parameters) {
-    dparameters = new_tensor(parameters->sizes(), parameters->strides(), parameters->scalar_type());
+    dparameters = new_tensor(x, parameters->sizes(), parameters->strides(), parameters->scalar_type());
     g.dparameters = dparameters->mutable_data_ptr();
   }
   {

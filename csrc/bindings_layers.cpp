@@ -1,12 +1,11 @@
-// The layers' half of fastlayers._C: the functions of fastlayers/reference/{epilogue,batch_norm}.py on CPU tensors.
+// The layers' half of fastlayers._C and fastlayers._CUDA: the functions of fastlayers/reference/{epilogue,batch_norm}.py.
 //
 // Signatures and conventions are written down there. Kernels run without the GIL.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 #include <torch/csrc/utils/pybind.h>
 
-#include "bindings_arguments.h"
-#include "cpu/layers.h"
+#include "layers.h"
 
 namespace py = pybind11;
 
@@ -24,7 +23,7 @@ Tensor epilogue_forward(const Tensor& x, const Optional& mean, const Optional& s
   Tensor y = new_tensor_like(x);
   void* const out = y.mutable_data_ptr();
   py::gil_scoped_release released;
-  FL_KERNELS(epilogue_kernels).forward[index_of(e.dtype)](e, out);
+  layers::forward(op, x, e, out);
   return y;
 }
 
@@ -43,44 +42,20 @@ Gradients epilogue_backward(const Tensor& dy, const Tensor& x, const Optional& m
   const EpilogueGradients g = outputs.pointers(dy, from_output);
   {
     py::gil_scoped_release released;
-    FL_KERNELS(epilogue_kernels).backward[index_of(e.dtype)](e, g);
+    layers::backward(op, x, e, g);
   }
   return std::move(outputs).results();
 }
 
 std::tuple<Tensor, Tensor> batch_norm_statistics(const Tensor& x, int64_t channel_dim) {
+  const char* op = "batch_norm_statistics";
   Epilogue e = {};
-  check_x("batch_norm_statistics", x, channel_dim, e);
+  check_x(op, x, channel_dim, e);
   Tensor mean = empty_channels(x, e.c), m2 = empty_channels(x, e.c);
   void *const mean_data = mean.mutable_data_ptr(), *const m2_data = m2.mutable_data_ptr();
   py::gil_scoped_release released;
-  FL_KERNELS(batch_norm_kernels).statistics[index_of(e.dtype)](e, mean_data, m2_data);
+  layers::statistics(op, x, e, mean_data, m2_data);
   return {mean, m2};
-}
-
-// mean and rstd of evaluation: the running statistics.
-template <class T> void copy_running(const Tensor& running_mean, const Tensor& running_var, double eps, Tensor& mean, Tensor& rstd) {
-  const T *const from_mean = running_mean.const_data_ptr<T>(), *const from_var = running_var.const_data_ptr<T>();
-  T *const to_mean = mean.mutable_data_ptr<T>(), *const to_rstd = rstd.mutable_data_ptr<T>();
-  for (int64_t c = 0; c < mean.numel(); ++c) {
-    to_mean[c] = from_mean[c];
-    to_rstd[c] = static_cast<T>(1) / std::sqrt(from_var[c] + static_cast<T>(eps));
-  }
-}
-
-// weight * rstd, or weight * rstd of the gradient: a product of vectors per channel; a null factor is 1.
-template <class T> void multiply_channels(const void* a, const void* b, void* product, int64_t c) {
-  for (int64_t i = 0; i < c; ++i) {
-    static_cast<T*>(product)[i] = (a ? static_cast<const T*>(a)[i] : static_cast<T>(1)) * static_cast<const T*>(b)[i];
-  }
-}
-
-void multiply_channels(DataType dtype, const void* a, const void* b, void* product, int64_t c) {
-  (dtype == DataType::float64 ? multiply_channels<double> : multiply_channels<float>)(a, b, product, c);
-}
-
-template <class T> void invert_channels(const void* a, void* inverse, int64_t c) {
-  for (int64_t i = 0; i < c; ++i) static_cast<T*>(inverse)[i] = static_cast<T>(1) / static_cast<const T*>(a)[i];
 }
 
 Tensor epilogue_inverse(const Tensor& y, const Tensor& mean, const Tensor& scale, const Optional& shift, const Optional& residual,
@@ -90,26 +65,15 @@ Tensor epilogue_inverse(const Tensor& y, const Tensor& mean, const Tensor& scale
   Epilogue e = Arguments{op, y, residual, parameters, none, activation, constants, 0, channel_dim}.checked();
   set_affine(op, y, mean, scale, shift, e);
   TORCH_CHECK_VALUE(activation_facts[e.activation].invertible, op, ": activation must be invertible, got ", std::string(activation));
-  const Tensor reciprocal = empty_channels(y, e.c);
-  (e.dtype == DataType::float64 ? invert_channels<double> : invert_channels<float>)(e.scale, reciprocal.mutable_data_ptr(), e.c);
-  e.scale = reciprocal.const_data_ptr();
   Tensor x = new_tensor_like(y);
   void* const out = x.mutable_data_ptr();
   py::gil_scoped_release released;
-  FL_KERNELS(epilogue_kernels).inverse[index_of(e.dtype)](e, out);
+  layers::inverse(op, y, e, out);
   return x;
 }
 
 void mark_changed(const Optional& tensor) {
   if (tensor && !tensor->is_inference()) tensor->unsafeGetTensorImpl()->bump_version();
-}
-
-// The rate at which the running statistics move; counts the batch.
-double count_batch(const Optional& num_batches_tracked, std::optional<double> momentum) {
-  if (!num_batches_tracked) return momentum.value_or(0);
-  const int64_t batches = ++*num_batches_tracked->mutable_data_ptr<int64_t>();
-  mark_changed(num_batches_tracked);
-  return momentum ? *momentum : 1.0 / static_cast<double>(batches);
 }
 
 std::tuple<Tensor, Tensor, Tensor> batch_norm_forward(
@@ -127,25 +91,32 @@ std::tuple<Tensor, Tensor, Tensor> batch_norm_forward(
                     ": running_mean and running_var must both be given, in training or both be None, got ",
                     running_mean ? "running_mean" : running_var ? "running_var" : "neither");
   TORCH_CHECK_VALUE(!num_batches_tracked || (num_batches_tracked->scalar_type() == at::kLong && num_batches_tracked->numel() == 1 &&
-                    num_batches_tracked->is_cpu()), op, ": num_batches_tracked must be a 0-d int64 CPU tensor");
+                    num_batches_tracked->device() == x.device()), op, ": num_batches_tracked must be a 0-d int64 ", device_name, " tensor");
   TORCH_CHECK_VALUE(!training || !running_mean || momentum || num_batches_tracked, op,
                     ": num_batches_tracked must be given where momentum is None, got None");
   Tensor y = new_tensor_like(x), mean = empty_channels(x, e.c), rstd = empty_channels(x, e.c);
   e.shift = data_of(bias);
   void* const out = y.mutable_data_ptr();
+  e.weight = data_of(weight);
   if (!training) {
-    if (e.dtype == DataType::float64) copy_running<double>(*running_mean, *running_var, eps, mean, rstd);
-    else copy_running<float>(*running_mean, *running_var, eps, mean, rstd);
-    const Tensor scale = empty_channels(x, e.c);
-    multiply_channels(e.dtype, data_of(weight), rstd.const_data_ptr(), scale.mutable_data_ptr(), e.c);
-    e.mean = mean.const_data_ptr();
-    e.scale = scale.const_data_ptr();
+    void *const mean_data = mean.mutable_data_ptr(), *const rstd_data = rstd.mutable_data_ptr();
+    e.mean = mean_data;
+    e.scale = rstd_data;
+    const void *const from_mean = running_mean->const_data_ptr(), *const from_var = running_var->const_data_ptr();
     py::gil_scoped_release released;
-    FL_KERNELS(epilogue_kernels).forward[index_of(e.dtype)](e, out);
+    layers::running_statistics(op, x, e, from_mean, from_var, eps, mean_data, rstd_data);
+    layers::forward(op, x, e, out);
     return {y, mean, rstd};
   }
-  BatchNorm b = {e, data_of(weight), mean.mutable_data_ptr(), rstd.mutable_data_ptr(), nullptr, nullptr, 0, eps};
-  b.rate = count_batch(num_batches_tracked, momentum);
+  BatchNorm b = {};
+  b.epilogue = e;
+  b.mean = mean.mutable_data_ptr();
+  b.rstd = rstd.mutable_data_ptr();
+  b.batches = num_batches_tracked ? num_batches_tracked->mutable_data_ptr<int64_t>() : nullptr;
+  b.cumulative = running_mean && !momentum;
+  b.rate = momentum.value_or(0);
+  b.eps = eps;
+  mark_changed(num_batches_tracked);
   if (running_mean) {
     b.running_mean = running_mean->mutable_data_ptr();
     b.running_var = running_var->mutable_data_ptr();
@@ -153,7 +124,7 @@ std::tuple<Tensor, Tensor, Tensor> batch_norm_forward(
     mark_changed(running_var);
   }
   py::gil_scoped_release released;
-  FL_KERNELS(batch_norm_kernels).forward[index_of(e.dtype)](b, out);
+  layers::batch_norm_forward(op, x, b, out);
   return {y, mean, rstd};
 }
 
@@ -173,22 +144,24 @@ Gradients batch_norm_backward(const Tensor& dy, const Tensor& x, const Tensor& m
   const char* op = "batch_norm_backward";
   Epilogue e = Arguments{op, x, residual, parameters, seed, activation, constants, p, channel_dim}.checked();
   check_backward(op, dy, x, mean, rstd, weight, bias, e.c);
+  e.weight = data_of(weight);
   e.shift = data_of(bias);
   Outputs outputs(x, parameters, e.c, output_mask);
-  const EpilogueGradients g = outputs.pointers(dy);
-  if (training) {
-    const BatchNorm b = {e, data_of(weight), const_cast<void*>(mean.const_data_ptr()), const_cast<void*>(rstd.const_data_ptr()),
-                         nullptr, nullptr, 0, 0};
+  EpilogueGradients g = outputs.pointers(dy);
+  const void *const mean_data = mean.const_data_ptr(), *const rstd_data = rstd.const_data_ptr();
+  {
     py::gil_scoped_release released;
-    FL_KERNELS(batch_norm_kernels).backward[index_of(e.dtype)](b, g);
-  } else {
-    const Tensor scale = empty_channels(x, e.c);
-    multiply_channels(e.dtype, data_of(weight), rstd.const_data_ptr(), scale.mutable_data_ptr(), e.c);
-    e.mean = mean.const_data_ptr();
-    e.scale = scale.const_data_ptr();
-    py::gil_scoped_release released;
-    FL_KERNELS(epilogue_kernels).backward[index_of(e.dtype)](e, g);
-    if (g.dscale) multiply_channels(e.dtype, g.dscale, rstd.const_data_ptr(), g.dscale, e.c);
+    if (training) {
+      BatchNorm b = {};
+      b.epilogue = e;
+      b.mean = const_cast<void*>(mean_data);
+      b.rstd = const_cast<void*>(rstd_data);
+      layers::batch_norm_backward(op, x, b, g);
+    } else {
+      e.mean = mean_data;
+      e.scale = g.factor = rstd_data;
+      layers::backward(op, x, e, g);
+    }
   }
   return std::move(outputs).results();
 }
@@ -202,13 +175,12 @@ Tensor batch_norm_backward_input(const Tensor& dy, const Tensor& x, const Tensor
   check_backward(op, dy, x, mean, rstd, weight, bias, e.c);
   check_vector(op, "mean_dz", mean_dz, x, e.c);
   check_vector(op, "mean_dz_centred", mean_dz_centred, x, e.c);
-  const Tensor scale = empty_channels(x, e.c), slope = empty_channels(x, e.c);
+  const Tensor slope = empty_channels(x, e.c);
   void* const slope_data = slope.mutable_data_ptr();
-  multiply_channels(e.dtype, data_of(weight), rstd.const_data_ptr(), scale.mutable_data_ptr(), e.c);
-  multiply_channels(e.dtype, mean_dz_centred.const_data_ptr(), rstd.const_data_ptr(), slope_data, e.c);
-  multiply_channels(e.dtype, slope_data, rstd.const_data_ptr(), slope_data, e.c);
+  const void* const centred_data = mean_dz_centred.const_data_ptr();
   e.mean = mean.const_data_ptr();
-  e.scale = scale.const_data_ptr();
+  e.scale = rstd.const_data_ptr();
+  e.weight = data_of(weight);
   e.shift = data_of(bias);
   Tensor dx = new_tensor_like(x);
   EpilogueGradients g = {};
@@ -217,7 +189,8 @@ Tensor batch_norm_backward_input(const Tensor& dy, const Tensor& x, const Tensor
   g.mean_dz = mean_dz.const_data_ptr();
   g.slope = slope_data;
   py::gil_scoped_release released;
-  FL_KERNELS(epilogue_kernels).backward[index_of(e.dtype)](e, g);
+  layers::slopes(op, x, e, centred_data, e.scale, slope_data);
+  layers::backward(op, x, e, g);
   return dx;
 }
 
@@ -226,8 +199,10 @@ Tensor dropout_mask(int64_t first, int64_t count, const Tensor& seed, double p) 
   TORCH_CHECK_VALUE(first >= 0 && count >= 0, op, ": first and count must be at least 0, got ", first, " and ", count);
   Epilogue e = {};
   check_dropout(op, seed, p, e);
-  Tensor kept = at::detail::empty_cpu({count}, at::kBool);
-  FL_KERNELS(dropout_kernels).mask(kept.mutable_data_ptr<bool>(), first, count, e.seed, e.threshold);
+  Tensor kept = new_tensor(seed, {count}, {1}, at::kBool);
+  bool* const out = kept.mutable_data_ptr<bool>();
+  py::gil_scoped_release released;
+  layers::mask(op, seed, out, first, count, e);
   return kept;
 }
 
@@ -248,7 +223,9 @@ void bind_layers(py::module_& module) {
   module.def("batch_norm_backward", &batch_norm_backward);
   module.def("batch_norm_backward_input", &batch_norm_backward_input);
   module.def("dropout_mask", &dropout_mask, "Whether elements first .. first + count - 1 are kept: bool [count].");
+#if !defined(FL_CUDA)
   module.def("cpu_capability", &cpu_capability_name, "The instruction set in use: baseline, avx2 or avx512.");
+#endif
 }
 
 }  // namespace fastlayers

@@ -1,4 +1,4 @@
-// optimizer_step and gradient_norm for Python: checks, and tensors turned into the pointers that csrc/cpu/optimizers.cpp takes.
+// optimizer_step and gradient_norm for Python: checks, and tensors turned into pointers.
 #include "bindings_updates.h"
 
 namespace fastlayers {
@@ -11,40 +11,36 @@ struct Lists {
 
 void gather(Work& work, const Lists& lists) {
   const int64_t count = lists.params.size();
+  if (is_here(lists.params[0])) work.device = lists.params[0].device();
   const at::ScalarType type = lists.params[0].scalar_type(), state_type = work.present.empty() ? type : lists.states[0].scalar_type();
   work.tensors.reserve(count);
   for (int64_t i = 0; i < count; ++i) {
-    const at::Tensor& param = dense(lists.params, i, type);
+    const at::Tensor& param = dense(lists.params, i, type, work.device);
     UpdateTensor tensor = new_tensor(param, dense_like(lists.grads, i, type, param));
     for (size_t k = 0; k < work.present.size(); ++k) {
       const int64_t at = static_cast<int64_t>(k) * count + i;
       tensor.states[work.present[k]] = dense_like(lists.states, at, state_type, param).mutable_data_ptr();
     }
-    float* own_scalars[max_scalars];
     for (int k = 0; k < work.facts().scalars; ++k) {
-      const at::Tensor& scalar = dense(lists.scalars, k * count + i, at::kFloat);
+      const at::Tensor& scalar = dense(lists.scalars, k * count + i, at::kFloat, work.device);
       if (scalar.numel() != 1) lists.scalars.refuse(k * count + i, "have one element", scalar.sizes());
-      own_scalars[k] = scalar.mutable_data_ptr<float>();
+      tensor.scalars[k] = scalar.mutable_data_ptr<float>();
     }
     if (work.has_masters) tensor.master = dense_like(lists.masters, i, at::kFloat, param).mutable_data_ptr();
     if (work.ema_decay) tensor.average = dense_like(lists.averages, i, average_type(type), param).mutable_data_ptr();
-    work.add(tensor, own_scalars);
+    work.add(tensor);
   }
 }
 
 void optimizer_step(
     const std::string& rule, const py::object& params, const py::object& grads, const py::object& states, const py::object& scalars,
     const py::object& masters, const py::object& averages, std::vector<double> hyperparameters, const std::vector<int>& flags,
-    const std::vector<Optional>& tensors, const Optional& grad_scale, const Optional& found_inf, const Optional& norm,
+    std::vector<Optional> tensors, const Optional& grad_scale, const Optional& found_inf, const Optional& norm,
     const Optional& seed, double max_grad_norm, double ema_decay) {
   const char* name = "optimizer_step";
   const Lists lists{{name, "params", params},   {name, "grads", grads},     {name, "states", states},
                     {name, "scalars", scalars}, {name, "masters", masters}, {name, "averages", averages}};
-  if (!tensors.empty()) check_count("tensors", tensors.size(), hyperparameters.size());
-  for (size_t i = 0; i < tensors.size(); ++i) {
-    if (tensors[i]) hyperparameters[i] = tensors[i]->item<double>();
-  }
-  Work work(rule, std::move(hyperparameters), flags);
+  Work work(rule, std::move(hyperparameters), std::move(tensors), flags);
   const size_t count = lists.params.size();
   check_count("grads", lists.grads.size(), count);
   check_count("states", lists.states.size(), work.present.size() * count);
@@ -63,32 +59,26 @@ void optimizer_step(
     lists.params.refuse(0, "be Half or BFloat16 to have masters", lists.params[0].scalar_type());
   }
   if (lists.averages.size()) work.ema_decay = ema_decay;
-  work.seed = seed_value(seed);
+  work.seed = seed;
   gather(work, lists);
-  if (skips(found_inf)) return;
+  if (is_skipped(found_inf)) return;
   mark_written(lists.params);
-  const auto squares = norm ? std::optional<double>(norm->select(0, 0).item<double>()) : std::nullopt;
-  const double factor = gradient_factor(work.flags[0], grad_scale, squares, max_grad_norm);
-  py::gil_scoped_release released;
-  work.run(factor);
+  update(work, {grad_scale, found_inf, norm, max_grad_norm});
 }
 
 at::Tensor gradient_norm(const py::object& grad_list) {
   const Tensors grads("gradient_norm", "grads", grad_list);
-  std::vector<UpdateTensor> tensors;
+  if (grads.size() == 0) return at::zeros({2}, at::kDouble);
+  const at::Device device = is_here(grads[0]) ? grads[0].device() : at::Device(device_type);
+  GradientList list{number_type(grads, 0), {}};
   for (int64_t i = 0; i < grads.size(); ++i) {
-    const at::Tensor& grad = dense(grads, i, grads[0].scalar_type());
-    tensors.push_back({nullptr, grad.const_data_ptr(), {}, nullptr, nullptr, {}, grad.numel(), 0, 0});
+    const at::Tensor& grad = dense(grads, i, grads[0].scalar_type(), device);
+    UpdateTensor tensor = {};
+    tensor.grad = grad.const_data_ptr();
+    tensor.numel = grad.numel();
+    list.tensors.push_back(tensor);
   }
-  at::Tensor result = at::zeros({2}, at::kDouble);
-  if (tensors.empty()) return result;
-  const NumberType type = number_type(grads, 0);
-  py::gil_scoped_release released;
-  Squares squares;
-  squares.add(type, tensors);
-  result.mutable_data_ptr<double>()[0] = squares.sum;
-  result.mutable_data_ptr<double>()[1] = squares.finite ? 0 : 1;
-  return result;
+  return squares_of({&list}, device);
 }
 
 }  // namespace
@@ -97,8 +87,8 @@ void bind_optimizers(py::module_& module) {
   using namespace py::literals;
   module.def("optimizer_step", &optimizer_step, "rule"_a, "params"_a, "grads"_a, "states"_a, "scalars"_a, "masters"_a, "averages"_a,
              "hyperparameters"_a, "flags"_a, "tensors"_a, "grad_scale"_a, "found_inf"_a, "norm"_a, "seed"_a, "max_grad_norm"_a,
-             "ema_decay"_a, "fastlayers.reference.optimizers.optimizer_step for CPU tensors");
-  module.def("gradient_norm", &gradient_norm, "grads"_a, "fastlayers.reference.optimizers.gradient_norm for CPU tensors");
+             "ema_decay"_a, "fastlayers.reference.optimizers.optimizer_step");
+  module.def("gradient_norm", &gradient_norm, "grads"_a, "fastlayers.reference.optimizers.gradient_norm");
 }
 
 }  // namespace fastlayers

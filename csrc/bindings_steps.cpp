@@ -65,7 +65,7 @@ bool add_if_ready(Work& work, const at::Tensor& param, PyObject* dictionary, con
   static PyObject* const master = PyUnicode_InternFromString("master");
   static PyObject* const average = PyUnicode_InternFromString("average");
   const at::ScalarType type = scalar_type(work.type), state_type = scalar_type(work.state_type);
-  if (!param.device().is_cpu() || !fits(param, type, param) || !param.is_non_overlapping_and_dense()) return false;
+  if (!is_here(param) || !fits(param, type, param) || !param.is_non_overlapping_and_dense()) return false;
   if (!fits(param.grad(), type, param)) return false;
   const bool empty = param.numel() == 0;  // whose memory may be nullptr
   UpdateTensor tensor = new_tensor(param, param.grad());
@@ -74,15 +74,14 @@ bool add_if_ready(Work& work, const at::Tensor& param, PyObject* dictionary, con
     if (!memory && !empty) return false;
     tensor.states[work.present[k]] = memory;
   }
-  float* scalars[max_scalars];
   for (int k = 0; k < work.facts().scalars; ++k) {
     const at::Tensor* scalar = lookup(dictionary, PyTuple_GET_ITEM(scalar_names.ptr(), k));
-    if (!scalar || scalar->numel() != 1 || !fits(*scalar, at::kFloat, *scalar) || !scalar->device().is_cpu()) return false;
-    scalars[k] = scalar->mutable_data_ptr<float>();
+    if (!scalar || scalar->numel() != 1 || !fits(*scalar, at::kFloat, *scalar) || scalar->device() != param.device()) return false;
+    tensor.scalars[k] = scalar->mutable_data_ptr<float>();
   }
   if (work.has_masters && !(tensor.master = memory_if_ready(dictionary, master, at::kFloat, param)) && !empty) return false;
   if (work.ema_decay && !(tensor.average = memory_if_ready(dictionary, average, average_type(type), param)) && !empty) return false;
-  work.add(tensor, scalars);
+  work.add(tensor);
   return true;
 }
 
@@ -93,7 +92,7 @@ struct NativeLaunch {
   py::object operator[](int i) const { return items[i]; }
   Tensors params() const { return {"step_launches", "params", items[1]}; }
   // (which launches share a norm, the largest it may be), or nothing.
-  std::optional<std::pair<int, double>> clipping() const { return items[10].cast<std::optional<std::pair<int, double>>>(); }
+  std::optional<std::pair<int, double>> clipping() const { return items[11].cast<std::optional<std::pair<int, double>>>(); }
 
   py::tuple items;
 };
@@ -103,14 +102,16 @@ bool prepare(std::vector<Work>& works, const NativeLaunch& launch) {
   const Tensors params = launch.params();
   const py::list dictionaries = launch[2];
   const py::tuple names = launch[3], scalar_names = launch[4];
-  works.emplace_back(launch[0].cast<std::string>(), launch[5].cast<std::vector<double>>(), launch[6].cast<std::vector<int>>());
+  works.emplace_back(launch[0].cast<std::string>(), launch[5].cast<std::vector<double>>(), launch[6].cast<std::vector<Optional>>(),
+                     launch[7].cast<std::vector<int>>());
   Work& work = works.back();
+  work.device = params[0].device();
   if (names.size() != work.present.size() || dictionaries.size() != static_cast<size_t>(params.size())) return false;
   if (scalar_names.size() != static_cast<size_t>(work.facts().scalars)) return false;
   work.type = work.state_type = number_type(params, 0);
-  work.has_masters = launch[7].cast<bool>();
-  work.ema_decay = launch[8].cast<std::optional<double>>();
-  work.seed = seed_value(launch[9].cast<Optional>());
+  work.has_masters = launch[8].cast<bool>();
+  work.ema_decay = launch[9].cast<std::optional<double>>();
+  work.seed = launch[10].cast<Optional>();
   if (!names.empty()) {
     const at::Tensor* state = lookup(dictionaries[0].ptr(), names[0].ptr());
     if (!state) return false;
@@ -136,21 +137,27 @@ bool step_launches(const py::list& handles, const Optional& grad_scale, const Op
   std::vector<Work> works;
   works.reserve(launches.size());
   std::vector<std::optional<std::pair<int, double>>> clippings;
+  if (launches.empty()) return true;
+  const at::Device device = launches[0].params()[0].device();
   for (const NativeLaunch& launch : launches) {
-    if (!prepare(works, launch)) return false;
+    if (launch.params()[0].device() != device || !prepare(works, launch)) return false;
     clippings.push_back(launch.clipping());
   }
-  if (skips(found_inf)) return true;
+  if (is_skipped(found_inf)) return true;
   for (const NativeLaunch& launch : launches) mark_written(launch.params());
 
-  py::gil_scoped_release released;
-  std::map<int, Squares> norms;
+  std::map<int, std::vector<const GradientList*>> clipped;
   for (size_t i = 0; i < works.size(); ++i) {
-    if (clippings[i]) norms[clippings[i]->first].add(works[i].type, works[i].tensors);
+    if (clippings[i]) clipped[clippings[i]->first].push_back(&works[i]);
   }
+  std::map<int, at::Tensor> norms;
+  for (const auto& [number, lists] : clipped) norms[number] = squares_of(lists, device);
   for (size_t i = 0; i < works.size(); ++i) {
-    const auto squares = clippings[i] ? std::optional<double>(norms[clippings[i]->first].sum) : std::nullopt;
-    works[i].run(gradient_factor(works[i].flags[0], grad_scale, squares, clippings[i] ? clippings[i]->second : 0));
+    if (clippings[i]) {
+      update(works[i], {grad_scale, found_inf, norms[clippings[i]->first], clippings[i]->second});
+    } else {
+      update(works[i], {grad_scale, found_inf, std::nullopt, 0});
+    }
   }
   return true;
 }

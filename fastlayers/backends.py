@@ -5,30 +5,60 @@ import importlib
 import importlib.util
 from types import ModuleType
 
+import torch
 from torch import Tensor
 
 from . import checks, reference
 from .generated import REGISTERED
 
 NAMES = ("reference", "cpp", "triton", "cuda")
-_MODULES = {"reference": "fastlayers.reference", "cpp": "fastlayers._C", "triton": "fastlayers.kernels"}
+_MODULES = {"reference": "fastlayers.reference", "cpp": "fastlayers._C", "triton": "fastlayers.kernels", "cuda": "fastlayers._CUDA"}
 _COMPILED = ("cpp", "cuda")
 """What was compiled before any formula was registered."""
-_TITLES = {"cpp": "the C++ extension fastlayers._C", "triton": "Triton"}
+_TITLES = {"cpp": "the C++ extension fastlayers._C", "triton": "Triton", "cuda": "the CUDA extension fastlayers._CUDA"}
 
 _choice = "auto"
 
 
+class Completed(ModuleType):
+    """A compiled backend for GPUs; what it has no kernel of is Triton's, or without Triton the reference's."""
+
+    def __init__(self, compiled: ModuleType) -> None:
+        super().__init__(compiled.__name__)
+        self.compiled = compiled
+
+    def __getattr__(self, name: str) -> object:
+        found = getattr(self.compiled, name, None)
+        if found is None:
+            return getattr(_uncompiled(self.compiled.device_type), name)
+        setattr(self, name, found)
+        return found
+
+
+def _uncompiled(device: str) -> ModuleType:
+    """Who computes on a GPU what was not compiled."""
+    return reference if _reason_against("triton", device) else _module("triton")[0]
+
+
+def _not_built() -> str:
+    """Why there is no CUDA extension."""
+    if torch.version.cuda is None:
+        return f"the CUDA extension was not built: torch {torch.__version__} is not built for CUDA"
+    return (f"the CUDA extension was not built: reinstall with nvcc of CUDA {torch.version.cuda.split('.')[0]}, "
+            "FASTLAYERS_CUDA=1 pip install --no-build-isolation says what is missing")
+
+
 def _load(name: str) -> tuple[ModuleType | None, str]:
     """(the backend's module, "") or (None, the reason why it cannot be imported)."""
-    if name == "cuda":
-        return None, "CUDA kernels are not built into this version"
+    if name == "cuda" and importlib.util.find_spec("fastlayers._CUDA") is None:
+        return None, _not_built()
     if name == "triton" and importlib.util.find_spec("triton") is None:
         return None, "Triton is not installed (pip install triton, Linux only)"
     if name == "cpp" and importlib.util.find_spec("fastlayers._C") is None:
         return None, "the C++ extension was not built: reinstall with a C++17 compiler, pip install --no-build-isolation -v shows why"
     try:
-        return importlib.import_module(_MODULES[name]), ""
+        module = importlib.import_module(_MODULES[name])
+        return (Completed(module) if name == "cuda" else module), ""
     except (ImportError, OSError, RuntimeError) as error:
         return None, f"{_TITLES[name]} cannot be imported: {' '.join(str(error).split())}"
 
@@ -65,10 +95,18 @@ def _reason_against(name: str, device: str | None = None) -> str:
         return reason
     if name == "cpp":
         return "" if device in (None, "cpu") else f"cpp runs on cpu tensors, not on {device} ones"
+    if name == "cuda":
+        return _reason_against_cuda(module.device_type, device)
     runs_on = _triton_device()
     if not runs_on:
         return "Triton finds no GPU driver (without a GPU it runs inside ptxsim.triton.device() or with TRITON_INTERPRET=1)"
     return "" if device in (None, runs_on) else f"triton runs on {runs_on} tensors here, not on {device} ones"
+
+
+def _reason_against_cuda(runs_on: str, device: str | None) -> str:
+    if runs_on == "cuda" != device and not torch.cuda.is_available():
+        return "torch finds no GPU"
+    return "" if device in (None, runs_on) else f"cuda runs on {runs_on} tensors here, not on {device} ones"
 
 
 def _lacks(name: str, activation: str) -> str:
@@ -82,7 +120,7 @@ def select(x: Tensor, activation: str | None = None) -> ModuleType:
     """The backend module that runs an operation whose first tensor is x; another where the choice lacks the activation."""
     chosen = _select(x)
     if activation in REGISTERED and any(chosen is _module(name)[0] and _lacks(name, activation) for name in _COMPILED):
-        return _module("triton")[0] if x.is_cuda and not _reason_against("triton", "cuda") else reference
+        return reference if chosen is _cpp else _uncompiled(x.device.type)
     return chosen
 
 
@@ -91,9 +129,8 @@ def _select(x: Tensor) -> ModuleType:
     if _choice == "auto":
         if x.is_cpu:
             return _cpu_default
-        if x.is_cuda and not _reason_against("triton", "cuda"):
-            return _module("triton")[0]
-        return reference
+        usable = [name for name in ("cuda", "triton") if x.is_cuda and not _reason_against(name, "cuda")]
+        return _module(usable[0])[0] if usable else reference
     reason = _reason_against(_choice, x.device.type)
     if reason:
         raise RuntimeError(f"backend: {_choice!r} must be able to run on {x.device.type} tensors, got: {reason}")
@@ -151,5 +188,7 @@ def backends(activation: str | None = None) -> dict[str, str]:
         reason = _reason_against(name) or _lacks(name, activation)
         if not reason and name == "triton":
             details[name] = f"on {_triton_device()}"
+        if not reason and name == "cuda":
+            details[name] = f"on {_module(name)[0].device_type}"
         report[name] = f"not available: {reason}" if reason else f"available {details[name]}"
     return report

@@ -2,6 +2,9 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
+import sys
+from types import ModuleType
 
 import pytest
 import torch
@@ -9,7 +12,22 @@ import torch
 import fastlayers as fl
 from fastlayers import backends as report  # the function fl.backends
 
-BACKENDS = ("reference", "cpp", "triton")
+BACKENDS = ("reference", "cpp", "triton", "cuda")
+
+
+@contextlib.contextmanager
+def emulated_cuda(module: ModuleType | None = None, **options: object):
+    """The cuda backend, or this module in its place, is on CPU tensors in the block, its launches and Triton's in the emulator; yields
+    where they are counted."""
+    simulator = pytest.importorskip("ptxsim.triton", reason="the emulator is installed with: pip install -e tools/ptxsim")
+    if shutil.which("nvcc") is None:
+        pytest.skip("nvcc, which compiles csrc/cuda for the emulator, is not installed")
+    from emulated_cuda import emulated
+
+    backends, module = sys.modules["fastlayers.backends"], module or emulated()
+    with simulator.device(arch=90), module.running(**options) as device, pytest.MonkeyPatch.context() as patch:
+        patch.setitem(backends._lazy, "cuda", (backends.Completed(module), ""))
+        yield device
 
 
 @contextlib.contextmanager
@@ -20,10 +38,14 @@ def running_on(name: str):
         with simulator.device(arch=90), fl.backend(name):
             yield torch.device("cpu")
         return
-    if name == "cpp" and not report()["cpp"].startswith("available"):
-        pytest.skip(report()["cpp"])
+    if name == "cuda" and not torch.cuda.is_available():
+        with emulated_cuda(), fl.backend(name):
+            yield torch.device("cpu")
+        return
+    if name in ("cpp", "cuda") and not report()[name].startswith("available"):
+        pytest.skip(report()[name])
     with fl.backend(name):
-        yield torch.device("cuda" if name == "triton" else "cpu")
+        yield torch.device("cuda" if name in ("triton", "cuda") else "cpu")
 
 
 @pytest.fixture(params=BACKENDS)

@@ -322,7 +322,7 @@ def test_wrong_number_of_hinges(rows: int) -> None:
     from fastlayers import _C
 
     parameters = torch.zeros(rows, 1)
-    with pytest.raises(ValueError, match=r"parameters must be a contiguous CPU tensor of shape \[2 times 1 to 8, 1 or 3\], got shape"):
+    with pytest.raises(ValueError, match=r"parameters must be a contiguous cpu tensor of shape \[2 times 1 to 8, 1 or 3\], got shape"):
         _C.epilogue_forward(torch.zeros(2, 3), None, None, None, None, parameters, None, "apl", (), 0.0, 1)
 
 

@@ -1,22 +1,25 @@
 """optimizer_step and gradient_norm on every backend: against float64, at every size, with every option of the interface."""
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
 
 import pytest
 import torch
-from conftest import BACKENDS, running_on
+from conftest import BACKENDS, emulated_cuda, running_on
 from optimizer_cases import RICHEST, STEPS, Lists, Step, lists, oracle, run
 from tolerances import assert_within, rounding, unit
 from torch import Tensor
 
+import fastlayers as fl
 from fastlayers.reference.dropout import random_numbers
 from fastlayers.reference.optimizers import stochastically_rounded
 from fastlayers.specs import UPDATE_RULES
 
 SIZES = (0, 1, 5, 64, 127, 129, 4095, 8192, 8193, 17003)  # 8192: what one Triton program takes
+GPU_BACKENDS = ("triton", "cuda")  # which run in the emulator where there is no GPU
 MIXED = ((torch.float16, None), (torch.float16, torch.float32), (torch.float16, torch.bfloat16), (torch.bfloat16, torch.float32),
          (torch.float32, torch.bfloat16))
 CASES = [(step, dtype, None) for step in STEPS for dtype in (torch.float32, torch.bfloat16)] + [
@@ -215,15 +218,24 @@ def test_cpp_gives_the_same_bits_for_any_number_of_threads(step: Step) -> None:
     assert all(torch.equal(a, b) for other in results[1:] for a, b in zip(results[0], other, strict=True))
 
 
-def test_triton_launches_once_for_a_list() -> None:
-    with running_on("triton") as device:
-        if device.type != "cpu":
-            pytest.skip("launches are counted in the emulator, and this machine has a GPU")
+@contextlib.contextmanager
+def counting(backend: str, lists: Lists, **options: object):
+    """The backend's functions and what the emulator counts, one entry for each launch; these lists are all that kernels may reach."""
+    emulator = pytest.importorskip("ptxsim.triton", reason="the emulator is installed with: pip install -e tools/ptxsim")
+    if backend == "triton":
         import fastlayers.kernels as kernels
-        import triton
 
-        stats = triton.runtime.driver.active.stats
-        given = lists(STEPS[5], (5, 10000, 64), torch.float32)
+        with emulator.device(arch=90, by_address=lists.every(), **options) as device:
+            yield kernels, device.stats
+    else:
+        with emulated_cuda(**options) as device, fl.backend("cuda"):
+            yield sys.modules["fastlayers.backends"].select(torch.empty(0)), device.stats
+
+
+@pytest.mark.parametrize("backend", GPU_BACKENDS)
+def test_one_launch_for_a_list(backend: str) -> None:
+    given = lists(STEPS[5], (5, 10000, 64), torch.float32)
+    with counting(backend, given) as (kernels, stats):
         norm = kernels.gradient_norm(given.grads)
         assert len(stats) == 2
         run(kernels, STEPS[5], given, norm=norm, max_grad_norm=1.0)
@@ -232,21 +244,19 @@ def test_triton_launches_once_for_a_list() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("step", STEPS, ids=str)
-def test_triton_traffic_instructions_and_races(step: Step, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("backend", GPU_BACKENDS)
+def test_traffic_instructions_and_races(backend: str, step: Step, dtype: torch.dtype) -> None:
     """Nobody reads or writes what another program writes; traffic at most 1.1 of the least, 35 instructions an element."""
-    emulator = pytest.importorskip("ptxsim.triton", reason="the emulator is installed with: pip install -e tools/ptxsim")
-    import fastlayers.kernels as kernels
-
     given = lists(step, (65536, 3 * 8192), dtype)
-    with emulator.device(arch=90, check_races="strict", by_address=given.every()) as device:
+    with counting(backend, given, check_races="strict") as (kernels, stats):
         kernels.gradient_norm(given.grads)
         run(kernels, step, given)
     numel = sum(p.numel() for p in given.params)
-    for stats, arrays in zip((device.stats[0], device.stats[2]), (1, 3 + 2 * len(step.state_names)), strict=True):
-        sectors = stats.global_read_sectors + stats.global_write_sectors
+    for launch, arrays in zip((stats[0], stats[2]), (1, 3 + 2 * len(step.state_names)), strict=True):
+        sectors = launch.global_read_sectors + launch.global_write_sectors
         assert 32 * sectors <= 1.1 * arrays * numel * dtype.itemsize
-        assert not stats.local_bytes
-        assert stats.thread_instructions <= 35 * numel
+        assert not launch.local_bytes
+        assert launch.thread_instructions <= 35 * numel
 
 
 def test_triton_interpreter() -> None:

@@ -40,9 +40,9 @@ SAMPLES = [(name, sample.kwargs) for name in INFO if name in NAMES for sample in
 
 
 def on_backends(every: Sequence, few: Sequence) -> list:
-    """(backend, *case) for each case; on Triton, whose emulator is slow, only the few: its kernels have tests of their own."""
+    """(backend, *case) for each case; in the emulator, which is slow, only the few: the kernels have tests of their own."""
     return [(backend, *(case if isinstance(case, tuple) else (case,))) for backend in BACKENDS
-            for case in (few if backend == "triton" else every)]
+            for case in (few if backend in ("triton", "cuda") else every)]
 
 
 EVERY_RULE = on_backends(NAMES, ("AdamW", "NAdam"))

@@ -156,7 +156,8 @@ struct srelu : FromInput<4, 0> {
     return select(right, line.value(), select(x <= p[0], line.value(), x));
   }
   template <class T> FL_HD static T derivative(T x, const T* p, T* dp) {
-    const auto right = x >= p[2], left = (!right) & (x < p[0]);
+    const auto right = x >= p[2];
+    const auto left = (!right) & (x < p[0]);
     dp[0] = select(left, T(1) - p[1], T(0));
     dp[1] = select(left, x - p[0], T(0));
     dp[2] = select(right, T(1) - p[3], T(0));

@@ -23,20 +23,40 @@ struct PhiloxWords {
   uint32_t word[4];
 };
 
+// Of the product of two words.
+FL_HD uint32_t high_word(uint32_t a, uint32_t b) {
+#if defined(__CUDA_ARCH__)
+  return __umulhi(a, b);
+#else
+  return static_cast<uint32_t>(static_cast<uint64_t>(a) * b >> 32);
+#endif
+}
+
 FL_HD PhiloxWords philox(uint64_t group, uint32_t stream, uint64_t seed) {
   uint32_t c0 = static_cast<uint32_t>(group), c1 = static_cast<uint32_t>(group >> 32), c2 = stream, c3 = 0;
   uint32_t k0 = static_cast<uint32_t>(seed), k1 = static_cast<uint32_t>(seed >> 32);
   for (int round = 0; round < philox_rounds; ++round) {
-    const uint64_t product0 = static_cast<uint64_t>(philox_multiplier0) * c0, product1 = static_cast<uint64_t>(philox_multiplier1) * c2;
-    c0 = static_cast<uint32_t>(product1 >> 32) ^ c1 ^ k0;
-    c2 = static_cast<uint32_t>(product0 >> 32) ^ c3 ^ k1;
-    c1 = static_cast<uint32_t>(product1);
-    c3 = static_cast<uint32_t>(product0);
+    const uint32_t high0 = high_word(philox_multiplier0, c0), high1 = high_word(philox_multiplier1, c2);
+    const uint32_t low0 = philox_multiplier0 * c0, low1 = philox_multiplier1 * c2;
+    c0 = high1 ^ c1 ^ k0;
+    c2 = high0 ^ c3 ^ k1;
+    c1 = low1;
+    c3 = low0;
     k0 += philox_weyl0;
     k1 += philox_weyl1;
   }
   return {{c0, c1, c2, c3}};
 }
+
+// Number k of a counter's eight.
+FL_HD uint32_t number_of(const PhiloxWords& words, int k) {
+  const uint32_t* w = words.word;
+  const uint32_t word = k < 4 ? (k < 2 ? w[0] : w[1]) : (k < 6 ? w[2] : w[3]);  // an index would put the words into memory
+  return k % 2 == 0 ? word & 0xffff : word >> 16;
+}
+
+// What a random activation takes: the number of a 16-bit half word, moved to the middle of its interval of (0, 1).
+template <class T> FL_HD T uniform_of(T number) { return (number + T(0.5f)) * T(0x1p-16f); }
 
 // round(65536 p), where 0 < p < 1 becomes neither 0 nor 65536.
 FL_HD int32_t dropout_threshold(double p) {

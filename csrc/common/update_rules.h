@@ -21,6 +21,17 @@ struct RuleDefaults {
   static FL_HD void advance(const double*, float* scalars) { scalars[0] += 1; }
 };
 
+// What gradients are multiplied by: sign, 1 / grad_scale, and clipping to max_norm, where squares is the sum of the squares of all of
+// them; nullptr where they are not clipped.
+FL_HD double gradient_factor(bool maximize, double grad_scale, const double* squares, double max_norm) {
+  double factor = 1 / grad_scale;
+  if (squares) {
+    const double ratio = max_norm / (sqrt(*squares) * factor + 1e-6);
+    factor *= ratio > 1 ? 1 : ratio;  // in this order a NaN norm gives NaN, as torch's clamp does
+  }
+  return maximize ? -factor : factor;
+}
+
 // g with the gradient of the L2 penalty; 0 times an infinite p would be NaN.
 template <class Scalar, class T> FL_HD T penalised(T p, T g, Scalar weight_decay) {
   return weight_decay != 0 ? multiply_add(T(weight_decay), p, g) : g;

@@ -34,23 +34,31 @@ template <class T> void finish_channels(const BatchNorm& b, int64_t c0, int64_t 
   const double count = static_cast<double>(b.epilogue.n * b.epilogue.s);
   T *const mean = static_cast<T*>(b.mean), *const rstd = static_cast<T*>(b.rstd);
   T *const running_mean = static_cast<T*>(b.running_mean), *const running_var = static_cast<T*>(b.running_var);
-  const T* const weight = static_cast<const T*>(b.weight);
+  const T* const weight = static_cast<const T*>(b.epilogue.weight);
 #pragma GCC ivdep
   for (int64_t c = c0; c < c1; ++c) {
     mean[c] = static_cast<T>(moments[c].mean);
-    rstd[c] = static_cast<T>(1 / __builtin_sqrt(moments[c].m2 / count + b.eps));
+    rstd[c] = static_cast<T>(inverse_deviation(moments[c].m2 / count, b.eps));
   }
   for (int64_t c = c0; c < c1; ++c) scale[c] = weight ? weight[c] * rstd[c] : rstd[c];
   if (!running_mean) return;
 #pragma GCC ivdep
   for (int64_t c = c0; c < c1; ++c) {
-    running_mean[c] = static_cast<T>((1 - b.rate) * running_mean[c] + b.rate * moments[c].mean);
-    running_var[c] = static_cast<T>((1 - b.rate) * running_var[c] + b.rate * (moments[c].m2 / (count - 1)));
+    running_mean[c] = static_cast<T>(moved(running_mean[c], moments[c].mean, b.rate));
+    running_var[c] = static_cast<T>(moved(running_var[c], moments[c].m2 / (count - 1), b.rate));
   }
 }
 
-template <class Storage> void forward(const BatchNorm& b, void* y) {
+// Counts the batch, which a cumulative average moves by.
+BatchNorm counted(BatchNorm b) {
+  if (b.batches) ++*b.batches;
+  if (b.cumulative) b.rate = 1.0 / static_cast<double>(*b.batches);
+  return b;
+}
+
+template <class Storage> void forward(const BatchNorm& given, void* y) {
   using T = typename Compute<Storage>::type;
+  const BatchNorm b = counted(given);
   Epilogue e = b.epilogue;
   Buffer<T> scale(e.c);
   Buffer<Moments> moments(e.c);
@@ -93,7 +101,7 @@ template <class T> struct Correction {
   Buffer<T> scale, mean_dz, slope;
 
   explicit Correction(const BatchNorm& b) : scale(b.epilogue.c), mean_dz(b.epilogue.c), slope(b.epilogue.c) {
-    const T *const weight = static_cast<const T*>(b.weight), *const rstd = static_cast<const T*>(b.rstd);
+    const T *const weight = static_cast<const T*>(b.epilogue.weight), *const rstd = static_cast<const T*>(b.rstd);
     for (int64_t c = 0; c < b.epilogue.c; ++c) scale[c] = weight ? weight[c] * rstd[c] : rstd[c];
   }
 
@@ -106,7 +114,7 @@ template <class T> struct Correction {
 #pragma GCC ivdep
     for (int64_t c = c0; c < c1; ++c) {
       means[c] = static_cast<T>(dz[c] / count);
-      slopes[c] = static_cast<T>(dz_centred[c] / count * rstd[c] * rstd[c]);
+      slopes[c] = static_cast<T>(slope_of<double>(dz_centred[c] / count, rstd[c]));
       dz_centred[c] *= rstd[c];
     }
   }
@@ -199,6 +207,19 @@ template <class Storage> void backward(const BatchNorm& b, const EpilogueGradien
   write_sums<T>(totals.data(), first.sum_count, e.c, e.parameter_count, g);
 }
 
+template <class T> void running_statistics(const void* running_mean, const void* running_var, double eps, void* mean, void* rstd, int64_t c) {
+  for (int64_t i = 0; i < c; ++i) {
+    static_cast<T*>(mean)[i] = static_cast<const T*>(running_mean)[i];
+    static_cast<T*>(rstd)[i] = static_cast<T>(inverse_deviation(static_cast<const T*>(running_var)[i], eps));
+  }
+}
+
+template <class T> void slopes(const void* mean_dz_centred, const void* rstd, void* slope, int64_t c) {
+  for (int64_t i = 0; i < c; ++i) {
+    static_cast<T*>(slope)[i] = slope_of(static_cast<const T*>(mean_dz_centred)[i], static_cast<const T*>(rstd)[i]);
+  }
+}
+
 }  // namespace
 
 extern const BatchNormKernels batch_norm_kernels;
@@ -206,6 +227,8 @@ const BatchNormKernels batch_norm_kernels = {
     {statistics<float>, statistics<double>, statistics<Half>, statistics<BFloat16>},
     {forward<float>, forward<double>, forward<Half>, forward<BFloat16>},
     {backward<float>, backward<double>, backward<Half>, backward<BFloat16>},
+    {running_statistics<float>, running_statistics<double>, running_statistics<float>, running_statistics<float>},
+    {slopes<float>, slopes<double>, slopes<float>, slopes<float>},
 };
 
 }  // namespace fastlayers::FL_CPU_CAPABILITY

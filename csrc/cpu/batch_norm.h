@@ -1,17 +1,9 @@
-// The batch norm kernels' arguments. In training; with given statistics batch norm is the epilogue.
+// The table of the batch norm kernels.
 #pragma once
 
-#include "epilogue.h"
+#include "../common/batch_norm.h"
 
 namespace fastlayers {
-
-struct BatchNorm {
-  Epilogue epilogue;   // shift is the bias; mean and scale are left null, the kernel fills them in
-  const void* weight;  // [c], or null for 1
-  void *mean, *rstd;   // [c]: forward writes them, backward reads them
-  void *running_mean, *running_var;  // [c], moved by forward: new = (1 - rate) old + rate batch; or both null
-  double rate, eps;
-};
 
 // One function per DataType.
 struct BatchNormKernels {
@@ -19,6 +11,10 @@ struct BatchNormKernels {
   void (*forward[data_type_count])(const BatchNorm&, void* y);
   // The gradient of the weight goes to dscale. mean_dz and slope are not read.
   void (*backward[data_type_count])(const BatchNorm&, const EpilogueGradients&);
+  // What evaluation normalises with: the running mean, and 1 / sqrt(running variance + eps).
+  void (*running_statistics[data_type_count])(const void* running_mean, const void* running_var, double eps, void* mean, void* rstd, int64_t c);
+  // The slope of EpilogueGradients from the mean of dz (x - mean).
+  void (*slopes[data_type_count])(const void* mean_dz_centred, const void* rstd, void* slope, int64_t c);
 };
 
 }  // namespace fastlayers

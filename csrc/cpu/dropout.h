@@ -225,11 +225,11 @@ FL_HD Vector<double> kept_or_dropped(const uint16_t* numbers, int32_t threshold,
 // (number + 1/2) / 65536 of each element; the last argument says of which type.
 FL_HD Vector<float> uniform(const uint16_t* numbers, Vector<float>) {
   const Native<float>::Truth wide = reinterpret_cast<Native<float>::Truth>(widen(copy_in<HalfWords>(numbers)));
-  return (Vector<float>(__builtin_convertvector(wide, Vector<float>::Lanes)) + Vector<float>(0.5f)) * Vector<float>(0x1p-16f);
+  return uniform_of(Vector<float>(__builtin_convertvector(wide, Vector<float>::Lanes)));
 }
 FL_HD Vector<double> uniform(const uint16_t* numbers, Vector<double>) {
   const Native<double>::Truth wide = __builtin_convertvector(copy_in<QuarterWords>(numbers), Native<double>::Truth);
-  return (Vector<double>(__builtin_convertvector(wide, Vector<double>::Lanes)) + Vector<double>(0.5)) * Vector<double>(0x1p-16);
+  return uniform_of(Vector<double>(__builtin_convertvector(wide, Vector<double>::Lanes)));
 }
 
 }  // namespace

@@ -9,7 +9,25 @@ namespace {
 // Whether anything differs between channels; if not, x is one long run.
 bool per_channel(const Epilogue& e) { return e.mean || e.scale || e.shift || e.parameter_count != 1; }
 
-template <class Storage> void forward(const Epilogue& e, void* y) {
+// An epilogue whose weight is part of its scale.
+template <class T> class Weighted {
+ public:
+  explicit Weighted(const Epilogue& given) : e(given), scale_(given.weight ? given.c : 0) {
+    if (!given.weight) return;
+    const T *const weight = static_cast<const T*>(e.weight), *const scale = static_cast<const T*>(e.scale);
+    for (int64_t c = 0; c < e.c; ++c) scale_[c] = scale ? weight[c] * scale[c] : weight[c];
+    e.scale = scale_.data();
+  }
+
+  Epilogue e;
+
+ private:
+  Buffer<T> scale_;
+};
+
+template <class Storage> void forward(const Epilogue& given, void* y) {
+  const Weighted<typename Compute<Storage>::type> weighted(given);
+  const Epilogue& e = weighted.e;
   Pass<Storage> pass;
   set_up(pass, e, per_channel(e) ? plain_geometry(e.n, e.c, e.s) : plain_geometry(1, 1, e.n * e.c * e.s));
   pass.run.y = static_cast<Storage*>(y);
@@ -18,8 +36,10 @@ template <class Storage> void forward(const Epilogue& e, void* y) {
   run_everywhere(pass);
 }
 
-template <class Storage> void backward(const Epilogue& e, const EpilogueGradients& g) {
+template <class Storage> void backward(const Epilogue& given, const EpilogueGradients& g) {
   using T = typename Compute<Storage>::type;
+  const Weighted<T> weighted(given);
+  const Epilogue& e = weighted.e;
   const bool sums = g.dscale || g.dshift || g.dparameters;
   const bool channels = per_channel(e) || g.dscale || g.dshift;
   const int64_t n = channels ? e.n : 1, c = channels ? e.c : 1, s = channels ? e.s : e.n * e.c * e.s;
@@ -43,7 +63,12 @@ template <class Storage> void backward(const Epilogue& e, const EpilogueGradient
   write_sums<T>(totals.data(), pass.sum_count, c, e.parameter_count, g);
 }
 
-template <class Storage> void inverse(const Epilogue& e, void* x) {
+template <class Storage> void inverse(const Epilogue& given, void* x) {
+  using T = typename Compute<Storage>::type;
+  Epilogue e = given;
+  Buffer<T> reciprocal(e.c);
+  for (int64_t c = 0; c < e.c; ++c) reciprocal[c] = static_cast<T>(1) / static_cast<const T*>(e.scale)[c];
+  e.scale = reciprocal.data();
   Pass<Storage> pass;
   set_up(pass, e, plain_geometry(e.n, e.c, e.s));
   pass.run.y = static_cast<Storage*>(x);

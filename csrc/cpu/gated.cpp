@@ -159,7 +159,7 @@ void for_each_run(const Epilogue& e, const GatedRun<Storage>& whole, Function fu
   const int64_t numel = e.n * whole.inner, longest = e.dropout ? RandomNumbers::longest : longest_run;
   parallel_for(divide_up(numel, elements_per_unit), elements_per_task / elements_per_unit, [&](int64_t begin, int64_t end) {
     GatedRun<Storage> run = whole;
-    RandomNumbers numbers(e.seed, dropout_stream);
+    RandomNumbers numbers(e.seed ? *e.seed : 0, dropout_stream);
     for (int64_t unit = begin; unit < end; ++unit) {
       const int64_t last = smaller(numel, (unit + 1) * elements_per_unit);
       for (run.first = unit * elements_per_unit; run.first < last; run.first += longest) {

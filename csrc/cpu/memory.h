@@ -3,17 +3,10 @@
 // load<Vector<float>>(const Half*) and the like accept any alignment. 16-bit results are rounded to nearest even, once; NaN stays NaN.
 #pragma once
 
+#include "../common/formula.h"
 #include "vector.h"
 
 namespace fastlayers::FL_CPU_CAPABILITY {
-
-// What a storage type is computed in.
-template <class Storage> struct Compute {
-  using type = float;
-};
-template <> struct Compute<double> {
-  using type = double;
-};
 
 namespace {
 

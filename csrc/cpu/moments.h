@@ -4,25 +4,11 @@
 
 #include <limits>
 
+#include "../common/moments.h"
 #include "pass.h"
 
 namespace fastlayers::FL_CPU_CAPABILITY {
 namespace {
-
-struct Moments {
-  double mean, m2;
-};
-
-// Adds `other` of count_other elements to `moments` of `count`.
-FL_HD void merge(Moments& moments, double count, const Moments& other, double count_other) {
-  if (count == 0) {
-    moments = other;
-    return;
-  }
-  const double delta = other.mean - moments.mean, share = count_other / (count + count_other);
-  moments.mean += delta * share;
-  moments.m2 += other.m2 + delta * delta * count * share;
-}
 
 // Sums of x - pilot and of its square, pilot being the column of the mean.
 template <class Storage, bool along> struct StatisticsLoop {
@@ -114,10 +100,7 @@ template <class Storage> class MomentsWorker {
     const double *const sums = sums_.data(), *const squares = sums + pass_.geometry.c;
     Moments* const found = found_.data();
 #pragma GCC ivdep
-    for (int64_t c = c0; c < c1; ++c) {
-      const double deviation = sums[c] / count, m2 = squares[c] - count * deviation * deviation;
-      found[c] = {deviation, m2 < 0 ? 0 : m2};
-    }
+    for (int64_t c = c0; c < c1; ++c) found[c] = moments_about(0, sums[c], squares[c], count);
   }
 
   // Adds what was found to the moments of `before` elements, which are the next pilots.

@@ -103,11 +103,11 @@ template <template <class> class Rule, class Param, class State, bool plain>
 void update_range(const UpdateList& list, RandomNumbers* draws, int64_t begin, int64_t end) {
   using Scalar = typename Compute<Param>::type;
   const UpdateTensor* current = &list.tensors[find_tensor(list, begin)];
-  Rule<Scalar> rule(list.hyperparameters, list.flags, current->scalars);
+  Rule<Scalar> rule(list.hyperparameters, list.flags, current->advanced);
   for (const UpdateTensor* tensor = current; tensor < list.tensors + list.count && tensor->offset < end; ++tensor) {
-    if (!same_scalars(tensor->scalars, current->scalars)) {  // the powers in a rule would be felt where tensors are small
+    if (!same_scalars(tensor->advanced, current->advanced)) {  // the powers in a rule would be felt where tensors are small
       current = tensor;
-      rule = Rule<Scalar>(list.hyperparameters, list.flags, current->scalars);
+      rule = Rule<Scalar>(list.hyperparameters, list.flags, current->advanced);
     }
     const int64_t first = begin > tensor->offset ? (begin - tensor->offset) / boundary * boundary : 0;
     const int64_t past = end - tensor->offset;
@@ -219,15 +219,8 @@ void norm(NumberType type, const NormPart* parts, int64_t count, double* sums, b
 FL_UPDATE_RULES(FL_FITS)
 #undef FL_FITS
 
-#define FL_FACTS(name, Rule)                                                                                                \
-  {#name, Rule<double>::states, Rule<double>::hyperparameters, Rule<double>::flags, Rule<double>::scalars,                  \
-   [](int k, const double* numbers, const bool* switches) { return Rule<double>::has_state(k, numbers, switches); },        \
-   [](const double* numbers, float* scalars) { Rule<double>::advance(numbers, scalars); }},
-constexpr RuleFacts rules[] = {FL_UPDATE_RULES(FL_FACTS)};
-#undef FL_FACTS
-
 }  // namespace
 
-extern const OptimizerKernels optimizer_kernels{rules, sizeof rules / sizeof rules[0], step, norm};
+extern const OptimizerKernels optimizer_kernels{step, norm};
 
 }  // namespace fastlayers::FL_CPU_CAPABILITY

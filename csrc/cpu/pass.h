@@ -43,7 +43,7 @@ template <class Storage> void set_up(Pass<Storage>& pass, const Epilogue& e, con
   pass.geometry = geometry;
   pass.dropout = e.dropout;
   pass.random = activation_loops<Storage>()[e.activation].random;
-  pass.seed = e.seed;
+  pass.seed = e.seed ? *e.seed : 0;
   pass.index = {e.sample, e.c, e.c == 1 ? e.sample : e.s};
   Run<Storage>& run = pass.run;
   run = {};
@@ -311,8 +311,9 @@ template <class Storage> void sum_everywhere(const Pass<Storage>& pass, double* 
 // Writes the sums [sum_count, c] to where they are wanted; those of a parameter that all channels share are added up.
 template <class T> void write_sums(const double* totals, int sum_count, int64_t c, int64_t parameter_count, const EpilogueGradients& g) {
   T *const dscale = static_cast<T*>(g.dscale), *const dshift = static_cast<T*>(g.dshift);
+  const T* const factor = static_cast<const T*>(g.factor);
   for (int64_t i = 0; dshift && i < c; ++i) dshift[i] = static_cast<T>(totals[sum_dz * c + i]);
-  for (int64_t i = 0; dscale && i < c; ++i) dscale[i] = static_cast<T>(totals[sum_dz_centred * c + i]);
+  for (int64_t i = 0; dscale && i < c; ++i) dscale[i] = static_cast<T>(totals[sum_dz_centred * c + i] * (factor ? factor[i] : 1));
   if (!g.dparameters) return;
   for (int k = sum_first_parameter; k < sum_count; ++k) {
     T* const row = static_cast<T*>(g.dparameters) + (k - sum_first_parameter) * parameter_count;

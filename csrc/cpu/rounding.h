@@ -1,9 +1,7 @@
-// Stochastic rounding to bfloat16: up with the probability of the part that is lost, so that the mean is exact.
-//
-// To the bits of the float a number from 0 to 65535 is added, and the lower 16 are cut off. The numbers are dropout's (dropout.h), of
-// another stream of the seed. fastlayers/reference/optimizers.py says the same in PyTorch; results are equal bit for bit.
+// Stores of vectors that round stochastically where there are numbers for it, and to nearest where there are none.
 #pragma once
 
+#include "../common/rounding.h"
 #include "dropout.h"
 #include "memory.h"
 
@@ -11,9 +9,8 @@ namespace fastlayers::FL_CPU_CAPABILITY {
 namespace {
 
 FL_HD HalfWords stochastically_rounded(Vector<float> value, const uint16_t* numbers) {
-  const Words bits = reinterpret_cast<Words>(value.lanes) + widen(copy_in<HalfWords>(numbers));
-  const Words not_a_number = reinterpret_cast<Words>(value.lanes != value.lanes);  // all ones: a NaN when cut to 16 bits
-  return narrow((bits | not_a_number) >> 16);
+  return narrow(rounded_by(
+      reinterpret_cast<Words>(value.lanes), widen(copy_in<HalfWords>(numbers)), reinterpret_cast<Words>(value.lanes != value.lanes)));
 }
 
 // store, to bfloat16 by the lanes' numbers where there are any; 16 numbers can be read.

@@ -6,6 +6,7 @@
 #pragma once
 
 #include "../common/activations.h"
+#include "../common/formula.h"
 #include "dropout.h"
 #include "memory.h"
 
@@ -136,7 +137,7 @@ template <class Activation, class Storage, bool along> struct Inputs {
     if constexpr (Activation::reads_output) return z;
     if (affine) {
       centred -= access.read(mean, i);
-      z = multiply_add(centred, access.read(scale, i), access.read(shift, i));
+      z = affine_of(centred, access.read(scale, i), access.read(shift, i));
     }
     if (residual) z += access.template stream<V>(residual + i);
     return z;
@@ -201,9 +202,6 @@ template <class Activation, class Storage, bool along> struct ForwardLoop {
     else loop.template go<false>(r.count);
   }
 };
-
-// The gradient of scale * x, over scale, where mean and scale are the batch's own: what dz does through them is taken off.
-template <class V> FL_HD V through_statistics(V dz, V centred, V mean_dz, V slope) { return multiply_add(-centred, slope, dz - mean_dz); }
 
 template <class Activation, class Storage, bool along> struct BackwardLoop {
   using T = typename Compute<Storage>::type;
@@ -328,8 +326,8 @@ template <class Activation, class Storage, bool along> struct InverseLoop {
     inputs.read_arguments(i, access, arguments);
     V z = Activation::inverse(access.template stream<V>(inputs.x + i), arguments);
     if (inputs.residual) z -= access.template stream<V>(inputs.residual + i);
-    z -= access.read(inputs.shift, i);
-    access.write(inputs.run.y + i, multiply_add(z, access.read(inputs.scale, i), access.read(inputs.mean, i)));
+    access.write(inputs.run.y + i,
+                 inverse_affine_of(z, access.read(inputs.scale, i), access.read(inputs.mean, i), access.read(inputs.shift, i)));
   }
 
   static void run(const Run<Storage>& r) {
@@ -338,12 +336,6 @@ template <class Activation, class Storage, bool along> struct InverseLoop {
     for (; i + V::size <= r.count; i += V::size) step(inputs, i, Access<true>{});
     if (i < r.count) step(inputs, i, Access<false>{static_cast<int>(r.count - i)});
   }
-};
-
-// An activation whose derivative is taken from y, which stands in x's place.
-template <class Activation> struct FromOutputOf : Activation {
-  static constexpr bool reads_output = true;
-  template <class T> FL_HD static T derivative(T y, const T* p, T*) { return Activation::derivative_from_output(y, p); }
 };
 
 }  // namespace
@@ -360,14 +352,6 @@ template <class Storage> struct ActivationLoops {
 };
 
 namespace {
-
-// The functor of a row for results of full or of half width.
-template <class Row, bool half> struct Chosen {
-  using type = Row;
-};
-template <class Row> struct Chosen<Row, true> {
-  using type = typename activations::ForHalfTypes<Row>::type;
-};
 
 template <class Row, class Storage> constexpr ActivationLoops<Storage> loops_of() {
   using Activation = typename Chosen<Row, sizeof(Storage) == 2>::type;

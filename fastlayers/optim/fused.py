@@ -12,7 +12,7 @@ from torch._compile import _disable_dynamo
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 from .. import checks
-from ..backends import extension, select
+from ..backends import select
 from ..specs import UPDATE_RULES, UpdateRule, hyperparameter_range
 from . import averages, diagnostics, options, traced
 from .norms import on, total_norms
@@ -174,15 +174,18 @@ class FusedStep(torch.optim.Optimizer):
         return [self.rule(group) for group in self.param_groups]
 
     def _step_natively(self, own_options: list[Options]) -> bool:
-        """The whole step in one call of the C++ extension, where nothing needs preparation and its backend is chosen throughout."""
+        """The whole step in one call of a C++ extension, where nothing needs preparation and its backend is chosen throughout."""
         plan = self._plan
         if plan is None or not plan.launches:
             return False
-        if not all(launch.direct and select(launch.params[0]) is extension for launch in plan.launches):
+        backend = select(plan.launches[0].params[0])
+        if not hasattr(backend, "step_launches"):
+            return False
+        if not all(launch.direct and select(launch.params[0]) is backend for launch in plan.launches):
             return False
         if not plan.is_current(self.param_groups, self._rows(), own_options, self.state):
             return False
-        return extension.step_launches(
+        return backend.step_launches(
             [launch.native() for launch in plan.launches], getattr(self, "grad_scale", None), getattr(self, "found_inf", None))
 
     def _works(self, plan: Plan | None, own_options: list[Options]) -> list[Work]:

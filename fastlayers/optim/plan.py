@@ -87,13 +87,10 @@ class Launch:
         return self.group["rounding_seed"] if self.options.stochastic_rounding else None
 
     def native(self) -> tuple[object, ...]:
-        """The launch as the C++ extension's step_launches takes it."""
+        """The launch as the step_launches of a C++ extension takes it."""
         hyperparameters, switches = self.arguments()
-        for k, tensor in enumerate(self.tensors()):
-            if tensor is not None:
-                hyperparameters[k] = tensor.item()
-        return (self.row.name, self.params, self.states, self.names, self.row.scalars, hyperparameters, switches, self.masters,
-                self.options.ema_decay, self.seed(), self.clipping())
+        return (self.row.name, self.params, self.states, self.names, self.row.scalars, hyperparameters, self.tensors(), switches,
+                self.masters, self.options.ema_decay, self.seed(), self.clipping())
 
 
 class Work(NamedTuple):

@@ -1,0 +1,68 @@
+// The epilogue: arguments worked out, and the kernels of the tensor's type launched.
+#include "arguments.cuh"
+
+namespace fastlayers::cuda {
+namespace {
+
+bool wants_sums(const EpilogueGradients& g) { return g.dscale || g.dshift || g.dparameters; }
+
+__global__ void mask_kernel(bool* kept, int64_t first, int64_t count, const uint64_t* seed, int32_t threshold) {
+  const int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
+  if (i < count) kept[i] = static_cast<int32_t>(number_at(first + i, dropout_stream, *seed)) >= threshold;
+}
+
+}  // namespace
+
+bool walkable(const Epilogue& e) { return walkable({e.n, e.c, e.s, e.sample}, 2); }
+
+void epilogue_forward(const Epilogue& e, void* y, Stream stream) {
+  if (is_empty(e)) return;
+  with_storage(e.dtype, [&](auto storage) {
+    using Storage = decltype(storage);
+    const ActivationKernels<Storage>& kernels = kernels_for<Storage>(e);
+    const bool whole = aligned(kernels.width * sizeof(Storage), e.x, e.residual, e.residual_after, y);
+    const Plan p = plan(sizes_of(e), per_channel(e), kernels.width, whole, false);
+    auto a = arguments_of<Storage>(e, {}, p.walk);
+    a.y = y;
+    kernels.forward(a, p.launch, stream);
+  });
+}
+
+int64_t epilogue_backward_workspace(const Epilogue& e, const EpilogueGradients& g) {
+  return with_storage(e.dtype, [&](auto storage) -> int64_t {
+    using Storage = decltype(storage);
+    const BackwardPlan p = backward_plan<Storage>(e, g, wants_sums(g));
+    return partials_of<Storage>(p, kernels_for<Storage>(e).width) * sizeof(typename Compute<Storage>::type);
+  });
+}
+
+void epilogue_backward(const Epilogue& e, const EpilogueGradients& g, void* workspace, Stream stream) {
+  with_storage(e.dtype, [&](auto storage) {
+    using Storage = decltype(storage);
+    const BackwardPlan p = backward_plan<Storage>(e, g, wants_sums(g));
+    launch_backward_walk<Storage>(p, e, g, workspace, stream);
+    if (!p.sum_count) return;
+    const auto targets = targets_of<typename Compute<Storage>::type>(e, g, p);
+    launch_finish<Storage>(p, kernels_for<Storage>(e).width, workspace, targets, stream);
+  });
+}
+
+void epilogue_inverse(const Epilogue& e, void* x, Stream stream) {
+  if (is_empty(e)) return;
+  with_storage(e.dtype, [&](auto storage) {
+    using Storage = decltype(storage);
+    const ActivationKernels<Storage>& kernels = kernels_for<Storage>(e);
+    const Plan p = plan(sizes_of(e), true, kernels.width, aligned(kernels.width * sizeof(Storage), e.x, e.residual, x), false);
+    auto a = arguments_of<Storage>(e, {}, p.walk);
+    a.y = x;
+    kernels.inverse(a, p.launch, stream);
+  });
+}
+
+void dropout_mask(const Epilogue& e, bool* kept, int64_t first, int64_t count, Stream stream) {
+  if (!count) return;
+  const Launch launch = plain_launch(count);
+  mask_kernel<<<launch.blocks, launch.threads, launch.shared_bytes, stream>>>(kept, first, count, e.seed, e.threshold);
+}
+
+}  // namespace fastlayers::cuda

@@ -1,0 +1,297 @@
+// The epilogue's kernels. A file per storage type makes them for every activation: epilogue_float32.cu and its like.
+#pragma once
+
+#include "layers.h"
+#include "../common/moments.h"
+#include "reductions.cuh"
+
+namespace fastlayers::cuda {
+
+constexpr int most_constants = 2;
+
+// What a kernel takes, worked out on the host.
+template <class T> struct Arguments {
+  Epilogue e;
+  EpilogueGradients g;
+  void* y;
+  T* partials;  // of sums, [sum, chunk, Walk::sums]: dz, dz (x - mean), gradients of the parameters
+  Walk walk;
+  bool affine, shifts;     // whether mean, scale, weight or shift is given; keep_shift or drop_value is not 0
+  bool wide;               // whether per-channel values can be read in whole vectors
+  T keep_scale, keep_shift, drop_value;
+  T constants[most_constants];
+};
+
+template <class Storage> using LaunchFunction = void (*)(const Arguments<typename Compute<Storage>::type>&, const Launch&, Stream);
+
+enum SumName { sum_dz, sum_dz_centred, sum_first_parameter };
+
+// What there is of one activation for one storage type, in the order of FL_ACTIVATIONS; null what there is not.
+template <class Storage> struct ActivationKernels {
+  LaunchFunction<Storage> forward, backward, backward_from_output, inverse;  // backward sums where there are partials to write
+  int width;  // of the vectors that a thread takes
+  int learnables, most_repeats, constants;  // learnables of one repeat
+  double (*constant)(const double* given, int k);
+};
+template <class Storage> const ActivationKernels<Storage>* activation_kernels();
+
+// An activation with so many repeats of its learnable parameters.
+template <class Activation, int count> struct Repeated : Activation {
+  static constexpr int repeats = count, parameters = Activation::learnables * count;
+
+  template <class T> __device__ __forceinline__ static T value(T z, const T* p) {
+    if constexpr (Activation::most_repeats > 1) return Activation::forward(z, p, count);
+    else return Activation::forward(z, p);
+  }
+  template <class T> __device__ __forceinline__ static T slope(T z, const T* p, T* dp) {
+    if constexpr (Activation::most_repeats > 1) return Activation::derivative(z, p, dp, count);
+    else return Activation::derivative(z, p, dp);
+  }
+};
+
+// What a kernel reads for every channel, and how z comes of x.
+template <class Activation, class Storage, int width, bool along> struct Inputs {
+  using T = typename Compute<Storage>::type;
+  using Channel = PerChannel<T, width, along>;
+
+  const Arguments<T>& a;
+  const Cursor<width, along>& cursor;
+  Channel mean, scale, shift, parameters[Activation::parameters ? Activation::parameters : 1];
+  uint64_t seed;
+
+  __device__ __forceinline__ Inputs(const Arguments<T>& arguments, const Cursor<width, along>& at) : a(arguments), cursor(at) {
+    const Epilogue& e = a.e;
+    mean = cursor.per_channel(e.mean, T(0), a.wide);
+    scale = cursor.per_channel(e.scale, T(1), a.wide);
+    if (e.weight) multiply(scale, cursor.per_channel(e.weight, T(1), a.wide));
+    shift = cursor.per_channel(e.shift, T(-0.0), a.wide);
+#pragma unroll
+    for (int k = 0; k < Activation::parameters; ++k) parameters[k] = parameter(k);
+    seed = e.seed ? *e.seed : 0;
+  }
+
+  // Repeats that are not given are 0, which is nothing.
+  __device__ __forceinline__ Channel parameter(int k) const {
+    const int row = k / Activation::repeats * a.e.repeats + k % Activation::repeats;
+    const T* const source = static_cast<const T*>(a.e.parameters) + row * a.e.parameter_count;
+    if (Activation::repeats == 1 || k % Activation::repeats < a.e.repeats) {
+      if (a.e.parameter_count > 1) return cursor.per_channel(source, T(0), a.wide);
+      return cursor.per_channel(static_cast<const T*>(nullptr), *source, a.wide);
+    }
+    return cursor.per_channel(static_cast<const T*>(nullptr), T(0), a.wide);
+  }
+
+  // centred: x - mean in, z out, the former left in `centred`.
+  __device__ __forceinline__ void pre_activation(const Place& place, T (&centred)[width], T (&z)[width]) const {
+    load<width, Storage>(a.e.x, place, centred);
+#pragma unroll
+    for (int j = 0; j < width; ++j) z[j] = centred[j];
+    if constexpr (Activation::reads_output) return;
+    if (a.affine) {
+#pragma unroll
+      for (int j = 0; j < width; ++j) {
+        centred[j] -= mean[j];
+        z[j] = affine_of(centred[j], scale[j], shift[j]);
+      }
+    }
+    if (a.e.residual) {
+      T residual[width];
+      load<width, Storage>(a.e.residual, place, residual);
+#pragma unroll
+      for (int j = 0; j < width; ++j) z[j] += residual[j];
+    }
+  }
+
+  // What the activation takes beside z for element j; numbers are those of a random one.
+  __device__ __forceinline__ void arguments_of(int j, const Numbers<width>& numbers, T* values) const {
+#pragma unroll
+    for (int k = 0; k < Activation::parameters; ++k) values[k] = parameters[k][j];
+#pragma unroll
+    for (int k = 0; k < Activation::constants; ++k) values[Activation::parameters + k] = a.constants[k];
+    if constexpr (Activation::random) values[Activation::parameters + Activation::constants] = uniform_of(static_cast<T>(numbers[j]));
+  }
+  __device__ __forceinline__ Numbers<width> activation_numbers(const Place& place) const {
+    if constexpr (Activation::random) return numbers_at<width>(place.first, activation_stream, seed);
+    else return {};
+  }
+};
+
+template <class Activation, class Storage, int width, bool along>
+__global__ void __launch_bounds__(most_threads) forward_kernel(const __grid_constant__ Arguments<typename Compute<Storage>::type> a) {
+  using T = typename Compute<Storage>::type;
+  Cursor<width, along> cursor(a.walk);
+  const Inputs<Activation, Storage, width, along> inputs(a, cursor);
+  for (; cursor.more(); cursor.advance()) {
+    const Place place = cursor.place();
+    T centred[width], z[width], values[max_arguments + 1];
+    inputs.pre_activation(place, centred, z);
+    const Numbers<width> drawn = inputs.activation_numbers(place);
+#pragma unroll
+    for (int j = 0; j < width; ++j) {
+      inputs.arguments_of(j, drawn, values);
+      z[j] = Activation::value(z[j], values);
+    }
+    if (a.e.dropout) {
+      const Numbers<width> numbers = cursor.dropout_numbers(place, inputs.seed);
+#pragma unroll
+      for (int j = 0; j < width; ++j) {
+        const bool kept = static_cast<int32_t>(numbers[j]) >= a.e.threshold;
+        z[j] *= kept ? a.keep_scale : T(0);
+        if (a.shifts) z[j] += kept ? a.keep_shift : a.drop_value;
+      }
+    }
+    if (a.e.residual_after) {
+      T residual[width];
+      load<width, Storage>(a.e.residual_after, place, residual);
+#pragma unroll
+      for (int j = 0; j < width; ++j) z[j] += residual[j];
+    }
+    store<Storage>(a.y, place, z);
+  }
+}
+
+// sums: whether the block leaves its sums behind. What it writes besides is a matter of which pointers there are.
+template <class Activation, class Storage, int width, bool along, bool sums>
+__global__ void __launch_bounds__(most_threads) backward_kernel(const __grid_constant__ Arguments<typename Compute<Storage>::type> a) {
+  using T = typename Compute<Storage>::type;
+  constexpr int sum_count = sum_first_parameter + Activation::parameters;
+  Cursor<width, along> cursor(a.walk);
+  const Inputs<Activation, Storage, width, along> inputs(a, cursor);
+  const auto mean_dz = cursor.per_channel(a.g.mean_dz, T(0), a.wide), slope = cursor.per_channel(a.g.slope, T(0), a.wide);
+  Sum<T, width, along> totals[sum_count];
+  for (; cursor.more(); cursor.advance()) {
+    const Place place = cursor.place();
+    T centred[width], dz[width], gradient[width], terms[sum_count][width], values[max_arguments + 1], slopes[max_learnables];
+    inputs.pre_activation(place, centred, dz);
+    load<width, Storage>(a.g.dy, place, gradient);
+    if (a.e.dropout) {
+      const Numbers<width> numbers = cursor.dropout_numbers(place, inputs.seed);
+#pragma unroll
+      for (int j = 0; j < width; ++j) gradient[j] *= static_cast<int32_t>(numbers[j]) >= a.e.threshold ? a.keep_scale : T(0);
+    }
+    const Numbers<width> drawn = inputs.activation_numbers(place);
+#pragma unroll
+    for (int j = 0; j < width; ++j) {
+      inputs.arguments_of(j, drawn, values);
+      dz[j] = gradient[j] * Activation::slope(dz[j], values, slopes);
+#pragma unroll
+      for (int k = 0; k < Activation::parameters; ++k) terms[sum_first_parameter + k][j] = gradient[j] * slopes[k];
+    }
+    if (a.g.dresidual) store<Storage>(a.g.dresidual, place, dz);
+    if constexpr (sums) {
+#pragma unroll
+      for (int j = 0; j < width; ++j) {
+        terms[sum_dz][j] = dz[j];
+        terms[sum_dz_centred][j] = dz[j] * centred[j];
+      }
+#pragma unroll
+      for (int k = 0; k < sum_count; ++k) totals[k].add(terms[k]);
+    }
+    if (a.g.dx) {
+      if (a.g.mean_dz) {
+#pragma unroll
+        for (int j = 0; j < width; ++j) dz[j] = through_statistics(dz[j], centred[j], mean_dz[j], slope[j]);
+      }
+      if (a.affine) {
+#pragma unroll
+        for (int j = 0; j < width; ++j) dz[j] *= inputs.scale[j];
+      }
+      store<Storage>(a.g.dx, place, dz);
+    }
+  }
+  if constexpr (sums) {
+    __shared__ T shared[most_threads * width];
+    const int64_t step = static_cast<int64_t>(a.walk.chunks) * a.walk.sums(width);
+    T* const partials = a.partials + static_cast<int64_t>(cursor.chunk()) * a.walk.sums(width);
+#pragma unroll
+    for (int k = 0; k < sum_count; ++k) {
+      totals[k].over_block(shared, a.walk);
+      for_each_sum(cursor, a.walk, [&](int i, int j) { partials[k * step + i] = totals[k][j]; });
+    }
+  }
+}
+
+// y holds x; x from y, which stands in x's place.
+template <class Activation, class Storage, int width, bool along>
+__global__ void __launch_bounds__(most_threads) inverse_kernel(const __grid_constant__ Arguments<typename Compute<Storage>::type> a) {
+  using T = typename Compute<Storage>::type;
+  Cursor<width, along> cursor(a.walk);
+  Inputs<Activation, Storage, width, along> inputs(a, cursor);
+  invert(inputs.scale);
+  for (; cursor.more(); cursor.advance()) {
+    const Place place = cursor.place();
+    T z[width], residual[width] = {}, values[max_arguments + 1];
+    load<width, Storage>(a.e.x, place, z);
+    if (a.e.residual) load<width, Storage>(a.e.residual, place, residual);
+#pragma unroll
+    for (int j = 0; j < width; ++j) {
+      inputs.arguments_of(j, {}, values);
+      z[j] = inverse_affine_of(Activation::inverse(z[j], values) - residual[j], inputs.scale[j], inputs.mean[j], inputs.shift[j]);
+    }
+    store<Storage>(a.y, place, z);
+  }
+}
+
+// Elements of a vector: 16 bytes, fewer where a thread would need more per-channel values than it has registers.
+template <class Storage, class Activation> constexpr int width_of = Activation::learnables * Activation::most_repeats > 8 ? 2 : 16 / sizeof(Storage);
+
+// Calls function(Repeated<...>) with the least compiled number of repeats that is enough.
+template <class Activation, class Function> void with_repeats(int repeats, Function function) {
+  if constexpr (Activation::most_repeats == 1) return function(Repeated<Activation, 1>{});
+  else if (repeats == 1) return function(Repeated<Activation, 1>{});
+  else if (repeats == 2) return function(Repeated<Activation, 2>{});
+  else if (repeats <= 4) return function(Repeated<Activation, 4>{});
+  else return function(Repeated<Activation, Activation::most_repeats>{});
+}
+
+// The number of repeats that is compiled for so many.
+constexpr int compiled_repeats(int repeats, int most) { return static_cast<int>(smaller(most, power_of_two(repeats))); }
+
+template <class Activation, class Storage>
+void launch_forward(const Arguments<typename Compute<Storage>::type>& a, const Launch& launch, Stream stream) {
+  constexpr int width = width_of<Storage, Activation>;
+  with_repeats<Activation>(a.e.repeats, [&](auto activation) {
+    using Chosen = decltype(activation);
+    if (a.walk.along) forward_kernel<Chosen, Storage, width, true><<<launch.blocks, launch.threads, launch.shared_bytes, stream>>>(a);
+    else forward_kernel<Chosen, Storage, width, false><<<launch.blocks, launch.threads, launch.shared_bytes, stream>>>(a);
+  });
+}
+
+template <class Activation, class Storage>
+void launch_backward(const Arguments<typename Compute<Storage>::type>& a, const Launch& launch, Stream stream) {
+  constexpr int width = width_of<Storage, Activation>;
+  with_repeats<Activation>(a.e.repeats, [&](auto activation) {
+    using Chosen = decltype(activation);
+    const auto kernel = a.walk.along ? a.partials ? backward_kernel<Chosen, Storage, width, true, true> : backward_kernel<Chosen, Storage, width, true, false>
+                        : a.partials ? backward_kernel<Chosen, Storage, width, false, true> : backward_kernel<Chosen, Storage, width, false, false>;
+    kernel<<<launch.blocks, launch.threads, launch.shared_bytes, stream>>>(a);
+  });
+}
+
+template <class Activation, class Storage>
+void launch_inverse(const Arguments<typename Compute<Storage>::type>& a, const Launch& launch, Stream stream) {
+  constexpr int width = width_of<Storage, Activation>;
+  const auto kernel = a.walk.along ? inverse_kernel<Repeated<Activation, 1>, Storage, width, true>
+                                   : inverse_kernel<Repeated<Activation, 1>, Storage, width, false>;
+  kernel<<<launch.blocks, launch.threads, launch.shared_bytes, stream>>>(a);
+}
+
+template <class Row, class Storage> constexpr ActivationKernels<Storage> kernels_of() {
+  using Activation = typename Chosen<Row, sizeof(Storage) == 2>::type;
+  static_assert(Activation::constants <= most_constants);
+  ActivationKernels<Storage> kernels = {launch_forward<Activation, Storage>, launch_backward<Activation, Storage>, nullptr, nullptr,
+                                        width_of<Storage, Activation>, Activation::learnables, Activation::most_repeats,
+                                        Activation::constants, Activation::constant};
+  if constexpr (Activation::from_output) kernels.backward_from_output = launch_backward<FromOutputOf<Activation>, Storage>;
+  if constexpr (Activation::invertible) kernels.inverse = launch_inverse<Activation, Storage>;
+  return kernels;
+}
+
+// All of them, for one storage type.
+#define FL_ACTIVATION_KERNELS(Storage)                                               \
+  template <> const ActivationKernels<Storage>* activation_kernels<Storage>() {      \
+    static constexpr ActivationKernels<Storage> kernels[] = {FL_ACTIVATIONS(FL_ROW)}; \
+    return kernels;                                                                  \
+  }
+
+}  // namespace fastlayers::cuda

@@ -1,0 +1,94 @@
+// Sums over the threads of a block, in a fixed order.
+#pragma once
+
+#include "walk.cuh"
+
+namespace fastlayers::cuda {
+
+constexpr int most_threads = 128;  // of a block that walks
+constexpr unsigned all_lanes = 0xffffffff;
+
+// What a thread adds up of one sum: over all elements of its channel, or along of each column's by itself.
+template <class T, int width, bool along> struct Sum;
+template <class T, int width> struct Sum<T, width, false> {
+  T value = 0;
+
+  __device__ __forceinline__ void add(const T (&terms)[width]) {
+    T halves[width];
+#pragma unroll
+    for (int j = 0; j < width; ++j) halves[j] = terms[j];
+#pragma unroll
+    for (int half = width / 2; half; half /= 2) {
+#pragma unroll
+      for (int j = 0; j < half; ++j) halves[j] += halves[j + half];
+    }
+    value += halves[0];
+  }
+  __device__ __forceinline__ T operator[](int) const { return value; }
+
+  // Over all threads, in every one of them.
+  __device__ __forceinline__ void over_block(T* shared, const Walk&) {
+    for (int offset = 16; offset; offset /= 2) value += __shfl_xor_sync(all_lanes, value, offset);
+    if (threadIdx.x % 32 == 0) shared[threadIdx.x / 32] = value;
+    __syncthreads();
+    value = shared[0];
+    for (int warp = 1; warp < blockDim.x / 32; ++warp) value += shared[warp];
+    __syncthreads();
+  }
+};
+template <class T, int width> struct Sum<T, width, true> {
+  T values[width] = {};
+
+  __device__ __forceinline__ void add(const T (&terms)[width]) {
+#pragma unroll
+    for (int j = 0; j < width; ++j) values[j] += terms[j];
+  }
+  __device__ __forceinline__ T operator[](int j) const { return values[j]; }
+
+  // Over the threads that walk down the same column, in every one of them.
+  __device__ __forceinline__ void over_block(T* shared, const Walk& walk) {
+    const int lanes = walk.lanes, groups = lanes < 32 ? blockDim.x / 32 : blockDim.x / lanes;
+    const int lane = threadIdx.x % lanes, group = threadIdx.x / (lanes < 32 ? 32 : lanes);
+    for (int offset = 16; offset >= lanes; offset /= 2) {
+#pragma unroll
+      for (int j = 0; j < width; ++j) values[j] += __shfl_xor_sync(all_lanes, values[j], offset);
+    }
+    if (lanes >= 32 || threadIdx.x % 32 < lanes) {
+#pragma unroll
+      for (int j = 0; j < width; ++j) shared[(group * width + j) * lanes + lane] = values[j];
+    }
+    __syncthreads();
+#pragma unroll
+    for (int j = 0; j < width; ++j) {
+      values[j] = shared[j * lanes + lane];
+      for (int other = 1; other < groups; ++other) values[j] += shared[(other * width + j) * lanes + lane];
+    }
+    __syncthreads();
+  }
+};
+
+// Calls write(index, j): where in a chunk's sums those of the block's columns belong, once for each.
+template <int width, bool along, class Write> __device__ __forceinline__ void for_each_sum(const Cursor<width, along>& cursor, const Walk& walk, Write write) {
+  if constexpr (!along) {
+    if (threadIdx.x == 0) write(cursor.column(), 0);
+  } else if (static_cast<int>(threadIdx.x) < walk.lanes && cursor.present()) {
+#pragma unroll
+    for (int j = 0; j < width; ++j) write(cursor.column() * width + j, j);
+  }
+}
+
+// Second stage: sum over r < rows of value(r, channel) for the block's channels, in the threads of row 0.
+template <class Value> __device__ __forceinline__ double sum_over_rows(int64_t rows, bool present, Value value) {
+  __shared__ double shared[finish_rows][finish_lanes];
+  const int lane = threadIdx.x % finish_lanes, row = threadIdx.x / finish_lanes;
+  double total = 0;
+  if (present) {
+    for (int64_t r = row; r < rows; r += finish_rows) total += value(r);
+  }
+  shared[row][lane] = total;
+  __syncthreads();
+  for (int other = 1; other < finish_rows; ++other) total += shared[other][lane];
+  return total;
+}
+
+}  // namespace fastlayers::cuda

@@ -1,0 +1,154 @@
+// The walk of launch.h as one thread goes it, per-channel values beside it, and the random numbers of its elements.
+#pragma once
+
+#include "../common/dropout.h"
+#include "launch.h"
+#include "vectors.cuh"
+
+namespace fastlayers::cuda {
+
+// A value per channel as a thread needs it: one for all elements of its vectors, or along one for each.
+template <class T, int width, bool along> struct PerChannel;
+template <class T, int width> struct PerChannel<T, width, false> {
+  T value;
+  __device__ __forceinline__ T operator[](int) const { return value; }
+};
+template <class T, int width> struct PerChannel<T, width, true> {
+  T values[width];
+  __device__ __forceinline__ T operator[](int j) const { return values[j]; }
+};
+
+template <class T, int width, bool along>
+__device__ __forceinline__ void multiply(PerChannel<T, width, along>& a, const PerChannel<T, width, along>& b) {
+  if constexpr (!along) a.value *= b.value;
+  else for (int j = 0; j < width; ++j) a.values[j] *= b.values[j];
+}
+template <class T, int width, bool along> __device__ __forceinline__ void invert(PerChannel<T, width, along>& a) {
+  if constexpr (!along) a.value = T(1) / a.value;
+  else for (int j = 0; j < width; ++j) a.values[j] = T(1) / a.values[j];
+}
+
+// Numbers of 16 bits, two in a word.
+template <int width> struct Numbers {
+  uint32_t word[width / 2];
+  __device__ __forceinline__ uint32_t operator[](int j) const { return j % 2 ? word[j / 2] >> 16 : word[j / 2] & 0xffff; }
+};
+
+// Of the elements index, index + 1, ...; index is a multiple of width.
+template <int width> __device__ __forceinline__ Numbers<width> numbers_at(int64_t index, uint32_t stream, uint64_t seed) {
+  const PhiloxWords philox_words = philox(static_cast<uint64_t>(index) / numbers_per_counter, stream, seed);
+  const auto& [word] = philox_words;
+  const int start = static_cast<int>(index) & (numbers_per_counter - 1);
+  if constexpr (width == 8) return {{word[0], word[1], word[2], word[3]}};
+  else if constexpr (width == 4) return {{start ? word[2] : word[0], start ? word[3] : word[1]}};
+  else return {{start < 4 ? (start ? word[1] : word[0]) : start == 4 ? word[2] : word[3]}};
+}
+
+// Of one element, anywhere.
+static __device__ __noinline__ uint32_t number_at(int64_t index, uint32_t stream, uint64_t seed) {
+  const uint32_t pair = numbers_at<2>(index & ~int64_t(1), stream, seed).word[0];
+  return index & 1 ? pair >> 16 : pair & 0xffff;
+}
+
+template <int width, bool along> class Cursor {
+ public:
+  __device__ __forceinline__ explicit Cursor(const Walk& walk) : walk_(walk) {
+    const int blocks = walk.blocks_of_columns(), block = blockIdx.x % blocks;
+    chunk_ = blockIdx.x / blocks;
+    int lane = threadIdx.x;
+    if constexpr (along) {
+      column_ = block * walk.lanes + threadIdx.x % walk.lanes;
+      lane = threadIdx.x / walk.lanes;
+      step_ = blockDim.x / walk.lanes;
+      first_channel_ = static_cast<int>(static_cast<int64_t>(column_) * width % walk.channels);
+    } else {
+      column_ = first_channel_ = block;
+      step_ = blockDim.x;
+    }
+    end_ = static_cast<int>(smaller(static_cast<int64_t>(chunk_ + 1) * walk.chunk_rows, walk.rows));
+    row_ = chunk_ * walk.chunk_rows + lane;
+    if (along && column_ >= walk.columns) row_ = end_;
+  }
+
+  __device__ __forceinline__ bool more() const { return row_ < end_; }
+  __device__ __forceinline__ void advance() { row_ += step_; }
+  __device__ __forceinline__ int chunk() const { return chunk_; }
+  __device__ __forceinline__ int column() const { return column_; }
+  __device__ __forceinline__ bool present() const { return !along || column_ < walk_.columns; }
+
+  // The vector at which the thread stands.
+  __device__ __forceinline__ Place place() const {
+    if constexpr (along) {
+      const int64_t first = (static_cast<int64_t>(row_) * walk_.columns + column_) * width;
+      if (walk_.whole) return {first, 0, width, true, row_};
+      const int high = static_cast<int>(smaller(walk_.numel - first, width));
+      return {first, 0, high, walk_.aligned && high == width, row_};
+    } else {
+      const int image = walk_.row_vectors == 1 ? row_ : __umulhi(row_, walk_.multiplier) >> walk_.bits;
+      const int within = row_ - image * walk_.row_vectors;
+      const int64_t row = static_cast<int64_t>(image) * walk_.channels + column_;
+      if (walk_.whole) return {(row * walk_.row_vectors + within) * width, 0, width, true, image};
+      const int64_t begin = row * walk_.length, first = (begin / width + within) * width;
+      const int low = static_cast<int>(larger(begin - first, 0)), high = static_cast<int>(smaller(begin + walk_.length - first, width));
+      return {first, low, high, walk_.aligned && low == 0 && high == width, image};
+    }
+  }
+
+  // values[c] for the channel of each element of the thread's vectors, `otherwise` where there are none. wide: whole vectors can be read.
+  template <class T> __device__ __forceinline__ PerChannel<T, width, along> per_channel(const void* values, T otherwise, bool wide) const {
+    const T* const source = static_cast<const T*>(values);
+    PerChannel<T, width, along> result;
+    if constexpr (along) {
+      if (!source || !present()) {
+#pragma unroll
+        for (int j = 0; j < width; ++j) result.values[j] = otherwise;
+      } else if (wide) {
+        load_vector(source + first_channel_, result.values);
+      } else {
+        int channel = first_channel_;
+#pragma unroll
+        for (int j = 0; j < width; ++j) {
+          result.values[j] = source[channel];
+          channel = channel + 1 == walk_.channels ? 0 : channel + 1;
+        }
+      }
+    } else {
+      result.value = source ? source[first_channel_] : otherwise;
+    }
+    return result;
+  }
+
+  // The dropout numbers of a vector: each element's own, or where channels are dropped whole that of its channel.
+  __device__ __forceinline__ Numbers<width> dropout_numbers(const Place& place, uint64_t seed) const {
+    if (!walk_.sample_rows) return numbers_at<width>(place.first, dropout_stream, seed);
+    return channel_numbers(place, seed);
+  }
+
+ private:
+  __device__ __forceinline__ Numbers<width> channel_numbers(const Place& place, uint64_t seed) const {
+    Numbers<width> numbers;
+    if constexpr (!along) {
+      const uint32_t number = number_at(channel_index(place.image, first_channel_), dropout_stream, seed);
+#pragma unroll
+      for (int j = 0; j < width / 2; ++j) numbers.word[j] = number | number << 16;
+    } else {
+      if (walk_.channels % width == 0) return numbers_at<width>(channel_index(row_, first_channel_), dropout_stream, seed);
+#pragma unroll
+      for (int j = 0; j < width; j += 2) {
+        numbers.word[j / 2] = number_of_element(place.first + j, seed) | number_of_element(place.first + j + 1, seed) << 16;
+      }
+    }
+    return numbers;
+  }
+  __device__ __forceinline__ int64_t channel_index(int64_t image, int channel) const {
+    return image / walk_.sample_rows * walk_.channels + channel;
+  }
+  __device__ __forceinline__ uint32_t number_of_element(int64_t i, uint64_t seed) const {
+    return number_at(channel_index(i / walk_.channels, static_cast<int>(i % walk_.channels)), dropout_stream, seed);
+  }
+
+  const Walk& walk_;
+  int chunk_, column_, first_channel_, row_, end_, step_;
+};
+
+}  // namespace fastlayers::cuda
