@@ -13,7 +13,7 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 sys.path.insert(0, str(Path(__file__).parent / "tools"))
-import cuda_toolkit  # noqa: E402
+import cuda_toolkit
 
 CAPABILITIES = {"baseline": []}  # the kernels are compiled once for each; the processor decides at import
 if platform.machine().lower() in ("x86_64", "amd64"):
@@ -101,7 +101,8 @@ def extension(name, bindings, *libraries, flags=()):
                      language="c++", extra_compile_args=[*flags], extra_link_args=FLAGS["link"])
 
 
-ONLY_CUDA, SHARED = {*Path("csrc").glob("*_cuda.cpp")}, {Path(f"csrc/bindings{part}.cpp") for part in ("", "_layers", "_optimizers", "_steps")}
+ONLY_CUDA = {*Path("csrc").glob("*_cuda.cpp")}
+SHARED = {Path(f"csrc/bindings{part}.cpp") for part in ("", "_layers", "_optimizers", "_steps")}
 setup(
     ext_modules=[extension("fastlayers._C", {*Path("csrc").glob("*.cpp")} - ONLY_CUDA),
                  extension("fastlayers._CUDA", SHARED | ONLY_CUDA, "c10_cuda", flags=["-DFL_CUDA"])],

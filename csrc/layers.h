@@ -18,7 +18,7 @@ namespace fastlayers::layers {
 template <class Launch> void launch(const char* op, const Tensor& x, int64_t workspace_bytes, Launch kernels) {
   const Launching launching(x.device());
   Tensor workspace;
-  if (workspace_bytes) workspace = new_memory(launching, cuda::divide_up(workspace_bytes, sizeof(double)), at::kDouble);
+  if (workspace_bytes) workspace = new_memory(launching, cuda::divide_up(workspace_bytes, sizeof(float)), at::kFloat);
   kernels(workspace_bytes ? workspace.mutable_data_ptr() : nullptr, launching.stream);
   launching.check(op);
 }

@@ -23,7 +23,7 @@ from fastlayers.specs import ACTIVATIONS
 
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32), "sm_90": GPUTarget("cuda", 90, 32), "sm_100": GPUTarget("cuda", 100, 32),
-    "gfx942": GPUTarget("hip", "gfx942", 64),
+    "gfx942": GPUTarget("hip", "gfx942", 64), "gfx1100": GPUTarget("hip", "gfx1100", 32),
 }
 OUTPUTS = {"y", "dx", "dresidual", "partials", "sums", "means", "mean", "m2", "rstd"}
 
@@ -130,7 +130,7 @@ def accesses(files: dict[str, Path]) -> Accesses:
         text = files["amdgcn"].read_text()
         spilled = sum(map(int, re.findall(r"(?:vgpr_spill_count|private_segment_fixed_size): *(\d+)", text)))
         found = re.findall(r"^\s+(?:global|buffer|flat)_(load|store)_(\w+)", text, re.MULTILINE)
-        found = [(kind == "load", width == "dwordx4") for kind, width in found]
+        found = [(kind == "load", width in ("dwordx4", "b128")) for kind, width in found]
     return Accesses(spilled, *(found.count(kind) for kind in ((True, True), (True, False), (False, True), (False, False))))
 
 

@@ -5,6 +5,7 @@ import contextlib
 import fcntl
 import hashlib
 import importlib.util
+import re
 import subprocess
 import sys
 import sysconfig
@@ -36,24 +37,30 @@ def sources(root: Path) -> dict[Path, list[str]]:
     return {path: KERNELS for path in sorted((csrc / "cuda").glob("*.cu"))} | {path: BINDINGS + includes for path in sorted(bindings)}
 
 
-def _object(root: Path, folder: Path, source: Path, options: list[str]) -> Path:
-    """The object file, compiled where the command or any header that could matter has changed; beside that of a .cu file lies its PTX."""
-    target, stamp = folder / f"{source.stem}.o", folder / f"{source.stem}.command"
-    is_kernel, csrc = source.suffix == ".cu", root / "csrc"
-    compiler = ["nvcc", *options, "--keep", "--keep-dir", str(folder)] if is_kernel else ["g++", *options]
-    command = [*compiler, "-c", str(source), "-o", str(target)]
-    headers = [*csrc.glob("common/*.h"), *csrc.glob("cuda/*.*h"), *(() if is_kernel else csrc.glob("*.h")), source]
-    made = target.stat().st_mtime if stamp.exists() and target.exists() and stamp.read_text() == " ".join(command) else 0
-    if made <= max(path.stat().st_mtime for path in headers):
-        stamp.unlink(missing_ok=True)
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise RuntimeError(f"{source.name} does not compile:\n{done.stderr}")
-        stamp.write_text(" ".join(command))
-        for rest in folder.glob(f"{source.stem}.*"):
-            if rest.suffix not in (".o", ".ptx", ".command"):
-                rest.unlink()
-    return target
+def _is_current(target: Path, command: str) -> bool:
+    """Whether an object file was made by this command of files that have not changed since."""
+    stamp, rule = target.with_suffix(".command"), target.with_suffix(".d")
+    if not (target.exists() and stamp.exists() and rule.exists() and stamp.read_text() == command):
+        return False
+    files = re.sub(r"\\\n", " ", rule.read_text()).split(":", 1)[1].split()
+    return all(Path(file).exists() and Path(file).stat().st_mtime <= target.stat().st_mtime for file in files)
+
+
+def _object(folder: Path, source: Path, options: list[str]) -> None:
+    """Compile an object file, unless it is current; beside that of a .cu file lies its PTX."""
+    target = folder / f"{source.stem}.o"
+    compiler = ["nvcc", "--keep", "--keep-dir", str(folder)] if source.suffix == ".cu" else ["g++"]
+    command = [*compiler, *options, "-MD", "-MF", str(target.with_suffix(".d")), "-c", str(source), "-o", str(target)]
+    if _is_current(target, " ".join(command)):
+        return
+    target.unlink(missing_ok=True)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{source.name} does not compile:\n{done.stderr}")
+    target.with_suffix(".command").write_text(" ".join(command))
+    for rest in folder.glob(f"{source.stem}.*"):
+        if rest.suffix not in (".o", ".ptx", ".command", ".d"):
+            rest.unlink()
 
 
 def build(root: Path = ROOT, folder: Path = FOLDER, only: Sequence[str] = ()) -> Path:
@@ -67,7 +74,7 @@ def build(root: Path = ROOT, folder: Path = FOLDER, only: Sequence[str] = ()) ->
         parts = sources(root)
         objects = [folder / f"{source.stem}.o" for source in parts]
         with ThreadPoolExecutor(2) as pool:
-            list(pool.map(lambda source: _object(root, folder, source, parts[source]),
+            list(pool.map(lambda source: _object(folder, source, parts[source]),
                           [source for source in parts if not only or source.stem in only]))
         library = folder / f"{MODULE}.so"
         if not library.exists() or library.stat().st_mtime < max(path.stat().st_mtime for path in objects):

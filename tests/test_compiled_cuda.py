@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -114,7 +113,8 @@ def test_blocks_for_every_multiprocessor(layout: str) -> None:
 def usage() -> Callable[[Path], dict[str, str]]:
     """What ptxas says of each kernel in a PTX file, compiled for sm_90."""
     def of(path: Path) -> dict[str, str]:
-        done = subprocess.run([tools("ptxas")[0], "-arch=sm_90", "-v", str(path), "-o", "/dev/null"], capture_output=True, text=True, check=True)
+        command = [tools("ptxas")[0], "-arch=sm_90", "-v", str(path), "-o", "/dev/null"]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
         blocks = re.split(r"Compiling entry function '", done.stderr)[1:]
         return {block.split("'", 1)[0]: block for block in blocks}
     return of
@@ -166,7 +166,11 @@ def test_broken_kernels_are_caught(fault: str, tmp_path: Path) -> None:
     """The tables that every backend runs through fail, or the emulator does, when one line of the kernels is wrong."""
     *change, errors = FAULTS[fault]
     module = broken(tmp_path, *change)
-    case = cases.Case("relu", (3, 2, 9))
-    with emulated_cuda(module=module), fl.backend("cuda"), pytest.raises(errors):
+
+    def run_cases() -> None:
+        case = cases.Case("relu", (3, 2, 9))
         test_kernels.test_epilogue_forward("cuda", case)
         test_kernels.test_batch_norm("cuda", case, True)
+
+    with emulated_cuda(module=module), fl.backend("cuda"), pytest.raises(errors):
+        run_cases()

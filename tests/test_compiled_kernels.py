@@ -1,4 +1,4 @@
-"""Every Triton kernel as the GPU would get it: compiled for four architectures, and executed by the emulator under its checks.
+"""Every Triton kernel as the GPU would get it: compiled for five architectures, and executed by the emulator under its checks.
 
 Compiled: no spills, and whole tensors moved 128 bits at a time. Executed: no access out of bounds, of memory that nobody wrote, or
 racing with another block; no more traffic than the algorithm needs; few enough instructions to be bound by memory.

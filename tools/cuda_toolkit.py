@@ -37,8 +37,8 @@ class Toolkit:
         """Make an object file of a .cu file in csrc, at its path within the folder."""
         target = Path(folder, source).with_suffix(".o")
         target.parent.mkdir(parents=True, exist_ok=True)
-        done = subprocess.run(
-            [self.nvcc, *FLAGS, *self.architectures, "-Icsrc", "-c", source, "-o", str(target)], capture_output=True, text=True, check=False)
+        command = [self.nvcc, *FLAGS, *self.architectures, "-Icsrc", "-c", source, "-o", str(target)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             raise Unsuitable(f"nvcc cannot compile {source}: {done.stderr.strip()}")
 

@@ -15,6 +15,7 @@ template <int learnable_count, int constant_count> struct FromInput {
   static constexpr bool from_output = false;
   static constexpr bool invertible = false;
   static constexpr bool reads_output = false;
+  static constexpr bool constant_derivative = false;  // the same for every x
 
   // What stands in p for constant k of those given.
   static double constant(const double* given, int k) { return given[k]; }

@@ -7,6 +7,8 @@ namespace fastlayers::FL_NAMESPACE {
 namespace activations {
 
 struct identity : Invertible<FromOutput<0, 0>> {
+  static constexpr bool constant_derivative = true;
+
   template <class T> FL_HD static T inverse(T y, const T*) { return y; }
   template <class T> FL_HD static T forward(T x, const T*) { return x; }
   template <class T> FL_HD static T derivative(T, const T*, T*) { return T(1); }
@@ -29,6 +31,8 @@ struct leaky_relu : Invertible<FromOutput<0, 1>> {
 
 // p: straight_through
 struct binary_step : FromInput<0, 1> {
+  static constexpr bool constant_derivative = true;
+
   template <class T> FL_HD static T forward(T x, const T*) { return select(x >= T(0), T(1), select(x < T(0), T(0), x)); }
   template <class T> FL_HD static T derivative(T, const T* p, T*) { return p[0]; }
 };

@@ -39,13 +39,22 @@ template <class Storage> Arguments<typename Compute<Storage>::type> arguments_of
   a.walk = walk;
   a.affine = e.mean || e.scale || e.weight || e.shift;
   a.shifts = e.keep_shift != 0 || e.drop_value != 0;
-  a.wide = e.c % kernels.width == 0 && aligned(16, e.mean, e.scale, e.weight, e.shift, e.parameters, g.mean_dz, g.slope) &&
+  a.wide = e.c % kernels.widths[walk.along] == 0 && aligned(16, e.mean, e.scale, e.weight, e.shift, e.parameters, g.mean_dz, g.slope) &&
            (e.parameter_count == 1 || e.parameter_count * sizeof(T) % 16 == 0);
-  a.keep_scale = static_cast<T>(e.keep_scale);
-  a.keep_shift = static_cast<T>(e.keep_shift);
+  const bool keeps = e.threshold < 65536;
+  a.threshold = keeps ? e.threshold : 0;
+  a.keep_scale = static_cast<T>(keeps ? e.keep_scale : 0);
+  a.keep_shift = static_cast<T>(keeps ? e.keep_shift : e.drop_value);
   a.drop_value = static_cast<T>(e.drop_value);
   for (int k = 0; k < kernels.constants; ++k) a.constants[k] = static_cast<T>(kernels.constant(e.constants, k));
   return a;
+}
+
+// How the kernels of an activation walk through tensors at these addresses.
+template <class Storage, class... Pointers> Plan plan_of(const Epilogue& e, bool per_channel, bool sums, Pointers... tensors) {
+  const Sizes sizes = walked(sizes_of(e), per_channel);
+  const int width = kernels_for<Storage>(e).widths[walks_along(sizes)];
+  return plan(sizes, width, aligned(width * sizeof(Storage), e.x, e.residual, tensors...), sums);
 }
 
 // How backward walks, and the sums it leaves behind.
@@ -56,19 +65,17 @@ struct BackwardPlan {
 
 template <class Storage> BackwardPlan backward_plan(const Epilogue& e, const EpilogueGradients& g, bool sums) {
   const ActivationKernels<Storage>& kernels = kernels_for<Storage>(e);
-  const bool whole = aligned(kernels.width * sizeof(Storage), e.x, e.residual, g.dy, g.dx, g.dresidual);
   const int repeats = compiled_repeats(e.repeats, kernels.most_repeats);
-  return {plan(sizes_of(e), per_channel(e) || g.dscale || g.dshift, kernels.width, whole, sums),
+  return {plan_of<Storage>(e, per_channel(e) || g.dscale || g.dshift, sums, g.dy, g.dx, g.dresidual),
           sums ? sum_first_parameter + kernels.learnables * repeats : 0, repeats};
 }
 
-template <class Storage> int64_t partials_of(const BackwardPlan& p, int width) {
-  return int64_t(p.sum_count) * p.plan.walk.chunks * p.plan.walk.sums(width);
-}
+inline int64_t partials_of(const BackwardPlan& p) { return int64_t(p.sum_count) * p.plan.walk.chunks * p.plan.walk.sums(); }
 
-// The kernel that walks.
+// The kernel that walks; nothing to do for an empty tensor.
 template <class Storage> void launch_backward_walk(const BackwardPlan& p, const Epilogue& e, const EpilogueGradients& g, void* partials, Stream stream) {
   using T = typename Compute<Storage>::type;
+  if (is_empty(e)) return;
   const ActivationKernels<Storage>& kernels = kernels_for<Storage>(e);
   Arguments<T> a = arguments_of<Storage>(e, g, p.plan.walk);
   a.partials = p.sum_count ? static_cast<T*>(partials) : nullptr;
@@ -91,7 +98,7 @@ finish_kernel(const T* partials, int chunks, int sums, int channels, const __gri
   const bool shared = parameter >= 0 && targets.shared;
   const int channel = blockIdx.x * finish_lanes + threadIdx.x % finish_lanes;
   const T* const source = partials + static_cast<int64_t>(k) * chunks * sums;
-  const int repeats = sums / channels;  // along: a channel comes several times in a row
+  const int repeats = channels ? sums / channels : 0;  // along: a channel comes several times in a row
   double total;
   if (shared) {
     const int64_t all = static_cast<int64_t>(chunks) * sums, rows = blockIdx.x ? 0 : (all + finish_lanes - 1) / finish_lanes;
@@ -104,7 +111,7 @@ finish_kernel(const T* partials, int chunks, int sums, int channels, const __gri
     total = sum_over_rows(static_cast<int64_t>(chunks) * repeats, channel < channels,
                           [&](int64_t r) { return source[r * channels + channel]; });
   }
-  if (threadIdx.x >= finish_lanes || channel >= channels || (shared && channel)) return;
+  if (threadIdx.x >= finish_lanes || (shared ? channel > 0 : channel >= channels)) return;
   if (k == sum_dz) {
     if (targets.dshift) targets.dshift[channel] = static_cast<T>(total);
     if (targets.mean_dz) targets.mean_dz[channel] = static_cast<T>(total / targets.count);
@@ -130,11 +137,13 @@ template <class T> SumTargets<T> targets_of(const Epilogue& e, const EpilogueGra
   return targets;
 }
 
-template <class Storage, class T> void launch_finish(const BackwardPlan& p, int width, const void* partials, const SumTargets<T>& targets, Stream stream) {
+template <class Storage, class T>
+void launch_finish(const BackwardPlan& p, const Epilogue& e, const void* partials, const SumTargets<T>& targets, Stream stream) {
   const Walk& walk = p.plan.walk;
+  const int chunks = is_empty(e) ? 0 : walk.chunks;
   const Launch launch = finish_launch(walk.channels, p.sum_count);
   finish_kernel<T><<<dim3(launch.blocks, launch.second_blocks), launch.threads, launch.shared_bytes, stream>>>(
-      static_cast<const T*>(partials), walk.chunks, walk.sums(width), walk.channels, targets);
+      static_cast<const T*>(partials), chunks, walk.sums(), walk.channels, targets);
 }
 
 }  // namespace fastlayers::cuda

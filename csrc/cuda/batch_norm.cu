@@ -4,63 +4,70 @@
 namespace fastlayers::cuda {
 namespace {
 
-// A chunk's count, mean and M2 of a channel.
-struct Partial {
-  double count, mean, m2;
-};
+// What a chunk leaves behind of each channel, [name, chunk, Walk::sums]; the mean is pivot + deviation.
+enum PartialName { partial_count, partial_pivot, partial_deviation, partial_m2, partial_names };
 
-// partials [chunk, Walk::sums]. Deviations are from the mean of what the block's threads see first, or 0 where that is not finite. Counts
-// the batch.
+// Deviations are from the mean of what the block's threads see first, or 0 where that is not finite. Counts the batch.
 template <class Storage, int width, bool along>
 __global__ void __launch_bounds__(most_threads)
-statistics_kernel(const void* x, Partial* partials, int64_t* batches, const __grid_constant__ Walk walk) {
+statistics_kernel(const void* x, typename Compute<Storage>::type* partials, int64_t* batches, const __grid_constant__ Walk walk) {
   using T = typename Compute<Storage>::type;
   __shared__ T shared[most_threads * width];
   if (batches && blockIdx.x == 0 && threadIdx.x == 0) ++*batches;
   Cursor<width, along> cursor(walk);
-  Sum<T, width, along> counts, pivots, sums, squares;
-  T values[width], terms[width];
+  Sum<T, width, along> counts, pivot, sums, squares;
+  T values[width] = {}, ones[width];
   Place place = {};
-  const bool any = cursor.more();
-  if (any) {
+  const auto count = [&] {
+#pragma unroll
+    for (int j = 0; j < width; ++j) ones[j] = place.has(j) ? T(1) : T(0);
+    counts.add(ones);
+  };
+  if (cursor.more()) {
     place = cursor.place();
     load<width, Storage>(x, place, values);
-    pivots.add(values);
-#pragma unroll
-    for (int j = 0; j < width; ++j) terms[j] = place.has(j) ? T(1) : T(0);
-    counts.add(terms);
+    count();
   }
-  pivots.over_block(shared, walk);
-  Sum<T, width, along> first_counts = counts;
-  first_counts.over_block(shared, walk);
-  T pivot[width];
+  pivot.add(values);
+  pivot.over_block(shared, walk);
+  Sum<T, width, along> seen = counts;
+  seen.over_block(shared, walk);
 #pragma unroll
-  for (int j = 0; j < width; ++j) {
-    const T mean = pivots[j] / first_counts[j];
+  for (int j = 0; j < (along ? width : 1); ++j) {
+    const T mean = pivot[j] / seen[j];
     pivot[j] = absolute(mean) < infinity<T> ? mean : T(0);
   }
   for (bool first = true; cursor.more(); cursor.advance(), first = false) {
     if (!first) {
       place = cursor.place();
       load<width, Storage>(x, place, values);
-#pragma unroll
-      for (int j = 0; j < width; ++j) terms[j] = place.has(j) ? T(1) : T(0);
-      counts.add(terms);
+      count();
     }
+    if (place.whole) {
 #pragma unroll
-    for (int j = 0; j < width; ++j) terms[j] = place.has(j) ? values[j] - pivot[j] : T(0);
-    sums.add(terms);
+      for (int j = 0; j < width; ++j) values[j] -= pivot[j];
+    } else {
 #pragma unroll
-    for (int j = 0; j < width; ++j) terms[j] *= terms[j];
-    squares.add(terms);
+      for (int j = 0; j < width; ++j) values[j] = place.has(j) ? values[j] - pivot[j] : T(0);
+    }
+    sums.add(values);
+    squares.add_squares(values);
   }
   counts.over_block(shared, walk);
   sums.over_block(shared, walk);
   squares.over_block(shared, walk);
-  for_each_sum(cursor, walk, [&](int i, int j) {
-    const Moments moments = counts[j] > 0 ? moments_about(pivot[j], sums[j], squares[j], counts[j]) : Moments{0, 0};
-    partials[static_cast<int64_t>(cursor.chunk()) * walk.sums(width) + i] = {static_cast<double>(counts[j]), moments.mean, moments.m2};
-  });
+#pragma unroll
+  for (int j = 0; j < (along ? width : 1); ++j) {
+    const Moments moments = moments_about(0, sums[j], squares[j], counts[j]);
+    sums[j] = counts[j] > 0 ? static_cast<T>(moments.mean) : T(0);
+    squares[j] = counts[j] > 0 ? static_cast<T>(moments.m2) : T(0);
+  }
+  const int64_t step = static_cast<int64_t>(walk.chunks) * walk.sums();
+  T* const chunk = partials + static_cast<int64_t>(cursor.chunk()) * walk.sums();
+  store_sum(cursor, walk, chunk + partial_count * step, counts);
+  store_sum(cursor, walk, chunk + partial_pivot * step, pivot);
+  store_sum(cursor, walk, chunk + partial_deviation * step, sums);
+  store_sum(cursor, walk, chunk + partial_m2 * step, squares);
 }
 
 // What the second stage writes: mean, and m2 or rstd and the running statistics.
@@ -71,28 +78,35 @@ template <class T> struct StatisticsTargets {
   double rate, eps;
 };
 
+// A count, and the moments of as many elements.
+struct Counted {
+  double count;
+  Moments moments;
+
+  __device__ __forceinline__ void add(const Counted& other) {
+    if (other.count == 0) return;
+    merge(moments, count, other.moments, other.count);
+    count += other.count;
+  }
+};
+
 template <class T>
 __global__ void __launch_bounds__(finish_lanes* finish_rows)
-finish_statistics_kernel(const Partial* partials, int64_t rows, int channels, const __grid_constant__ StatisticsTargets<T> targets) {
-  __shared__ Partial shared[finish_rows][finish_lanes];
+finish_statistics_kernel(const T* partials, int64_t rows, int channels, const __grid_constant__ StatisticsTargets<T> targets) {
+  __shared__ Counted shared[finish_rows][finish_lanes];
   const int lane = threadIdx.x % finish_lanes, row = threadIdx.x / finish_lanes, channel = blockIdx.x * finish_lanes + lane;
-  double count = 0;
-  Moments moments = {0, 0};
+  const int64_t step = rows * channels;
+  Counted total = {};
   for (int64_t r = row; channel < channels && r < rows; r += finish_rows) {
-    const Partial part = partials[r * channels + channel];
-    if (part.count == 0) continue;
-    merge(moments, count, {part.mean, part.m2}, part.count);
-    count += part.count;
+    const T* const part = partials + r * channels + channel;
+    const double mean = static_cast<double>(part[partial_pivot * step]) + part[partial_deviation * step];
+    total.add({static_cast<double>(part[partial_count * step]), {mean, static_cast<double>(part[partial_m2 * step])}});
   }
-  shared[row][lane] = {count, moments.mean, moments.m2};
+  shared[row][lane] = total;
   __syncthreads();
   if (row || channel >= channels) return;
-  for (int other = 1; other < finish_rows; ++other) {
-    const Partial part = shared[other][lane];
-    if (part.count == 0) continue;
-    merge(moments, count, {part.mean, part.m2}, part.count);
-    count += part.count;
-  }
+  for (int other = 1; other < finish_rows; ++other) total.add(shared[other][lane]);
+  const auto& [count, moments] = total;
   targets.mean[channel] = static_cast<T>(moments.mean);
   if (targets.m2) targets.m2[channel] = static_cast<T>(moments.m2);
   if (targets.rstd) targets.rstd[channel] = static_cast<T>(inverse_deviation(moments.m2 / count, targets.eps));
@@ -105,21 +119,21 @@ finish_statistics_kernel(const Partial* partials, int64_t rows, int channels, co
 template <class Storage> constexpr int full_width = 16 / sizeof(Storage);
 
 template <class Storage> Plan statistics_plan(const Epilogue& e) {
-  return plan({e.n, e.c, e.s, 0}, true, full_width<Storage>, aligned(16, e.x), true);
+  return plan({e.n, e.c, e.s, 0}, full_width<Storage>, aligned(16, e.x), true);
 }
 
-template <class Storage> int64_t partial_count(const Plan& p) { return int64_t(p.walk.chunks) * p.walk.sums(full_width<Storage>); }
+int64_t statistics_of(const Plan& p) { return int64_t(p.walk.chunks) * p.walk.sums(); }
 
 template <class Storage, class T>
 void launch_statistics(const Epilogue& e, int64_t* batches, const StatisticsTargets<T>& targets, void* workspace, Stream stream) {
   constexpr int width = full_width<Storage>;
   const Plan p = statistics_plan<Storage>(e);
-  Partial* const partials = static_cast<Partial*>(workspace);
+  T* const partials = static_cast<T*>(workspace);
   const auto kernel = p.walk.along ? statistics_kernel<Storage, width, true> : statistics_kernel<Storage, width, false>;
   kernel<<<p.launch.blocks, p.launch.threads, p.launch.shared_bytes, stream>>>(e.x, partials, batches, p.walk);
   const Launch launch = finish_launch(p.walk.channels, 1);
   finish_statistics_kernel<T><<<launch.blocks, launch.threads, launch.shared_bytes, stream>>>(
-      partials, partial_count<Storage>(p) / p.walk.channels, p.walk.channels, targets);
+      partials, statistics_of(p) / p.walk.channels, p.walk.channels, targets);
 }
 
 template <class T>
@@ -156,7 +170,7 @@ EpilogueGradients first_sweep(EpilogueGradients g, const BatchNorm& b) {
 int64_t batch_norm_statistics_workspace(const Epilogue& e) {
   return with_storage(e.dtype, [&](auto storage) -> int64_t {
     using Storage = decltype(storage);
-    return partial_count<Storage>(statistics_plan<Storage>(e)) * sizeof(Partial);
+    return statistics_of(statistics_plan<Storage>(e)) * partial_names * sizeof(typename Compute<Storage>::type);
   });
 }
 
@@ -189,7 +203,7 @@ int64_t batch_norm_backward_workspace(const BatchNorm& b, const EpilogueGradient
     using Storage = decltype(storage);
     const Epilogue e = normalising(b);
     const BackwardPlan p = backward_plan<Storage>(e, first_sweep(g, b), true);
-    return (partials_of<Storage>(p, kernels_for<Storage>(e).width) + 2 * divide_up(e.c, 4) * 4) * sizeof(typename Compute<Storage>::type);
+    return (partials_of(p) + 2 * divide_up(e.c, 4) * 4) * sizeof(typename Compute<Storage>::type);
   });
 }
 
@@ -208,7 +222,7 @@ void batch_norm_backward(const BatchNorm& b, const EpilogueGradients& g, void* w
     targets.mean_dz = mean_dz;
     targets.slope = slope;
     targets.rstd = static_cast<const T*>(b.rstd);
-    launch_finish<Storage>(first, kernels_for<Storage>(e).width, partials, targets, stream);
+    launch_finish<Storage>(first, e, partials, targets, stream);
     if (!g.dx) return;
     sweep = {};
     sweep.dy = g.dy;

@@ -19,12 +19,10 @@ void epilogue_forward(const Epilogue& e, void* y, Stream stream) {
   if (is_empty(e)) return;
   with_storage(e.dtype, [&](auto storage) {
     using Storage = decltype(storage);
-    const ActivationKernels<Storage>& kernels = kernels_for<Storage>(e);
-    const bool whole = aligned(kernels.width * sizeof(Storage), e.x, e.residual, e.residual_after, y);
-    const Plan p = plan(sizes_of(e), per_channel(e), kernels.width, whole, false);
+    const Plan p = plan_of<Storage>(e, per_channel(e), false, e.residual_after, y);
     auto a = arguments_of<Storage>(e, {}, p.walk);
     a.y = y;
-    kernels.forward(a, p.launch, stream);
+    kernels_for<Storage>(e).forward(a, p.launch, stream);
   });
 }
 
@@ -32,7 +30,7 @@ int64_t epilogue_backward_workspace(const Epilogue& e, const EpilogueGradients& 
   return with_storage(e.dtype, [&](auto storage) -> int64_t {
     using Storage = decltype(storage);
     const BackwardPlan p = backward_plan<Storage>(e, g, wants_sums(g));
-    return partials_of<Storage>(p, kernels_for<Storage>(e).width) * sizeof(typename Compute<Storage>::type);
+    return partials_of(p) * sizeof(typename Compute<Storage>::type);
   });
 }
 
@@ -43,7 +41,7 @@ void epilogue_backward(const Epilogue& e, const EpilogueGradients& g, void* work
     launch_backward_walk<Storage>(p, e, g, workspace, stream);
     if (!p.sum_count) return;
     const auto targets = targets_of<typename Compute<Storage>::type>(e, g, p);
-    launch_finish<Storage>(p, kernels_for<Storage>(e).width, workspace, targets, stream);
+    launch_finish<Storage>(p, e, workspace, targets, stream);
   });
 }
 
@@ -51,11 +49,10 @@ void epilogue_inverse(const Epilogue& e, void* x, Stream stream) {
   if (is_empty(e)) return;
   with_storage(e.dtype, [&](auto storage) {
     using Storage = decltype(storage);
-    const ActivationKernels<Storage>& kernels = kernels_for<Storage>(e);
-    const Plan p = plan(sizes_of(e), true, kernels.width, aligned(kernels.width * sizeof(Storage), e.x, e.residual, x), false);
+    const Plan p = plan_of<Storage>(e, true, false, x);
     auto a = arguments_of<Storage>(e, {}, p.walk);
     a.y = x;
-    kernels.inverse(a, p.launch, stream);
+    kernels_for<Storage>(e).inverse(a, p.launch, stream);
   });
 }
 

@@ -18,6 +18,7 @@ template <class T> struct Arguments {
   Walk walk;
   bool affine, shifts;     // whether mean, scale, weight or shift is given; keep_shift or drop_value is not 0
   bool wide;               // whether per-channel values can be read in whole vectors
+  uint32_t threshold;      // of 16 bits; where nothing is kept, kept values become what dropped ones do
   T keep_scale, keep_shift, drop_value;
   T constants[most_constants];
 };
@@ -29,7 +30,7 @@ enum SumName { sum_dz, sum_dz_centred, sum_first_parameter };
 // What there is of one activation for one storage type, in the order of FL_ACTIVATIONS; null what there is not.
 template <class Storage> struct ActivationKernels {
   LaunchFunction<Storage> forward, backward, backward_from_output, inverse;  // backward sums where there are partials to write
-  int width;  // of the vectors that a thread takes
+  int widths[2];  // of the vectors that a thread takes: planar, along
   int learnables, most_repeats, constants;  // learnables of one repeat
   double (*constant)(const double* given, int k);
 };
@@ -135,7 +136,7 @@ __global__ void __launch_bounds__(most_threads) forward_kernel(const __grid_cons
       const Numbers<width> numbers = cursor.dropout_numbers(place, inputs.seed);
 #pragma unroll
       for (int j = 0; j < width; ++j) {
-        const bool kept = static_cast<int32_t>(numbers[j]) >= a.e.threshold;
+        const bool kept = numbers.reaches(j, a.threshold);
         z[j] *= kept ? a.keep_scale : T(0);
         if (a.shifts) z[j] += kept ? a.keep_shift : a.drop_value;
       }
@@ -162,12 +163,12 @@ __global__ void __launch_bounds__(most_threads) backward_kernel(const __grid_con
   for (; cursor.more(); cursor.advance()) {
     const Place place = cursor.place();
     T centred[width], dz[width], gradient[width], terms[sum_count][width], values[max_arguments + 1], slopes[max_learnables];
-    inputs.pre_activation(place, centred, dz);
+    if (sums || !Activation::constant_derivative || a.g.mean_dz) inputs.pre_activation(place, centred, dz);
     load<width, Storage>(a.g.dy, place, gradient);
     if (a.e.dropout) {
       const Numbers<width> numbers = cursor.dropout_numbers(place, inputs.seed);
 #pragma unroll
-      for (int j = 0; j < width; ++j) gradient[j] *= static_cast<int32_t>(numbers[j]) >= a.e.threshold ? a.keep_scale : T(0);
+      for (int j = 0; j < width; ++j) gradient[j] *= numbers.reaches(j, a.threshold) ? a.keep_scale : T(0);
     }
     const Numbers<width> drawn = inputs.activation_numbers(place);
 #pragma unroll
@@ -201,12 +202,12 @@ __global__ void __launch_bounds__(most_threads) backward_kernel(const __grid_con
   }
   if constexpr (sums) {
     __shared__ T shared[most_threads * width];
-    const int64_t step = static_cast<int64_t>(a.walk.chunks) * a.walk.sums(width);
-    T* const partials = a.partials + static_cast<int64_t>(cursor.chunk()) * a.walk.sums(width);
+    const int64_t step = static_cast<int64_t>(a.walk.chunks) * a.walk.sums();
+    T* const partials = a.partials + static_cast<int64_t>(cursor.chunk()) * a.walk.sums();
 #pragma unroll
     for (int k = 0; k < sum_count; ++k) {
       totals[k].over_block(shared, a.walk);
-      for_each_sum(cursor, a.walk, [&](int i, int j) { partials[k * step + i] = totals[k][j]; });
+      store_sum(cursor, a.walk, partials + k * step, totals[k]);
     }
   }
 }
@@ -232,8 +233,9 @@ __global__ void __launch_bounds__(most_threads) inverse_kernel(const __grid_cons
   }
 }
 
-// Elements of a vector: 16 bytes, fewer where a thread would need more per-channel values than it has registers.
-template <class Storage, class Activation> constexpr int width_of = Activation::learnables * Activation::most_repeats > 8 ? 2 : 16 / sizeof(Storage);
+// Elements of a vector: 16 bytes, along fewer where a thread would need more per-channel values than it has registers.
+template <class Storage, class Activation, bool along>
+constexpr int width_of = along && Activation::learnables * Activation::most_repeats > 8 ? 2 : 16 / sizeof(Storage);
 
 // Calls function(Repeated<...>) with the least compiled number of repeats that is enough.
 template <class Activation, class Function> void with_repeats(int repeats, Function function) {
@@ -249,28 +251,28 @@ constexpr int compiled_repeats(int repeats, int most) { return static_cast<int>(
 
 template <class Activation, class Storage>
 void launch_forward(const Arguments<typename Compute<Storage>::type>& a, const Launch& launch, Stream stream) {
-  constexpr int width = width_of<Storage, Activation>;
+  constexpr int planar = width_of<Storage, Activation, false>, along = width_of<Storage, Activation, true>;
   with_repeats<Activation>(a.e.repeats, [&](auto activation) {
     using Chosen = decltype(activation);
-    if (a.walk.along) forward_kernel<Chosen, Storage, width, true><<<launch.blocks, launch.threads, launch.shared_bytes, stream>>>(a);
-    else forward_kernel<Chosen, Storage, width, false><<<launch.blocks, launch.threads, launch.shared_bytes, stream>>>(a);
+    if (a.walk.along) forward_kernel<Chosen, Storage, along, true><<<launch.blocks, launch.threads, launch.shared_bytes, stream>>>(a);
+    else forward_kernel<Chosen, Storage, planar, false><<<launch.blocks, launch.threads, launch.shared_bytes, stream>>>(a);
   });
 }
 
 template <class Activation, class Storage>
 void launch_backward(const Arguments<typename Compute<Storage>::type>& a, const Launch& launch, Stream stream) {
-  constexpr int width = width_of<Storage, Activation>;
+  constexpr int planar = width_of<Storage, Activation, false>, along = width_of<Storage, Activation, true>;
   with_repeats<Activation>(a.e.repeats, [&](auto activation) {
     using Chosen = decltype(activation);
-    const auto kernel = a.walk.along ? a.partials ? backward_kernel<Chosen, Storage, width, true, true> : backward_kernel<Chosen, Storage, width, true, false>
-                        : a.partials ? backward_kernel<Chosen, Storage, width, false, true> : backward_kernel<Chosen, Storage, width, false, false>;
+    const auto kernel = a.walk.along ? a.partials ? backward_kernel<Chosen, Storage, along, true, true> : backward_kernel<Chosen, Storage, along, true, false>
+                        : a.partials ? backward_kernel<Chosen, Storage, planar, false, true> : backward_kernel<Chosen, Storage, planar, false, false>;
     kernel<<<launch.blocks, launch.threads, launch.shared_bytes, stream>>>(a);
   });
 }
 
 template <class Activation, class Storage>
 void launch_inverse(const Arguments<typename Compute<Storage>::type>& a, const Launch& launch, Stream stream) {
-  constexpr int width = width_of<Storage, Activation>;
+  constexpr int width = width_of<Storage, Activation, false>;
   const auto kernel = a.walk.along ? inverse_kernel<Repeated<Activation, 1>, Storage, width, true>
                                    : inverse_kernel<Repeated<Activation, 1>, Storage, width, false>;
   kernel<<<launch.blocks, launch.threads, launch.shared_bytes, stream>>>(a);
@@ -280,7 +282,7 @@ template <class Row, class Storage> constexpr ActivationKernels<Storage> kernels
   using Activation = typename Chosen<Row, sizeof(Storage) == 2>::type;
   static_assert(Activation::constants <= most_constants);
   ActivationKernels<Storage> kernels = {launch_forward<Activation, Storage>, launch_backward<Activation, Storage>, nullptr, nullptr,
-                                        width_of<Storage, Activation>, Activation::learnables, Activation::most_repeats,
+                                        {width_of<Storage, Activation, false>, width_of<Storage, Activation, true>}, Activation::learnables, Activation::most_repeats,
                                         Activation::constants, Activation::constant};
   if constexpr (Activation::from_output) kernels.backward_from_output = launch_backward<FromOutputOf<Activation>, Storage>;
   if constexpr (Activation::invertible) kernels.inverse = launch_inverse<Activation, Storage>;

@@ -23,6 +23,7 @@ struct Launch {
 // What kernels need to know of the order in which they walk.
 struct Walk {
   bool along;
+  int width;         // elements of a vector
   bool aligned;      // all tensors begin at whole vectors in memory
   bool whole;        // and every vector lies within one row
   int64_t numel;
@@ -39,7 +40,7 @@ struct Walk {
 
   FL_HD constexpr int blocks_of_columns() const { return along ? (columns + lanes - 1) / lanes : columns; }
   // Sums that a chunk leaves behind: one per channel, or along per element of a row.
-  FL_HD constexpr int sums(int width) const { return along ? columns * width : columns; }
+  FL_HD constexpr int sums() const { return along ? columns * width : columns; }
 };
 
 struct Plan {
@@ -91,6 +92,7 @@ constexpr Plan planar_plan(Sizes sizes, int width, bool aligned, bool sums) {
   const auto [n, c, s, sample] = sizes;
   Walk w = {};
   const bool one_row = n == 1 && c == 1, fits = s % width == 0;
+  w.width = width;
   w.aligned = aligned;
   w.whole = fits && aligned;
   w.numel = n * c * s;
@@ -111,6 +113,7 @@ constexpr Plan along_plan(Sizes sizes, int width, bool aligned) {
   Walk w = {};
   w.along = true;
   const int64_t images = width / greatest_common_divisor(c, width);
+  w.width = width;
   w.aligned = aligned;
   w.whole = n % images == 0 && aligned;
   w.numel = n * c;
@@ -129,15 +132,15 @@ constexpr Plan along_plan(Sizes sizes, int width, bool aligned) {
 
 // How to walk a tensor of these sizes by vectors of `width` elements. aligned: all tensors begin at whole vectors in memory; sums: each
 // block also sums over what it has seen.
-constexpr Plan plan(Sizes sizes, bool per_channel, int width, bool aligned, bool sums) {
-  sizes = walked(sizes, per_channel);
-  return sizes.s == 1 && sizes.c > 1 ? along_plan(sizes, width, aligned) : planar_plan(sizes, width, aligned, sums);
+constexpr bool walks_along(Sizes sizes) { return sizes.s == 1 && sizes.c > 1; }
+constexpr Plan plan(Sizes sizes, int width, bool aligned, bool sums) {
+  return walks_along(sizes) ? along_plan(sizes, width, aligned) : planar_plan(sizes, width, aligned, sums);
 }
 
 // The second stage of a reduction: a block for so many channels of each of `sums` sums.
 constexpr int finish_lanes = 32, finish_rows = 8;
 constexpr Launch finish_launch(int64_t channels, int64_t sums) {
-  return {static_cast<unsigned>(divide_up(channels, finish_lanes)), finish_lanes * finish_rows, 0, static_cast<unsigned>(sums)};
+  return {static_cast<unsigned>(larger(1, divide_up(channels, finish_lanes))), finish_lanes * finish_rows, 0, static_cast<unsigned>(sums)};
 }
 
 // A thread for each of so many values.

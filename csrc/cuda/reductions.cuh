@@ -24,7 +24,13 @@ template <class T, int width> struct Sum<T, width, false> {
     }
     value += halves[0];
   }
-  __device__ __forceinline__ T operator[](int) const { return value; }
+  __device__ __forceinline__ void add_squares(const T (&terms)[width]) {
+    T squares[width];
+#pragma unroll
+    for (int j = 0; j < width; ++j) squares[j] = terms[j] * terms[j];
+    add(squares);
+  }
+  __device__ __forceinline__ T& operator[](int) { return value; }
 
   // Over all threads, in every one of them.
   __device__ __forceinline__ void over_block(T* shared, const Walk&) {
@@ -43,7 +49,11 @@ template <class T, int width> struct Sum<T, width, true> {
 #pragma unroll
     for (int j = 0; j < width; ++j) values[j] += terms[j];
   }
-  __device__ __forceinline__ T operator[](int j) const { return values[j]; }
+  __device__ __forceinline__ void add_squares(const T (&terms)[width]) {
+#pragma unroll
+    for (int j = 0; j < width; ++j) values[j] = multiply_add(terms[j], terms[j], values[j]);
+  }
+  __device__ __forceinline__ T& operator[](int j) { return values[j]; }
 
   // Over the threads that walk down the same column, in every one of them.
   __device__ __forceinline__ void over_block(T* shared, const Walk& walk) {
@@ -67,13 +77,13 @@ template <class T, int width> struct Sum<T, width, true> {
   }
 };
 
-// Calls write(index, j): where in a chunk's sums those of the block's columns belong, once for each.
-template <int width, bool along, class Write> __device__ __forceinline__ void for_each_sum(const Cursor<width, along>& cursor, const Walk& walk, Write write) {
+// Writes the block's sums to those of its chunk.
+template <class T, int width, bool along>
+__device__ __forceinline__ void store_sum(const Cursor<width, along>& cursor, const Walk& walk, T* sums, const Sum<T, width, along>& sum) {
   if constexpr (!along) {
-    if (threadIdx.x == 0) write(cursor.column(), 0);
+    if (threadIdx.x == 0) sums[cursor.column()] = sum.value;
   } else if (static_cast<int>(threadIdx.x) < walk.lanes && cursor.present()) {
-#pragma unroll
-    for (int j = 0; j < width; ++j) write(cursor.column() * width + j, j);
+    store_vector(sums + cursor.column() * width, sum.values);
   }
 }
 

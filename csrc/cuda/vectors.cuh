@@ -66,17 +66,20 @@ template <int width, class Storage, class T> __device__ __forceinline__ void loa
 }
 
 template <int width, class Storage, class T> __device__ __forceinline__ void store_vector(Storage* address, const T (&values)[width]) {
-  static_assert(width * sizeof(Storage) <= 16);
-  if constexpr (sizeof(Storage) == 2) {
-    Words<width * sizeof(Storage)> words;
+  constexpr int bytes = width * sizeof(Storage) < 16 ? width * sizeof(Storage) : 16, count = bytes / sizeof(Storage);
 #pragma unroll
-    for (int j = 0; j < width; j += 2) words.word[j / 2] = packed(values[j], values[j + 1], Storage{});
-    *reinterpret_cast<decltype(words)*>(address) = words;
-  } else {
-    Row<Storage, width> numbers;
+  for (int i = 0; i < width; i += count) {
+    if constexpr (sizeof(Storage) == 2) {
+      Words<bytes> words;
 #pragma unroll
-    for (int j = 0; j < width; ++j) numbers.number[j] = values[j];
-    *reinterpret_cast<decltype(numbers)*>(address) = numbers;
+      for (int j = 0; j < count; j += 2) words.word[j / 2] = packed(values[i + j], values[i + j + 1], Storage{});
+      *reinterpret_cast<Words<bytes>*>(address + i) = words;
+    } else {
+      Row<Storage, count> numbers;
+#pragma unroll
+      for (int j = 0; j < count; ++j) numbers.number[j] = values[i + j];
+      *reinterpret_cast<Row<Storage, count>*>(address + i) = numbers;
+    }
   }
 }
 

@@ -32,6 +32,10 @@ template <class T, int width, bool along> __device__ __forceinline__ void invert
 template <int width> struct Numbers {
   uint32_t word[width / 2];
   __device__ __forceinline__ uint32_t operator[](int j) const { return j % 2 ? word[j / 2] >> 16 : word[j / 2] & 0xffff; }
+  // Whether number j is at least a threshold of 16 bits.
+  __device__ __forceinline__ bool reaches(int j, uint32_t threshold) const {
+    return j % 2 ? word[j / 2] >= threshold << 16 : (word[j / 2] & 0xffff) >= threshold;
+  }
 };
 
 // Of the elements index, index + 1, ...; index is a multiple of width.
