@@ -1,4 +1,4 @@
-"""The cuda backend without a GPU: csrc/cuda and its bindings compiled for CPU tensors, every kernel launched in the emulator tools/ptxsim."""
+"""The cuda backend without a GPU: csrc/cuda and its bindings compiled for CPU tensors, kernels launched in the emulator tools/ptxsim."""
 from __future__ import annotations
 
 import contextlib

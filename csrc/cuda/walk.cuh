@@ -36,6 +36,25 @@ template <int width> struct Numbers {
   __device__ __forceinline__ bool reaches(int j, uint32_t threshold) const {
     return j % 2 ? word[j / 2] >= threshold << 16 : (word[j / 2] & 0xffff) >= threshold;
   }
+  // Number j, which need not be known to the compiler.
+  __device__ __forceinline__ uint32_t at(int j) const {
+    uint32_t pair = word[0];
+#pragma unroll
+    for (int i = 1; i < width / 2; ++i) pair = j / 2 == i ? word[i] : pair;
+    return j % 2 ? pair >> 16 : pair & 0xffff;
+  }
+  // The same number everywhere.
+  __device__ __forceinline__ static Numbers all(uint32_t number) {
+    Numbers result;
+#pragma unroll
+    for (int i = 0; i < width / 2; ++i) result.word[i] = number | number << 16;
+    return result;
+  }
+  // Moves every number to the place before its own; a new one becomes the last.
+  __device__ __forceinline__ void push(uint32_t number) {
+#pragma unroll
+    for (int i = 0; i < width / 2; ++i) word[i] = word[i] >> 16 | (i + 1 < width / 2 ? word[i + 1] : number) << 16;
+  }
 };
 
 // Of the elements index, index + 1, ...; index is a multiple of width.
@@ -49,9 +68,8 @@ template <int width> __device__ __forceinline__ Numbers<width> numbers_at(int64_
 }
 
 // Of one element, anywhere.
-static __device__ __noinline__ uint32_t number_at(int64_t index, uint32_t stream, uint64_t seed) {
-  const uint32_t pair = numbers_at<2>(index & ~int64_t(1), stream, seed).word[0];
-  return index & 1 ? pair >> 16 : pair & 0xffff;
+__device__ __forceinline__ uint32_t number_at(int64_t index, uint32_t stream, uint64_t seed) {
+  return numbers_at<8>(index & -8, stream, seed).at(static_cast<int>(index) & 7);
 }
 
 template <int width, bool along> class Cursor {
@@ -124,31 +142,26 @@ template <int width, bool along> class Cursor {
 
   // The dropout numbers of a vector: each element's own, or where channels are dropped whole that of its channel.
   __device__ __forceinline__ Numbers<width> dropout_numbers(const Place& place, uint64_t seed) const {
-    if (!walk_.sample_rows) return numbers_at<width>(place.first, dropout_stream, seed);
-    return channel_numbers(place, seed);
+    const bool whole_channels = walk_.sample_rows;
+    if (along && whole_channels && walk_.channels % width) return numbers_of_channels(place.first, seed);
+    const int64_t index = whole_channels ? channel_index(along ? row_ : place.image, first_channel_) : place.first;
+    const Numbers<width> numbers = numbers_at<width>(index & -width, dropout_stream, seed);
+    return !along && whole_channels ? Numbers<width>::all(numbers.at(static_cast<int>(index) & (width - 1))) : numbers;
   }
 
  private:
-  __device__ __forceinline__ Numbers<width> channel_numbers(const Place& place, uint64_t seed) const {
-    Numbers<width> numbers;
-    if constexpr (!along) {
-      const uint32_t number = number_at(channel_index(place.image, first_channel_), dropout_stream, seed);
-#pragma unroll
-      for (int j = 0; j < width / 2; ++j) numbers.word[j] = number | number << 16;
-    } else {
-      if (walk_.channels % width == 0) return numbers_at<width>(channel_index(row_, first_channel_), dropout_stream, seed);
-#pragma unroll
-      for (int j = 0; j < width; j += 2) {
-        numbers.word[j / 2] = number_of_element(place.first + j, seed) | number_of_element(place.first + j + 1, seed) << 16;
-      }
+  // Element by element; a vector may reach from one sample into the next.
+  __device__ __forceinline__ Numbers<width> numbers_of_channels(int64_t first, uint64_t seed) const {
+    Numbers<width> numbers = {};
+#pragma unroll 1
+    for (int64_t i = first; i < first + width; ++i) {
+      const int64_t index = channel_index(i / walk_.channels, static_cast<int>(i % walk_.channels));
+      numbers.push(number_at(index, dropout_stream, seed));
     }
     return numbers;
   }
   __device__ __forceinline__ int64_t channel_index(int64_t image, int channel) const {
     return image / walk_.sample_rows * walk_.channels + channel;
-  }
-  __device__ __forceinline__ uint32_t number_of_element(int64_t i, uint64_t seed) const {
-    return number_at(channel_index(i / walk_.channels, static_cast<int>(i % walk_.channels)), dropout_stream, seed);
   }
 
   const Walk& walk_;
