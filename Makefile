@@ -18,7 +18,7 @@ JOBS ?= 2
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --quiet --disable-pip-version-check --no-input
-SOURCES := pyproject.toml setup.py tools/cuda_toolkit.py $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
+SOURCES := pyproject.toml setup.py tools/build_extensions.py tools/cuda_toolkit.py $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
 .PHONY: demo test bench cuda docs lint wheel clean
 .DELETE_ON_ERROR:

@@ -89,9 +89,9 @@ class Emulated(ModuleType):
 
     def __init__(self, library: Path) -> None:
         super().__init__(MODULE)
-        name = f"{MODULE}_{hashlib.sha256(str(library).encode()).hexdigest()[:8]}" if library.parent != FOLDER else MODULE
-        spec = importlib.util.spec_from_file_location(MODULE, library)
-        self.library, self.compiled, self.name = library, importlib.util.module_from_spec(spec), name
+        name = f"emulated_{hashlib.sha256(str(library).encode()).hexdigest()[:8]}.{MODULE}"  # pybind11 knows modules by their names
+        spec = importlib.util.spec_from_file_location(name, library)
+        self.library, self.compiled = library, importlib.util.module_from_spec(spec)
         spec.loader.exec_module(self.compiled)
         self.kernels = ptxsim.cuda.Kernels(sorted(library.parent.glob("*.ptx")))
         self.device: ptxsim.cuda.Device | None = None

@@ -6,19 +6,33 @@
 namespace fastlayers::FL_NAMESPACE {
 namespace math {
 
-constexpr float largest_reduced = 131072.0f;  // 2^17: sin and cos of larger floats go through libm, lane by lane
+constexpr float largest_reduced = 131072.0f;  // 2^17: sin and cos of larger floats go through double, lane by lane
 
-// f(a x) in double where |a x| > largest_reduced, else y. Rarely needed, hence apart.
-template <class Function> FL_APART float far_lanes(float a, float x, float y, Function f) {
+struct SineCosine {
+  float sine, cosine;
+};
+
+// Of an angle beyond that. Rarely needed, hence apart.
+inline FL_APART SineCosine far_sine_cosine(double angle) { return {static_cast<float>(::sin(angle)), static_cast<float>(::cos(angle))}; }
+
+// Where |a x| > largest_reduced, its sine and cosine and the quadrant 0, which says that they are those asked for.
+FL_HD void replace_far(float a, float x, int32_t& quadrant, float& sine, float& cosine) {
   const double angle = static_cast<double>(a) * x;
-  return ::fabs(angle) > largest_reduced ? static_cast<float>(f(angle)) : y;
+  if (!(::fabs(angle) > largest_reduced)) return;
+  const SineCosine far = far_sine_cosine(angle);
+  quadrant = 0;
+  sine = far.sine;
+  cosine = far.cosine;
 }
-template <class T, class Function> FL_APART T far_lanes(T a, T x, T y, Function f) {
+template <class T, class Bits> FL_APART void replace_far(T a, T x, Bits& quadrant, T& sine, T& cosine) {
   for (int i = 0; i < T::size; ++i) {
-    const double angle = static_cast<double>(a[i]) * x[i];
-    if (__builtin_fabs(angle) > largest_reduced) y.lanes[i] = static_cast<float>(f(angle));
+    int32_t lane_quadrant = quadrant.lanes[i];
+    float lane_sine = sine[i], lane_cosine = cosine[i];
+    replace_far(a[i], x[i], lane_quadrant, lane_sine, lane_cosine);
+    quadrant.lanes[i] = lane_quadrant;
+    sine.lanes[i] = lane_sine;
+    cosine.lanes[i] = lane_cosine;
   }
-  return y;
 }
 
 // sin(a x) and cos(a x), the product not rounded; NaN at infinity. 2 ULP.
@@ -28,14 +42,8 @@ template <class T> class Angle<T, false> {
  public:
   FL_HD explicit Angle(T x) : Angle(T(1.0f), x, Pair<T>{x, T(0.0f)}) {}
   FL_HD Angle(T a, T x) : Angle(a, x, exact_product(a, x)) {}
-  FL_HD T sin() const {
-    const T y = turned(quadrant_, sine_, cosine_);
-    return is_far_ ? far_lanes(a_, x_, y, [](double v) { return ::sin(v); }) : y;
-  }
-  FL_HD T cos() const {
-    const T y = turned(quadrant_ + Bits(1), sine_, cosine_);
-    return is_far_ ? far_lanes(a_, x_, y, [](double v) { return ::cos(v); }) : y;
-  }
+  FL_HD T sin() const { return turned(quadrant_, sine_, cosine_); }
+  FL_HD T cos() const { return turned(quadrant_ + Bits(1), sine_, cosine_); }
 
   // What sin() lacks of the exact sine by rounding.
   FL_HD T sin_low() const { return select(absolute(angle_) > T(largest_reduced), T(0.0f), turned(quadrant_, sine_low_, cosine_low_)); }
@@ -43,7 +51,7 @@ template <class T> class Angle<T, false> {
  private:
   using Bits = decltype(float_as_int(T()));
 
-  FL_HD Angle(T a, T x, Pair<T> angle) : a_(a), x_(x), angle_(angle.value), is_far_(any(absolute(angle.value) > T(largest_reduced))) {
+  FL_HD Angle(T a, T x, Pair<T> angle) : angle_(angle.value) {
     const T shifter(12582912.0f);  // 1.5 * 2^23: adding it rounds to a whole number
     const T shifted = multiply_add(angle.value, T(0.636619772f), shifter), n = shifted - shifter;
     quadrant_ = float_as_int(shifted);
@@ -59,6 +67,7 @@ template <class T> class Angle<T, false> {
     const T cosine_tail = multiply_add(square * square, polynomial(square, 0.0416666418f, -0.0013887207f, 2.44198563e-05f), lost);
     cosine_ = rough + cosine_tail;
     cosine_low_ = cosine_tail - (cosine_ - rough);
+    if (any(absolute(angle_) > T(largest_reduced))) replace_far(a, x, quadrant_, sine_, cosine_);
   }
 
   // The sine in this quadrant, from sine and cosine in the first.
@@ -67,8 +76,7 @@ template <class T> class Angle<T, false> {
     return select((quadrant & Bits(2)) == Bits(0), magnitude, -magnitude);
   }
 
-  const T a_, x_, angle_;
-  const bool is_far_;
+  const T angle_;
   Bits quadrant_;
   T sine_, cosine_, sine_low_, cosine_low_;
 };

@@ -4,8 +4,8 @@
 namespace fastlayers::cuda {
 namespace {
 
-// What a chunk leaves behind of each channel, [name, chunk, Walk::sums]; the mean is pivot + deviation.
-enum PartialName { partial_count, partial_pivot, partial_deviation, partial_m2, partial_names };
+// What a chunk leaves behind of each channel, [name, chunk, Walk::sums]: sums of deviations from the pivot and of their squares.
+enum PartialName { partial_count, partial_pivot, partial_sum, partial_squares, partial_names };
 
 // Deviations are from the mean of what the block's threads see first, or 0 where that is not finite. Counts the batch.
 template <class Storage, int width, bool along>
@@ -56,18 +56,12 @@ statistics_kernel(const void* x, typename Compute<Storage>::type* partials, int6
   counts.over_block(shared, walk);
   sums.over_block(shared, walk);
   squares.over_block(shared, walk);
-#pragma unroll
-  for (int j = 0; j < (along ? width : 1); ++j) {
-    const Moments moments = moments_about(0, sums[j], squares[j], counts[j]);
-    sums[j] = counts[j] > 0 ? static_cast<T>(moments.mean) : T(0);
-    squares[j] = counts[j] > 0 ? static_cast<T>(moments.m2) : T(0);
-  }
   const int64_t step = static_cast<int64_t>(walk.chunks) * walk.sums();
   T* const chunk = partials + static_cast<int64_t>(cursor.chunk()) * walk.sums();
   store_sum(cursor, walk, chunk + partial_count * step, counts);
   store_sum(cursor, walk, chunk + partial_pivot * step, pivot);
-  store_sum(cursor, walk, chunk + partial_deviation * step, sums);
-  store_sum(cursor, walk, chunk + partial_m2 * step, squares);
+  store_sum(cursor, walk, chunk + partial_sum * step, sums);
+  store_sum(cursor, walk, chunk + partial_squares * step, squares);
 }
 
 // What the second stage writes: mean, and m2 or rstd and the running statistics.
@@ -99,8 +93,9 @@ finish_statistics_kernel(const T* partials, int64_t rows, int channels, const __
   Counted total = {};
   for (int64_t r = row; channel < channels && r < rows; r += finish_rows) {
     const T* const part = partials + r * channels + channel;
-    const double mean = static_cast<double>(part[partial_pivot * step]) + part[partial_deviation * step];
-    total.add({static_cast<double>(part[partial_count * step]), {mean, static_cast<double>(part[partial_m2 * step])}});
+    const double count = part[partial_count * step];
+    if (count == 0) continue;
+    total.add({count, moments_about(part[partial_pivot * step], part[partial_sum * step], part[partial_squares * step], count)});
   }
   shared[row][lane] = total;
   __syncthreads();

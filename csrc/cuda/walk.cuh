@@ -82,7 +82,7 @@ template <int width, bool along> class Cursor {
       column_ = block * walk.lanes + threadIdx.x % walk.lanes;
       lane = threadIdx.x / walk.lanes;
       step_ = blockDim.x / walk.lanes;
-      first_channel_ = static_cast<int>(static_cast<int64_t>(column_) * width % walk.channels);
+      first_channel_ = column_ * width % walk.channels;
     } else {
       column_ = first_channel_ = block;
       step_ = blockDim.x;
@@ -143,7 +143,7 @@ template <int width, bool along> class Cursor {
   // The dropout numbers of a vector: each element's own, or where channels are dropped whole that of its channel.
   __device__ __forceinline__ Numbers<width> dropout_numbers(const Place& place, uint64_t seed) const {
     const bool whole_channels = walk_.sample_rows;
-    if (along && whole_channels && walk_.channels % width) return numbers_of_channels(place.first, seed);
+    if (along && whole_channels && walk_.channels % width) return numbers_of_channels(seed);
     const int64_t index = whole_channels ? channel_index(along ? row_ : place.image, first_channel_) : place.first;
     const Numbers<width> numbers = numbers_at<width>(index & -width, dropout_stream, seed);
     return !along && whole_channels ? Numbers<width>::all(numbers.at(static_cast<int>(index) & (width - 1))) : numbers;
@@ -151,17 +151,21 @@ template <int width, bool along> class Cursor {
 
  private:
   // Element by element; a vector may reach from one sample into the next.
-  __device__ __forceinline__ Numbers<width> numbers_of_channels(int64_t first, uint64_t seed) const {
+  __device__ __forceinline__ Numbers<width> numbers_of_channels(uint64_t seed) const {
+    const int images = walk_.columns * width / walk_.channels, offset = column_ * width;
+    int image = row_ * images + offset / walk_.channels, channel = first_channel_;
     Numbers<width> numbers = {};
 #pragma unroll 1
-    for (int64_t i = first; i < first + width; ++i) {
-      const int64_t index = channel_index(i / walk_.channels, static_cast<int>(i % walk_.channels));
-      numbers.push(number_at(index, dropout_stream, seed));
+    for (int j = 0; j < width; ++j) {
+      numbers.push(number_at(channel_index(image, channel), dropout_stream, seed));
+      channel = channel + 1 == walk_.channels ? 0 : channel + 1;
+      image += channel == 0;
     }
     return numbers;
   }
-  __device__ __forceinline__ int64_t channel_index(int64_t image, int channel) const {
-    return image / walk_.sample_rows * walk_.channels + channel;
+  // Divided in 32 bits: a division of 64 bits is a call, which costs the kernel a stack.
+  __device__ __forceinline__ int64_t channel_index(int image, int channel) const {
+    return static_cast<int64_t>(image / walk_.sample_rows) * walk_.channels + channel;
   }
 
   const Walk& walk_;
