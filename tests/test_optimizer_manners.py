@@ -353,7 +353,7 @@ def test_a_refused_step_is_not_counted() -> None:
     set_grads(params, others)
     params[-1].grad = params[-1].grad.to_sparse()
     optimizer.found_inf = torch.tensor(1.0)
-    with pytest.raises(RuntimeError, match="^SGD: grad must be dense"):
+    with pytest.raises(RuntimeError, match=r"^SGD: grad must be dense"):
         optimizer.step()
     params[-1].grad, optimizer.found_inf = params[-1].grad.to_dense(), None
     for one in (optimizer, other):
