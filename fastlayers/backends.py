@@ -17,6 +17,7 @@ _COMPILED = ("cpp", "cuda")
 _TITLES = {"cpp": "the C++ extension fastlayers._C", "triton": "Triton"}
 
 _choice = "auto"
+_plain_dispatch = Tensor.__torch_dispatch__
 
 
 def _load(name: str) -> tuple[ModuleType | None, str]:
@@ -79,7 +80,12 @@ def _lacks(name: str, activation: str) -> str:
 
 
 def select(x: Tensor, activation: str | None = None) -> ModuleType:
-    """The backend module that runs an operation whose first tensor is x; another where the choice lacks the activation."""
+    """The backend module that runs an operation whose first tensor is x; another where the choice lacks the activation.
+
+    Tensors that do without memory of their own (FakeTensor, DTensor and what else has a __torch_dispatch__) need the reference.
+    """
+    if type(x).__torch_dispatch__ is not _plain_dispatch:
+        return reference
     chosen = _select(x)
     if activation in REGISTERED and any(chosen is _module(name)[0] and _lacks(name, activation) for name in _COMPILED):
         return _module("triton")[0] if x.is_cuda and not _reason_against("triton", "cuda") else reference
