@@ -391,7 +391,8 @@ def gradient(operation: str, p: Tensor) -> None:
         raise RuntimeError(f"{operation}: params must be float32, bfloat16, float16 or float64, got {_name(p.dtype)}")
     if grad.dtype != p.dtype:
         raise RuntimeError(f"{operation}: grad must have the dtype of its parameter, {_name(p.dtype)}, got {_name(grad.dtype)}")
-    _on_device(operation, "grad", grad, p)
+    if grad.device != p.device:
+        raise RuntimeError(f"{operation}: grad must be on the device of its parameter, {p.device}, got {grad.device}")
 
 
 def not_differentiable(operation: str, differentiable: bool) -> None:

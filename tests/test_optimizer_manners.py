@@ -236,6 +236,22 @@ def test_sparse_and_complex_gradients_are_refused_before_anything_changes(name: 
     assert all(torch.equal(a, b) for a, b in zip(before, _snapshot(params, optimizer), strict=True))
 
 
+def test_a_gradient_on_another_device_is_refused_before_anything_changes() -> None:
+    """torch does not let one be assigned; a subclass may still have one."""
+    class Elsewhere(Tensor):
+        grad = property(lambda self: torch.ones(2, device="meta"))
+
+    p, q = torch.ones(3, requires_grad=True), torch.ones(2).as_subclass(Elsewhere).requires_grad_()
+    with pytest.raises(RuntimeError, match="device"):
+        p.grad = torch.ones(3, device="meta")
+    p.grad = torch.ones(3)
+    optimizer = fl.optim.Adam([p, q])
+    with pytest.raises(RuntimeError, match=r"^Adam: grad must be on the device of its parameter, cpu, got meta$"):
+        optimizer.step()
+    assert not optimizer.state
+    assert p.tolist() == [1, 1, 1]
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_arguments_that_are_refused(name: str) -> None:
     make = getattr(fl.optim, name)
