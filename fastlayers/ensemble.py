@@ -99,8 +99,8 @@ def _device_type(device: torch.device) -> str:
     return device.type if device.type != "cpu" else "cuda"  # fork_rng always looks after the CPU's generator
 
 
-def _devices(device: torch.device) -> list[torch.device]:
-    return [] if device.type == "cpu" else [device]
+def _devices(device: torch.device) -> list[int]:
+    return [] if device.type == "cpu" else list(range(torch.get_device_module(device).device_count()))
 
 
 @contextlib.contextmanager
@@ -109,7 +109,10 @@ def _seeded(seed: int | None, device: torch.device) -> Iterator[None]:
         yield
         return
     with torch.random.fork_rng(_devices(device), device_type=_device_type(device)):
-        torch.manual_seed(seed)
+        if device.type == "cpu":
+            torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed GPUs, which are not looked after here, too
+        else:
+            torch.manual_seed(seed)
         yield
 
 

@@ -44,6 +44,13 @@ def test_mc_dropout(library) -> None:
     assert not torch.equal(fl.mc_dropout(model, x).mean, fl.mc_dropout(model, x).mean)
 
 
+def test_mc_dropout_on_a_cpu_leaves_gpus_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    seeded = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeded.append)
+    fl.mc_dropout(torch.nn.Dropout(0.5), torch.ones(4, 3), samples=4, seed=1)
+    assert not seeded
+
+
 def test_mc_dropout_in_chunks() -> None:
     """As many samples at once as fit, each row of x in its place, reproducible with the same memory."""
     model, x = network(nn), torch.randn(5, 3, 6, 6)
