@@ -18,6 +18,7 @@ _COMPILED = ("cpp", "cuda")
 _TITLES = {"cpp": "the C++ extension fastlayers._C", "triton": "Triton", "cuda": "the CUDA extension fastlayers._CUDA"}
 
 _choice = "auto"
+_plain_dispatch = Tensor.__torch_dispatch__
 
 
 class Completed(ModuleType):
@@ -117,7 +118,12 @@ def _lacks(name: str, activation: str) -> str:
 
 
 def select(x: Tensor, activation: str | None = None) -> ModuleType:
-    """The backend module that runs an operation whose first tensor is x; another where the choice lacks the activation."""
+    """The backend module that runs an operation whose first tensor is x; another where the choice lacks the activation.
+
+    Tensors that do without memory of their own (FakeTensor, DTensor and what else has a __torch_dispatch__) need the reference.
+    """
+    if type(x).__torch_dispatch__ is not _plain_dispatch:
+        return reference
     chosen = _select(x)
     if activation in REGISTERED and any(chosen is _module(name)[0] and _lacks(name, activation) for name in _COMPILED):
         return reference if chosen is _cpp else _uncompiled(x.device.type)

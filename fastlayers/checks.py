@@ -78,12 +78,17 @@ def floating(operation: str, x: Tensor) -> None:
         raise RuntimeError(f"{operation}: x must be float32, bfloat16, float16 or float64, got {_name(x.dtype)}")
 
 
+class NotAProbability(ValueError, RuntimeError):
+    """Of NaN: as any other number out of range a ValueError; torch's dropout, which only its kernels refuse NaN in, a RuntimeError."""
+
+
 def probability(operation: str, argument: str, p: object) -> None:
     """p is a number in [0, 1]; NaN is not."""
     if not isinstance(p, (int, float)) and not isinstance(p, Real):  # in this order: Real, for numpy's numbers, is ten times slower
         raise TypeError(f"{operation}: {argument} must be a number, got {type(p).__name__}")
     if not 0 <= p <= 1:
-        raise ValueError(f"{operation}: {argument} must be between 0 and 1, got {p}")
+        kind = ValueError if p == p else NotAProbability
+        raise kind(f"{operation}: {argument} must be between 0 and 1, got {p}")
 
 
 def seed(operation: str, value: object, x: Tensor) -> None:
@@ -386,7 +391,8 @@ def gradient(operation: str, p: Tensor) -> None:
         raise RuntimeError(f"{operation}: params must be float32, bfloat16, float16 or float64, got {_name(p.dtype)}")
     if grad.dtype != p.dtype:
         raise RuntimeError(f"{operation}: grad must have the dtype of its parameter, {_name(p.dtype)}, got {_name(grad.dtype)}")
-    _on_device(operation, "grad", grad, p)
+    if grad.device != p.device:
+        raise RuntimeError(f"{operation}: grad must be on the device of its parameter, {p.device}, got {grad.device}")
 
 
 def not_differentiable(operation: str, differentiable: bool) -> None:
@@ -461,9 +467,24 @@ def not_swapped(operation: str, swapped: bool) -> None:
 
 
 def loaded_state(operation: str, name: str, value: object, p: Tensor) -> None:
-    """A state from a checkpoint fits the parameter it is for."""
-    if isinstance(value, Tensor) and value.shape != p.shape:
+    """A state from a checkpoint fits the parameter it is for; None stands for one that is not there yet, as in torch's SGD."""
+    if value is None:
+        return
+    tensor(operation, f"state {name!r}", value)
+    if value.is_complex() or value.layout != torch.strided:
+        raise ValueError(f"{operation}: state {name!r} must be real and dense, got {_name(value.dtype)}, {_name(value.layout)}")
+    if value.shape != p.shape:
         raise ValueError(f"{operation}: state {name!r} must have its parameter's shape {tuple(p.shape)}, got {tuple(value.shape)}")
+
+
+def loaded_scalar(operation: str, name: str, value: object) -> None:
+    """A count of steps, or the like, from a checkpoint is a number or a tensor that holds one."""
+    if not isinstance(value, (Real, Tensor)):
+        raise TypeError(f"{operation}: state {name!r} must be a number or a Tensor, got {type(value).__name__}")
+    if isinstance(value, Tensor):
+        one_element(operation, f"state {name!r}", value)
+        if value.is_complex():
+            raise ValueError(f"{operation}: state {name!r} must be real, got {_name(value.dtype)}")
 
 
 def one_element(operation: str, argument: str, value: Tensor) -> None:

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from . import checks, functional
 from .nn.activations import FusedActivation
 from .nn.batch_norm import _BatchNorm
+from .nn.gated import _Gated
 
-_RANDOM_ONLY = (nn.modules.dropout._DropoutNd, nn.MultiheadAttention, nn.RNNBase, nn.TransformerEncoderLayer, FusedActivation)
+_RANDOM_ONLY = (nn.modules.dropout._DropoutNd, nn.MultiheadAttention, nn.RNNBase, nn.TransformerEncoderLayer, FusedActivation, _Gated)
 """Modules whose ``training`` means dropout and nothing else; the transformer layer's chooses a path with dropout in it."""
 
 
@@ -45,7 +46,7 @@ def mc_dropout(
         (mean, variance, samples): (B, ...), (B, ...) and (S, B, ...) of the model's output, without gradients.
 
     Raises:
-        ValueError: ``mc_dropout: samples must be between 2 and inf, got 1``; ``mc_dropout: model must hold a dropout layer, ...``
+        ValueError: ``mc_dropout: samples must be at least 2, got 1``; ``mc_dropout: model must hold a dropout layer, ...``
 
     Source: Gal & Ghahramani, arXiv:1506.02142.
 
@@ -53,7 +54,7 @@ def mc_dropout(
     >>> mean, variance, ys = mc_dropout(model, torch.randn(4, 3), samples=20, seed=0)
     """
     checks.tensor("mc_dropout", "x", x)
-    checks.number_in("mc_dropout", "samples", samples, 2, float("inf"))
+    checks.whole_number("mc_dropout", "samples", samples, 2)
     checks.number_in("mc_dropout", "memory", memory, 1, float("inf"))
     with torch.no_grad(), _only_dropout(model):
         at_once = _samples_at_once(model, x, samples, memory)
@@ -81,7 +82,7 @@ def _samples_at_once(model: nn.Module, x: Tensor, samples: int, memory: int) -> 
     hooks = [module.register_forward_hook(measure) for module in model.modules()]
     try:
         with torch.random.fork_rng(_devices(x.device), device_type=_device_type(x.device)):
-            model(x[:1])
+            model(x[:1].clone())  # a first layer may be inplace
     finally:
         for hook in hooks:
             hook.remove()
@@ -98,8 +99,8 @@ def _device_type(device: torch.device) -> str:
     return device.type if device.type != "cpu" else "cuda"  # fork_rng always looks after the CPU's generator
 
 
-def _devices(device: torch.device) -> list[torch.device]:
-    return [] if device.type == "cpu" else [device]
+def _devices(device: torch.device) -> list[int]:
+    return [] if device.type == "cpu" else list(range(torch.get_device_module(device).device_count()))
 
 
 @contextlib.contextmanager
@@ -108,7 +109,10 @@ def _seeded(seed: int | None, device: torch.device) -> Iterator[None]:
         yield
         return
     with torch.random.fork_rng(_devices(device), device_type=_device_type(device)):
-        torch.manual_seed(seed)
+        if device.type == "cpu":
+            torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed GPUs, which are not looked after here, too
+        else:
+            torch.manual_seed(seed)
         yield
 
 

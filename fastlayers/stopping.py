@@ -16,7 +16,7 @@ class EarlyStopping:
     A value improves on the best so far when value < best - min_delta ("min") or value > best + min_delta ("max"). NaN never does.
 
     Args:
-        patience: calls without improvement, at least 1, after which to stop. Default 5.
+        patience: calls without improvement in a row after which to stop; 0 is as good as 1, as in Keras. Default 5.
         min_delta: the least that counts as an improvement, at least 0. Default 0.
         mode: "min" (a loss) or "max" (an accuracy). Default "min".
         restore_best: keep a copy of the best weights, and put them back into the model on stopping. Default False.
@@ -41,7 +41,7 @@ class EarlyStopping:
 
     def __init__(self, patience: int = 5, min_delta: float = 0.0, mode: str = "min", restore_best: bool = False) -> None:
         operation = type(self).__name__
-        checks.number_in(operation, "patience", patience, 1, math.inf)
+        checks.number_in(operation, "patience", patience, 0, math.inf)
         checks.number_in(operation, "min_delta", min_delta, 0, math.inf)
         checks.one_of(operation, "mode", mode, ("min", "max"))
         self.patience, self.min_delta, self.mode, self.restore_best = patience, min_delta, mode, restore_best
@@ -64,7 +64,7 @@ class EarlyStopping:
         else:
             self.bad_steps += 1
         self._step += 1
-        self.stopped = self.bad_steps >= self.patience
+        self.stopped = not better and self.bad_steps >= self.patience
         if self.stopped and self.restore_best:
             self.restore(model)
         return self.stopped

@@ -59,6 +59,24 @@ def test_triton_refuses_what_it_cannot_run_on() -> None:
         chosen.__exit__()
 
 
+@pytest.mark.parametrize("name", [name for name in ("auto", "cpp") if name == "auto" or fl.backends()["cpp"].startswith("available")])
+def test_tensors_without_memory_go_to_the_reference(name: str) -> None:
+    """FakeTensor says it is on the CPU; kernels would read from address 0."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    class Plain(torch.Tensor):
+        """Has memory of its own."""
+
+    layer = torch.nn.Sequential(fl.nn.BatchNorm1d(4, activation="silu", dropout=0.1), fl.nn.Dropout(0.5))
+    with fl.backend(name):
+        assert select(torch.ones(2).as_subclass(Plain)) is select(torch.ones(2))
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            x = torch.ones(6, 4, requires_grad=True)
+            y = layer(x)
+            y.sum().backward()
+        assert (y.shape, x.grad.shape) == (x.shape, x.shape)
+
+
 def run_without(module: str, code: str) -> str:
     """Output of code in a new process in which a module cannot be imported."""
     prelude = f"""

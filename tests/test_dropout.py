@@ -393,9 +393,11 @@ def test_bad_probabilities(name: str) -> None:
     for p in (-0.1, 1.5):
         with pytest.raises(ValueError, match="dropout probability has to be between 0 and 1"):
             getattr(nn, name)(p)
-    for kind in (torch.nn, nn):  # NaN passes torch's constructor and fails in forward
-        with pytest.raises((ValueError, RuntimeError), match="between 0 and 1, "):
-            getattr(kind, name)(math.nan)(torch.ones(SHAPES[name]))
+    for kind in (torch.nn, nn):  # NaN passes torch's constructor and fails in forward, in its kernels
+        layer = getattr(kind, name)(math.nan)
+        for x in (torch.ones(SHAPES[name]), torch.ones(0, *SHAPES[name][1:])):
+            with pytest.raises(RuntimeError, match="between 0 and 1, "):
+                layer(x)
 
 
 @pytest.mark.parametrize("name", MODULES)

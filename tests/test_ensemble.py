@@ -44,6 +44,13 @@ def test_mc_dropout(library) -> None:
     assert not torch.equal(fl.mc_dropout(model, x).mean, fl.mc_dropout(model, x).mean)
 
 
+def test_mc_dropout_on_a_cpu_leaves_gpus_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    seeded = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeded.append)
+    fl.mc_dropout(torch.nn.Dropout(0.5), torch.ones(4, 3), samples=4, seed=1)
+    assert not seeded
+
+
 def test_mc_dropout_in_chunks() -> None:
     """As many samples at once as fit, each row of x in its place, reproducible with the same memory."""
     model, x = network(nn), torch.randn(5, 3, 6, 6)
@@ -68,7 +75,8 @@ def test_mc_dropout_in_chunks() -> None:
     lambda: torch.nn.Sequential(torch.nn.Linear(8, 8), nn.SiLU(dropout=0.3)),
     lambda: torch.nn.Sequential(torch.nn.Flatten(0, 1), nn.BatchNorm1d(8, activation="relu", dropout=0.3), torch.nn.Unflatten(0, (-1, 3))),
     lambda: torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.AlphaDropout(0.3)),
-], ids=["transformer layer", "transformer", "fused activation", "fused batch norm", "alpha"])
+    lambda: torch.nn.Sequential(torch.nn.Linear(8, 16), nn.GEGLU(dropout=0.3)),
+], ids=["transformer layer", "transformer", "fused activation", "fused batch norm", "alpha", "gated"])
 def test_mc_dropout_finds_every_kind_of_dropout(make) -> None:
     model = make()
     before = copy.deepcopy(model.state_dict())
@@ -77,6 +85,14 @@ def test_mc_dropout_finds_every_kind_of_dropout(make) -> None:
     assert mean.shape == (4, 3, 8)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert not model[-1]._forward_hooks if isinstance(model, torch.nn.Sequential) else True
+
+
+@pytest.mark.parametrize("library", [torch.nn, nn], ids=["torch", "fastlayers"])
+def test_mc_dropout_leaves_x_alone(library) -> None:
+    """Also where the first layer is inplace."""
+    x = torch.ones(4, 3)
+    fl.mc_dropout(torch.nn.Sequential(library.Dropout(0.5, inplace=True)), x, samples=4, seed=0)
+    assert (x == 1).all()
 
 
 def test_mc_dropout_keeps_all_else_in_evaluation() -> None:
@@ -98,7 +114,9 @@ def test_mc_dropout_keeps_all_else_in_evaluation() -> None:
 
 @pytest.mark.parametrize(("call", "kind", "message"), [
     (lambda: fl.mc_dropout(nn.Dropout(0.5), torch.ones(2, 3), samples=1), ValueError,
-     "mc_dropout: samples must be between 2 and inf, got 1"),
+     "mc_dropout: samples must be at least 2, got 1"),
+    (lambda: fl.mc_dropout(nn.Dropout(0.5), torch.ones(2, 3), samples=8.5), TypeError,
+     "mc_dropout: samples must be a whole number, got float"),
     (lambda: fl.mc_dropout(torch.nn.Linear(3, 3), torch.ones(2, 3)), ValueError,
      "mc_dropout: model must hold a dropout layer with p above 0"),
     (lambda: fl.mc_dropout(nn.Dropout(0.0), torch.ones(2, 3)), ValueError, "mc_dropout: model must hold a dropout layer with p above 0"),
@@ -106,7 +124,7 @@ def test_mc_dropout_keeps_all_else_in_evaluation() -> None:
     (lambda: fl.mc_dropout(torch.nn.Sequential(nn.Dropout(0.5), torch.nn.Flatten(0)), torch.ones(2, 3)), RuntimeError,
      "mc_dropout: the model's output must have the batch of 100 in dimension 0, got shape"),
     (lambda: fl.EarlyStopping(mode="auto"), ValueError, "EarlyStopping: mode must be one of min, max, got 'auto'"),
-    (lambda: fl.EarlyStopping(patience=0), ValueError, "EarlyStopping: patience must be between 1 and inf, got 0"),
+    (lambda: fl.EarlyStopping(patience=-1), ValueError, "EarlyStopping: patience must be between 0 and inf, got -1"),
     (lambda: fl.EarlyStopping(min_delta=-1), ValueError, "EarlyStopping: min_delta must be between 0 and inf, got -1"),
     (lambda: fl.EarlyStopping(restore_best=True)(1.0), TypeError, "EarlyStopping: model must be a Module where restore_best is True"),
 ])
@@ -122,6 +140,8 @@ def test_early_stopping_counts() -> None:
     assert (stopping.best, stopping.best_step, stopping.bad_steps, stopping.stopped) == (0.8, 2, 2, True)
     stopping.reset()
     assert (stopping.best, stopping.best_step, stopping.stopped) == (math.inf, -1, False)
+    none = fl.EarlyStopping(patience=0)  # as in Keras, where it is the default: the same as 1
+    assert [none(value) for value in (1.0, 0.5, 0.5)] == [False, False, True]
     rising = fl.EarlyStopping(patience=1, mode="max")
     assert [rising(torch.tensor(value)) for value in (0.1, 0.2, 0.2)] == [False, False, True]
     assert repr(rising) == "EarlyStopping(patience=1, min_delta=0.0, mode='max', restore_best=False)"

@@ -201,17 +201,20 @@ def test_gradient_norm_of_nothing(kernels) -> None:
     assert kernels.gradient_norm([torch.empty(0, 3, device=kernels.device)]).tolist() == [0, 0]
 
 
-@pytest.mark.parametrize("step", STEPS, ids=str)
-def test_cpp_gives_the_same_bits_for_any_number_of_threads(step: Step) -> None:
+@pytest.mark.parametrize(("step", "dtype"), [
+    *((step, torch.float32) for step in STEPS), *((RICHEST[rule], torch.bfloat16) for rule in ("sgd", "adamw"))], ids=str)
+def test_cpp_gives_the_same_bits_for_any_number_of_threads(step: Step, dtype: torch.dtype) -> None:
+    """bfloat16 with stochastic rounding."""
+    seed = torch.tensor(5) if dtype == torch.bfloat16 else None
     with running_on("cpp"):
         module, threads = sys.modules["fastlayers.backends"].select(torch.empty(0)), torch.get_num_threads()
-        given, results = lists(step, (100003, 5, 70001, 64, 33333), torch.float32), []
+        given, results = lists(step, (100003, 5, 70001, 64, 33333), dtype), []
         try:
             for count in (1, 2, 4):
                 torch.set_num_threads(count)
                 after = given.map(Tensor.clone)
                 norm = module.gradient_norm(after.grads)
-                run(module, step, after, norm=norm, max_grad_norm=1.0)
+                run(module, step, after, norm=norm, seed=seed, max_grad_norm=1.0)
                 results.append([norm, *after.written()])
         finally:
             torch.set_num_threads(threads)

@@ -236,6 +236,22 @@ def test_sparse_and_complex_gradients_are_refused_before_anything_changes(name: 
     assert all(torch.equal(a, b) for a, b in zip(before, _snapshot(params, optimizer), strict=True))
 
 
+def test_a_gradient_on_another_device_is_refused_before_anything_changes() -> None:
+    """torch does not let one be assigned; a subclass may still have one."""
+    class Elsewhere(Tensor):
+        grad = property(lambda self: torch.ones(2, device="meta"))
+
+    p, q = torch.ones(3, requires_grad=True), torch.ones(2).as_subclass(Elsewhere).requires_grad_()
+    with pytest.raises(RuntimeError, match="device"):
+        p.grad = torch.ones(3, device="meta")
+    p.grad = torch.ones(3)
+    optimizer = fl.optim.Adam([p, q])
+    with pytest.raises(RuntimeError, match=r"^Adam: grad must be on the device of its parameter, cpu, got meta$"):
+        optimizer.step()
+    assert not optimizer.state
+    assert p.tolist() == [1, 1, 1]
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_arguments_that_are_refused(name: str) -> None:
     make = getattr(fl.optim, name)
@@ -317,6 +333,50 @@ def test_a_state_of_another_shape_is_refused_before_anything_changes() -> None:
         optimizer.load_state_dict(saved)
     assert optimizer.param_groups[0]["lr"] == 1e-3
     assert all(torch.equal(a, b) for a, b in zip(before, _snapshot(params, optimizer), strict=True))
+
+
+@pytest.mark.parametrize(("key", "value", "kind", "message"), [
+    ("exp_avg", "x", TypeError, "state 'exp_avg' must be a Tensor, got str"),
+    ("exp_avg", torch.zeros(5, dtype=torch.complex64), ValueError, "state 'exp_avg' must be real and dense, got complex64, strided"),
+    ("exp_avg", torch.zeros(5).to_sparse(), ValueError, "state 'exp_avg' must be real and dense, got float32, sparse_coo"),
+    ("step", None, TypeError, "state 'step' must be a number or a Tensor, got NoneType"),
+    ("step", torch.zeros(2), ValueError, r"state 'step' must have one element, got shape \(2,\)"),
+    ("mu_product", torch.ones((), dtype=torch.complex64), ValueError, "state 'mu_product' must be real, got complex64"),
+    ("lr", float("nan"), ValueError, "lr must be at least 0, got nan"), ("eps", -1.0, ValueError, "eps must be at least 0, got -1.0"),
+    ("betas", (0.9, 1.0), ValueError, "beta2 must be at least 0 and below 1, got 1.0"),
+    ("max_grad_norm", -1.0, ValueError, "max_grad_norm must be at least 0, got -1.0"),
+])
+def test_a_state_dict_that_does_not_fit_is_refused_before_anything_changes(
+    key: str, value: object, kind: type[Exception], message: str
+) -> None:
+    """The second parameter's state or the group's number; what was there goes on."""
+    params, optimizer, _, _ = pair("NAdam")
+    run(2, optimizer)
+    before, groups, saved = _snapshot(params, optimizer), copy.deepcopy(optimizer.state_dict()), copy.deepcopy(optimizer.state_dict())
+    (saved["state"][1] if key in ("exp_avg", "step", "mu_product") else saved["param_groups"][0])[key] = value
+    with pytest.raises(kind, match=f"^NAdam: {message}$"):
+        optimizer.load_state_dict(saved)
+    assert optimizer.state_dict()["param_groups"] == groups["param_groups"]
+    assert all(torch.equal(a, b) for a, b in zip(before, _snapshot(params, optimizer), strict=True))
+    run(1, optimizer)
+
+
+def test_a_refused_step_is_not_counted() -> None:
+    """Neither among the random numbers of stochastic rounding nor among the steps that were skipped."""
+    params, others = make_params(torch.bfloat16), make_params(torch.bfloat16)
+    optimizer, other = (fl.optim.SGD(each, stochastic_rounding=True) for each in (params, others))
+    run(1, optimizer, other)
+    set_grads(params, others)
+    params[-1].grad = params[-1].grad.to_sparse()
+    optimizer.found_inf = torch.tensor(1.0)
+    with pytest.raises(RuntimeError, match=r"^SGD: grad must be dense"):
+        optimizer.step()
+    params[-1].grad, optimizer.found_inf = params[-1].grad.to_dense(), None
+    for one in (optimizer, other):
+        one.step()
+    assert optimizer.diagnostics().skipped == 0
+    assert optimizer.state_dict() == other.state_dict()
+    assert all(torch.equal(p, q) for p, q in zip(params, others, strict=True))
 
 
 @pytest.mark.parametrize("kwargs", [{"foreach": True}, {"fused": True}, {"foreach": False, "capturable": True}], ids=str)

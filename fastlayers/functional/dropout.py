@@ -38,7 +38,7 @@ def dropout(
         y, shape, dtype and memory format of x.
 
     Raises:
-        ValueError: ``dropout: p must be between 0 and 1, got 1.5``
+        ValueError: ``dropout: p must be between 0 and 1, got 1.5``; of NaN a RuntimeError, too, as in torch.
 
     Source: Srivastava et al., JMLR 15 (2014). Generator: Philox4x32-10, Salmon et al., SC 2011.
 

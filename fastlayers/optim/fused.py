@@ -150,7 +150,15 @@ class FusedStep(torch.optim.Optimizer):
 
     def _step(self) -> None:
         own_options = self._group_options()
-        self._begin(own_options)
+        checks.not_swapped(type(self).__name__, self._swapped)
+        self._count(own_options, 1)
+        try:
+            self._update(own_options)
+        except Exception:
+            self._count(own_options, -1)  # a step that is refused is none
+            raise
+
+    def _update(self, own_options: list[Options]) -> None:
         if self._step_natively(own_options):
             return
         works = self._works(self._plan, own_options) or self._works(self._new_plan(own_options), own_options)
@@ -159,16 +167,15 @@ class FusedStep(torch.optim.Optimizer):
             self._launch(work, norms)
             work.write_back()
 
-    def _begin(self, own_options: list[Options]) -> None:
+    def _count(self, own_options: list[Options], by: int) -> None:
         """Count the step for what depends on it whether it is skipped or not."""
-        checks.not_swapped(type(self).__name__, self._swapped)
         found_inf = getattr(self, "found_inf", None)
         if found_inf is not None:
-            skipped = (found_inf != 0).to(torch.int64).reshape(())
+            skipped = (found_inf != 0).to(torch.int64).reshape(()) * by
             self._skipped = skipped if self._skipped is None else self._skipped.to(skipped.device) + skipped
         for number, (group, own) in enumerate(zip(self.param_groups, own_options, strict=True)):
             if own.stochastic_rounding and group["params"]:
-                next_seed(group, number)
+                next_seed(group, number, by)
 
     def _rows(self) -> list[UpdateRule]:
         return [self.rule(group) for group in self.param_groups]
@@ -269,7 +276,8 @@ class FusedStep(torch.optim.Optimizer):
         float32 states of half-precision parameters stay float32, where torch rounds them.
 
         Raises:
-            ValueError: ``Adam: state 'exp_avg' must have its parameter's shape (3, 4), got (4, 3)``; nothing is changed then.
+            ValueError: ``Adam: state 'exp_avg' must have its parameter's shape (3, 4), got (4, 3)``, or a number of a group that the
+                constructor would refuse; nothing is changed then.
         """
         # Registered last, this hook sees what the user's own hooks have made of the dictionary.
         hook = self.register_load_state_dict_pre_hook(lambda _, final: self._check_loaded(final))
@@ -281,10 +289,14 @@ class FusedStep(torch.optim.Optimizer):
 
     def _check_loaded(self, state_dict: dict[str, Any]) -> None:
         self._loading = state_dict
-        own = {state for row in map(self.rule, self.param_groups) for state in row.states} | {"master", "average", "weights"}
+        for group in state_dict["param_groups"]:
+            self._check_group({**self.defaults, **group})
+        states, scalars = {*self.row.states, "master", "average", "weights"}, {*self.row.scalars}
         for p, saved in self._saved_states(state_dict):
-            for name in sorted(own & saved.keys()):
+            for name in sorted(states & saved.keys()):
                 checks.loaded_state(type(self).__name__, name, saved[name], p)
+            for name in sorted(scalars & saved.keys()):
+                checks.loaded_scalar(type(self).__name__, name, saved[name])
 
     def _saved_states(self, state_dict: dict[str, Any]) -> list[tuple[Tensor, dict[str, Any]]]:
         """(parameter, its saved state) for each that a state_dict has one for."""

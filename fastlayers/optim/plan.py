@@ -186,13 +186,13 @@ def flags(group: Group, row: UpdateRule, first: bool) -> list[bool]:
     return [bool(group["maximize"]), *(first if name == "first" else bool(group[name]) for name in row.flags)]
 
 
-def next_seed(group: Group, number: int) -> None:
+def next_seed(group: Group, number: int, by: int = 1) -> None:
     """Count the group's "rounding_seed", which starts where that of no other group comes, or make it."""
     seed = group.get("rounding_seed")
     if seed is None:
         group["rounding_seed"] = torch.tensor(number << 40, device=group["params"][0].device)
     else:
-        seed.add_(1)
+        seed.add_(by)
 
 
 def make_plan(groups: list[Group], rows: list[UpdateRule], options: list[Options], state: dict[Tensor, dict[str, Tensor]]) -> Plan:
