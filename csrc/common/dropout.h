@@ -32,14 +32,24 @@ FL_HD uint32_t high_word(uint32_t a, uint32_t b) {
 #endif
 }
 
+FL_HD uint32_t exclusive_or(uint32_t a, uint32_t b, uint32_t c) {
+#if defined(__CUDA_ARCH__)
+  uint32_t result;
+  asm("lop3.b32 %0, %1, %2, %3, 0x96;" : "=r"(result) : "r"(a), "r"(b), "r"(c));
+  return result;
+#else
+  return a ^ b ^ c;
+#endif
+}
+
 FL_HD PhiloxWords philox(uint64_t group, uint32_t stream, uint64_t seed) {
   uint32_t c0 = static_cast<uint32_t>(group), c1 = static_cast<uint32_t>(group >> 32), c2 = stream, c3 = 0;
   uint32_t k0 = static_cast<uint32_t>(seed), k1 = static_cast<uint32_t>(seed >> 32);
   for (int round = 0; round < philox_rounds; ++round) {
     const uint32_t high0 = high_word(philox_multiplier0, c0), high1 = high_word(philox_multiplier1, c2);
     const uint32_t low0 = philox_multiplier0 * c0, low1 = philox_multiplier1 * c2;
-    c0 = high1 ^ c1 ^ k0;
-    c2 = high0 ^ c3 ^ k1;
+    c0 = exclusive_or(high1, c1, k0);
+    c2 = exclusive_or(high0, c3, k1);
     c1 = low1;
     c3 = low0;
     k0 += philox_weyl0;

@@ -12,16 +12,27 @@ template <class Storage, int width, bool along>
 __global__ void __launch_bounds__(most_threads)
 statistics_kernel(const void* x, typename Compute<Storage>::type* partials, int64_t* batches, const __grid_constant__ Walk walk) {
   using T = typename Compute<Storage>::type;
-  __shared__ T shared[most_threads * width];
+  constexpr int columns = along ? width : 1, per_row = along ? 1 : width;
+  __shared__ alignas(16) T shared[most_threads * width];
   if (batches && blockIdx.x == 0 && threadIdx.x == 0) ++*batches;
   Cursor<width, along> cursor(walk);
   Sum<T, width, along> counts, pivot, sums, squares;
-  T values[width] = {}, ones[width];
+  T values[width] = {};
   Place place = {};
   const auto count = [&] {
+    if (walk.whole) return;
+    T ones[width];
 #pragma unroll
     for (int j = 0; j < width; ++j) ones[j] = place.has(j) ? T(1) : T(0);
     counts.add(ones);
+  };
+  // Over the block: of so many whole rows, or as they were counted.
+  const auto counted = [&](int rows) {
+    Sum<T, width, along> all = counts;
+    if (!walk.whole) all.over_block(shared, walk);
+#pragma unroll
+    for (int j = 0; walk.whole && j < columns; ++j) all[j] = static_cast<T>(rows * per_row);
+    return all;
   };
   if (cursor.more()) {
     place = cursor.place();
@@ -30,10 +41,9 @@ statistics_kernel(const void* x, typename Compute<Storage>::type* partials, int6
   }
   pivot.add(values);
   pivot.over_block(shared, walk);
-  Sum<T, width, along> seen = counts;
-  seen.over_block(shared, walk);
+  Sum<T, width, along> seen = counted(cursor.rows_at_once());
 #pragma unroll
-  for (int j = 0; j < (along ? width : 1); ++j) {
+  for (int j = 0; j < columns; ++j) {
     const T mean = pivot[j] / seen[j];
     pivot[j] = absolute(mean) < infinity<T> ? mean : T(0);
   }
@@ -43,22 +53,20 @@ statistics_kernel(const void* x, typename Compute<Storage>::type* partials, int6
       load<width, Storage>(x, place, values);
       count();
     }
-    if (place.whole) {
 #pragma unroll
-      for (int j = 0; j < width; ++j) values[j] -= pivot[j];
-    } else {
+    for (int j = 0; j < width; ++j) values[j] -= pivot[j];
+    if (!place.whole) {
 #pragma unroll
-      for (int j = 0; j < width; ++j) values[j] = place.has(j) ? values[j] - pivot[j] : T(0);
+      for (int j = 0; j < width; ++j) values[j] = place.has(j) ? values[j] : T(0);
     }
     sums.add(values);
     squares.add_squares(values);
   }
-  counts.over_block(shared, walk);
   sums.over_block(shared, walk);
   squares.over_block(shared, walk);
   const int64_t step = static_cast<int64_t>(walk.chunks) * walk.sums();
   T* const chunk = partials + static_cast<int64_t>(cursor.chunk()) * walk.sums();
-  store_sum(cursor, walk, chunk + partial_count * step, counts);
+  store_sum(cursor, walk, chunk + partial_count * step, counted(cursor.rows()));
   store_sum(cursor, walk, chunk + partial_pivot * step, pivot);
   store_sum(cursor, walk, chunk + partial_sum * step, sums);
   store_sum(cursor, walk, chunk + partial_squares * step, squares);

@@ -201,7 +201,7 @@ __global__ void __launch_bounds__(most_threads) backward_kernel(const __grid_con
     }
   }
   if constexpr (sums) {
-    __shared__ T shared[most_threads * width];
+    __shared__ alignas(16) T shared[most_threads * width];
     const int64_t step = static_cast<int64_t>(a.walk.chunks) * a.walk.sums();
     T* const partials = a.partials + static_cast<int64_t>(cursor.chunk()) * a.walk.sums();
 #pragma unroll

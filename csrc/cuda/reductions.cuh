@@ -55,23 +55,37 @@ template <class T, int width> struct Sum<T, width, true> {
   }
   __device__ __forceinline__ T& operator[](int j) { return values[j]; }
 
-  // Over the threads that walk down the same column, in every one of them.
+  // Over the threads that walk down the same column, in every one of them. Values lie in shared memory as [row, column]; a thread adds up
+  // every so many-th of them, which are of one column, and the first threads what is left of theirs.
   __device__ __forceinline__ void over_block(T* shared, const Walk& walk) {
-    const int lanes = walk.lanes, groups = lanes < 32 ? blockDim.x / 32 : blockDim.x / lanes;
-    const int lane = threadIdx.x % lanes, group = threadIdx.x / (lanes < 32 ? 32 : lanes);
-    for (int offset = 16; offset >= lanes; offset /= 2) {
+    const int columns = walk.lanes * width, threads = blockDim.x, thread = threadIdx.x, first = thread % walk.lanes * width;
+    if (columns > threads) return over_few_rows(shared, walk);
+    store_vector(shared + thread * width, values);
+    __syncthreads();
+    T total = shared[thread];
 #pragma unroll
-      for (int j = 0; j < width; ++j) values[j] += __shfl_xor_sync(all_lanes, values[j], offset);
-    }
-    if (lanes >= 32 || threadIdx.x % 32 < lanes) {
-#pragma unroll
-      for (int j = 0; j < width; ++j) shared[(group * width + j) * lanes + lane] = values[j];
+    for (int k = 1; k < width; ++k) total += shared[thread + k * threads];
+    __syncthreads();
+    shared[thread] = total;
+    __syncthreads();
+    if (thread < columns) {
+      for (int other = thread + columns; other < threads; other += columns) total += shared[other];
+      shared[thread] = total;
     }
     __syncthreads();
+    load_vector(shared + first, values);
+    __syncthreads();
+  }
+
+ private:
+  __device__ __forceinline__ void over_few_rows(T* shared, const Walk& walk) {
+    store_vector(shared + threadIdx.x * width, values);
+    __syncthreads();
+    for (int row = 0, rows = blockDim.x / walk.lanes; row < rows; ++row) {
+      T others[width];
+      load_vector(shared + (row * walk.lanes + threadIdx.x % walk.lanes) * width, others);
 #pragma unroll
-    for (int j = 0; j < width; ++j) {
-      values[j] = shared[j * lanes + lane];
-      for (int other = 1; other < groups; ++other) values[j] += shared[(other * width + j) * lanes + lane];
+      for (int j = 0; j < width; ++j) values[j] = row ? values[j] + others[j] : others[j];
     }
     __syncthreads();
   }

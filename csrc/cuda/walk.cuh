@@ -36,13 +36,6 @@ template <int width> struct Numbers {
   __device__ __forceinline__ bool reaches(int j, uint32_t threshold) const {
     return j % 2 ? word[j / 2] >= threshold << 16 : (word[j / 2] & 0xffff) >= threshold;
   }
-  // Number j, which need not be known to the compiler.
-  __device__ __forceinline__ uint32_t at(int j) const {
-    uint32_t pair = word[0];
-#pragma unroll
-    for (int i = 1; i < width / 2; ++i) pair = j / 2 == i ? word[i] : pair;
-    return j % 2 ? pair >> 16 : pair & 0xffff;
-  }
   // The same number everywhere.
   __device__ __forceinline__ static Numbers all(uint32_t number) {
     Numbers result;
@@ -69,7 +62,7 @@ template <int width> __device__ __forceinline__ Numbers<width> numbers_at(int64_
 
 // Of one element, anywhere.
 __device__ __forceinline__ uint32_t number_at(int64_t index, uint32_t stream, uint64_t seed) {
-  return numbers_at<8>(index & -8, stream, seed).at(static_cast<int>(index) & 7);
+  return number_of(philox(static_cast<uint64_t>(index) / numbers_per_counter, stream, seed), static_cast<int>(index) & (numbers_per_counter - 1));
 }
 
 template <int width, bool along> class Cursor {
@@ -90,21 +83,27 @@ template <int width, bool along> class Cursor {
     end_ = static_cast<int>(smaller(static_cast<int64_t>(chunk_ + 1) * walk.chunk_rows, walk.rows));
     row_ = chunk_ * walk.chunk_rows + lane;
     if (along && column_ >= walk.columns) row_ = end_;
+    first_ = (static_cast<int64_t>(row_) * walk.columns + column_) * width;
   }
 
   __device__ __forceinline__ bool more() const { return row_ < end_; }
-  __device__ __forceinline__ void advance() { row_ += step_; }
+  __device__ __forceinline__ void advance() {
+    row_ += step_;
+    if constexpr (along) first_ += static_cast<int64_t>(step_ * width) * walk_.columns;
+  }
   __device__ __forceinline__ int chunk() const { return chunk_; }
+  // Of the chunk; and how many of them the block's threads take at first.
+  __device__ __forceinline__ int rows() const { return end_ - chunk_ * walk_.chunk_rows; }
+  __device__ __forceinline__ int rows_at_once() const { return static_cast<int>(smaller(step_, rows())); }
   __device__ __forceinline__ int column() const { return column_; }
   __device__ __forceinline__ bool present() const { return !along || column_ < walk_.columns; }
 
   // The vector at which the thread stands.
   __device__ __forceinline__ Place place() const {
     if constexpr (along) {
-      const int64_t first = (static_cast<int64_t>(row_) * walk_.columns + column_) * width;
-      if (walk_.whole) return {first, 0, width, true, row_};
-      const int high = static_cast<int>(smaller(walk_.numel - first, width));
-      return {first, 0, high, walk_.aligned && high == width, row_};
+      if (walk_.whole) return {first_, 0, width, true, row_};
+      const int high = static_cast<int>(smaller(walk_.numel - first_, width));
+      return {first_, 0, high, walk_.aligned && high == width, row_};
     } else {
       const int image = walk_.row_vectors == 1 ? row_ : __umulhi(row_, walk_.multiplier) >> walk_.bits;
       const int within = row_ - image * walk_.row_vectors;
@@ -143,10 +142,9 @@ template <int width, bool along> class Cursor {
   // The dropout numbers of a vector: each element's own, or where channels are dropped whole that of its channel.
   __device__ __forceinline__ Numbers<width> dropout_numbers(const Place& place, uint64_t seed) const {
     const bool whole_channels = walk_.sample_rows;
-    if (along && whole_channels && walk_.channels % width) return numbers_of_channels(seed);
-    const int64_t index = whole_channels ? channel_index(along ? row_ : place.image, first_channel_) : place.first;
-    const Numbers<width> numbers = numbers_at<width>(index & -width, dropout_stream, seed);
-    return !along && whole_channels ? Numbers<width>::all(numbers.at(static_cast<int>(index) & (width - 1))) : numbers;
+    if (whole_channels && !along) return Numbers<width>::all(number_at(channel_index(place.image, first_channel_), dropout_stream, seed));
+    if (whole_channels && walk_.channels % width) return numbers_of_channels(seed);
+    return numbers_at<width>(whole_channels ? channel_index(row_, first_channel_) : place.first, dropout_stream, seed);
   }
 
  private:
@@ -170,6 +168,7 @@ template <int width, bool along> class Cursor {
 
   const Walk& walk_;
   int chunk_, column_, first_channel_, row_, end_, step_;
+  int64_t first_;  // along: the first element of the vector
 };
 
 }  // namespace fastlayers::cuda
