@@ -80,7 +80,7 @@ def _lacks(name: str, activation: str) -> str:
 
 def select(x: Tensor, activation: str | None = None) -> ModuleType:
     """The backend module that runs an operation whose first tensor is x; another where the choice lacks the activation."""
-    chosen = _select(x)
+    chosen = _cpu_default if _choice == "auto" and x.is_cpu else _select(x)
     if activation in REGISTERED and any(chosen is _module(name)[0] and _lacks(name, activation) for name in _COMPILED):
         return _module("triton")[0] if x.is_cuda and not _reason_against("triton", "cuda") else reference
     return chosen

@@ -24,17 +24,18 @@ class Activation(KernelFunction):
         y = kernels.epilogue_forward(x, None, None, None, None, parameters, None, row.name, constants, 0.0, channel_dim)
         from_output = row.derives_from_output(constants)
         ctx.save_for_backward(y if from_output else x, parameters)
-        ctx.arguments = kernels, row.name, constants, 0.0, channel_dim, from_output
+        ctx.arguments = kernels, row.name, constants, channel_dim, from_output
         return y
 
     @staticmethod
     def backward(ctx, dy):
         saved, parameters = ctx.saved_tensors
-        kernels, *arguments = ctx.arguments
+        kernels, name, constants, channel_dim, from_output = ctx.arguments
         mask = _ONLY_DX if parameters is None else (ctx.needs_input_grad[0], False, False, False, ctx.needs_input_grad[1])
-        gradients = differentiable(kernels).epilogue_backward(
-            with_stride(dy, saved.stride()), saved, None, None, None, None, parameters, None, *arguments, mask)
-        return gradients[0], gradients[4], None, None
+        dx, _, _, _, dparameters = differentiable(kernels).epilogue_backward(
+            with_stride(dy, saved.stride()), saved, None, None, None, None, parameters, None, name, constants, 0.0, channel_dim,
+            from_output, mask)
+        return dx, dparameters, None, None
 
 
 def activation(x: Tensor, parameters: Tensor | None, row: specs.Activation, constants: tuple[float, ...]) -> Tensor:
