@@ -31,9 +31,11 @@ class Activation(KernelFunction):
     def backward(ctx, dy):
         saved, parameters = ctx.saved_tensors
         kernels, name, constants, channel_dim, from_output = ctx.arguments
+        if dy.stride() != saved.stride():
+            dy = with_stride(dy, saved.stride())
         mask = _ONLY_DX if parameters is None else (ctx.needs_input_grad[0], False, False, False, ctx.needs_input_grad[1])
         dx, _, _, _, dparameters = differentiable(kernels).epilogue_backward(
-            with_stride(dy, saved.stride()), saved, None, None, None, None, parameters, None, name, constants, 0.0, channel_dim,
+            dy, saved, None, None, None, None, parameters, None, name, constants, 0.0, channel_dim,
             from_output, mask)
         return dx, dparameters, None, None
 
@@ -47,4 +49,4 @@ def activation(x: Tensor, parameters: Tensor | None, row: specs.Activation, cons
         return composed.epilogue(x, None, None, None, parameters, None, (row, constants, 0.0, channel_dim, False, None))
     if parameters is not None:
         parameters = vector(parameters, accumulate_dtype(x))
-    return Activation.apply(dense(x), parameters, row, constants)
+    return Activation.apply(x if x.is_contiguous() else dense(x), parameters, row, constants)

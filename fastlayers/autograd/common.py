@@ -49,11 +49,13 @@ def with_stride(value: Tensor, stride: tuple[int, ...]) -> Tensor:
 
 def dense(x: Tensor) -> Tensor:
     """x itself where its elements fill one block of memory in any order of dimensions, else a copy that does."""
-    return x if x.is_contiguous() or is_dense(x) else x.clone()
+    return x if is_dense(x) else x.clone()
 
 
 def is_dense(x: Tensor) -> bool:
     """Whether x's elements fill one block of memory, in any order of dimensions."""
+    if x.is_contiguous():
+        return True
     strides, sizes, expected = x.stride(), x.size(), 1
     for _ in sizes:  # not sorted: Dynamo cannot sort sizes that it keeps symbolic
         for stride, size in zip(strides, sizes, strict=True):
