@@ -24,17 +24,17 @@ class Activation(KernelFunction):
         y = kernels.epilogue_forward(x, None, None, None, None, parameters, None, row.name, constants, 0.0, channel_dim)
         from_output = row.derives_from_output(constants)
         ctx.save_for_backward(y if from_output else x, parameters)
-        ctx.arguments = kernels, row.name, constants, channel_dim, from_output
+        ctx.kernels, ctx.arguments = kernels, (row.name, constants, channel_dim, from_output)
         return y
 
     @staticmethod
     def backward(ctx, dy):
         saved, parameters = ctx.saved_tensors
-        kernels, name, constants, channel_dim, from_output = ctx.arguments
+        name, constants, channel_dim, from_output = ctx.arguments
         if dy.stride() != saved.stride():
             dy = with_stride(dy, saved.stride())
         mask = _ONLY_DX if parameters is None else (ctx.needs_input_grad[0], False, False, False, ctx.needs_input_grad[1])
-        dx, _, _, _, dparameters = differentiable(kernels).epilogue_backward(
+        dx, _, _, _, dparameters = differentiable(ctx.kernels).epilogue_backward(
             dy, saved, None, None, None, None, parameters, None, name, constants, 0.0, channel_dim,
             from_output, mask)
         return dx, dparameters, None, None

@@ -126,7 +126,8 @@ def activation_arguments(
 ) -> list[Tensor | float]:
     """What the activation's functions take after x: learnable parameters, then constants, then what a random one draws."""
     rows = () if parameters is None else (parameters,) if parameters.dim() == 1 else parameters
-    return [*(per_channel(row, x, channel_dim) for row in rows), *constants, *([dropout.uniform_like(x, seed)] if ACTIVATIONS[activation].random else [])]
+    learnable = [per_channel(row, x, channel_dim) for row in rows]
+    return [*learnable, *constants, *([dropout.uniform_like(x, seed)] if ACTIVATIONS[activation].random else [])]
 
 
 def _parameter_sums(dy: Tensor, slopes: Sequence[Tensor], parameters: Tensor, channel_dim: int) -> Tensor:

@@ -2,7 +2,7 @@
 
 Conventions are those of epilogue.py, and these beside them: x has an even size along ``dim`` >= 0, and with gate_first b is its first
 half and a its second. Seen in memory order x is [outer, 2, inner], whatever the order of its dimensions, and y [outer, inner]: y keeps
-the order of x's dimensions (see empty_halved). Dropout's mask is numbered over y. Learnable parameters are one value each, [K, 1] or [1]; an
+the order of x's dimensions (see empty_halved). Dropout's mask is numbered over y. Learnable parameters are one value each; an
 activation that draws random numbers has no gated form.
 """
 from __future__ import annotations
