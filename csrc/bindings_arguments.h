@@ -144,15 +144,17 @@ inline void check_activation(const char* op, const Tensor& x, const Optional& pa
   if (!parameters) return;
   TORCH_CHECK_TYPE(parameters->scalar_type() == accumulate_type(x), op, ": parameters must be ", accumulate_type(x), ", got ",
                    parameters->scalar_type());
-  const int64_t repeats = parameters->dim() == 2 ? parameters->size(0) / facts.learnables : 0;
-  const bool shaped = repeats >= 1 && repeats <= facts.most_repeats && parameters->size(0) == repeats * facts.learnables &&
-                      (parameters->size(1) == 1 || parameters->size(1) == e.c) && parameters->is_contiguous() && parameters->device() == x.device();
+  const int64_t rows = parameters->dim() == 2 ? parameters->size(0) : parameters->dim() == 1 ? 1 : 0;
+  const int64_t repeats = rows / facts.learnables;
+  const bool shaped = repeats >= 1 && repeats <= facts.most_repeats && rows == repeats * facts.learnables &&
+                      (parameters->size(-1) == 1 || parameters->size(-1) == e.c) && parameters->is_contiguous() &&
+                        parameters->device() == x.device();
   TORCH_CHECK_VALUE(shaped, op, ": parameters must be a contiguous ", device_name, " tensor of shape [", facts.learnables,
                     facts.most_repeats > 1 ? " times 1 to " + std::to_string(facts.most_repeats) : std::string(), ", 1 or ", e.c,
                     "], got shape ", parameters->sizes(), " and strides ", parameters->strides());
   e.repeats = static_cast<int>(repeats);
   e.parameters = parameters->const_data_ptr();
-  e.parameter_count = parameters->size(1);
+  e.parameter_count = parameters->size(-1);
 }
 
 // What becomes of kept and dropped values, where it is not the default: keep_scale, keep_shift, drop_value.

@@ -66,13 +66,24 @@ def resolve(operation: str, activation: str | torch.nn.Module, training: bool = 
 
 def resolve_module(operation: str, module: torch.nn.Module) -> Resolved:
     """Resolve a module of fastlayers.nn, or of torch.nn where the classes share a name."""
-    row = row_of_module(operation, module)
+    rows = _ROWS_OF_CLASS.get(type(module))
+    row = rows[0] if rows and rows[0].keyword is None else row_of_module(operation, module)
     if row.learnables:
         constants = tuple([getattr(module, constant.name) for constant in row.constants]) if row.constants else ()
-        return Resolved(row, constants, pack(row, [getattr(module, learnable.name) for learnable in row.learnables]))
+        return Resolved(row, constants, pack(row, [parameter(module, learnable.name) for learnable in row.learnables]))
+    default = _DEFAULTS.get(row.name)
     if not row.constants:
-        return _DEFAULTS[row.name]
-    return drawing(with_constants(operation, row, tuple([getattr(module, constant.name) for constant in row.constants])), module.training)
+        return default
+    constants = tuple([getattr(module, constant.name) for constant in row.constants])
+    if default is not None and constants == default.constants:
+        return default
+    return drawing(with_constants(operation, row, constants), module.training)
+
+
+def parameter(module: torch.nn.Module, name: str) -> Tensor | None:
+    """getattr(module, name) of a parameter, which torch.nn.Module finds where it looks last: ten times slower."""
+    value = module._parameters.get(name)
+    return getattr(module, name) if value is None else value  # None where there is none, or where it is parametrized
 
 
 def with_constants(operation: str, row: Activation, constants: tuple[float, ...]) -> Resolved:

@@ -124,7 +124,7 @@ def select(x: Tensor, activation: str | None = None) -> ModuleType:
     """
     if type(x).__torch_dispatch__ is not _plain_dispatch:
         return reference
-    chosen = _select(x)
+    chosen = _cpu_default if _choice == "auto" and x.is_cpu else _select(x)
     if activation in REGISTERED and any(chosen is _module(name)[0] and _lacks(name, activation) for name in _COMPILED):
         return reference if chosen is _cpp else _uncompiled(x.device.type)
     return chosen

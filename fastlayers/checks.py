@@ -166,10 +166,13 @@ def channel_vectors(operation: str, x: Tensor, channel_dim: int, **vectors: Tens
 
 def parameters(operation: str, argument: str, value: Tensor, x: Tensor, channels: int) -> None:
     """The learnable parameters of an activation, [K, P] or [P]: one value each, or one per channel."""
-    if value.size(-1) != 1 and value.size(-1) != channels:  # not "in": Dynamo finds no symbolic size in a tuple
-        raise RuntimeError(f"{operation}: {argument} must hold 1 or {channels} values, one per channel, got {value.size(-1)}")
-    _dtype_for(operation, argument, value, x)
-    _on_device(operation, argument, value, x)
+    size = value.size(-1)
+    if size != 1 and size != channels:  # not "in": Dynamo finds no symbolic size in a tuple
+        raise RuntimeError(f"{operation}: {argument} must hold 1 or {channels} values, one per channel, got {size}")
+    if value.dtype is not x.dtype:
+        _dtype_for(operation, argument, value, x)
+    if value.device != x.device:
+        _on_device(operation, argument, value, x)
 
 
 def residual(operation: str, value: Tensor | None, x: Tensor) -> None:

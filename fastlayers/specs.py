@@ -5,6 +5,7 @@ itself stands once per language, under the row's name: ``fastlayers/reference/``
 """
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -107,10 +108,16 @@ class Activation:
 
     def derives_from_output(self, constants: tuple[float, ...]) -> bool:
         """Whether the derivative follows from y for these constants."""
-        if self.from_output in ("always", "never"):
+        if self.from_output == "always" or self.from_output == "never":
             return self.from_output == "always"
+        position, bound = self._condition
+        return constants[position] >= bound
+
+    @functools.cached_property
+    def _condition(self) -> tuple[int, float]:
+        """from_output "negative_slope >= 0" as the position of the constant and the bound: read once, looked at in every forward."""
         name, bound = self.from_output.split(" >= ")
-        return constants[[c.name for c in self.constants].index(name)] >= float(bound)
+        return [constant.name for constant in self.constants].index(name), float(bound)
 
     @property
     def text(self) -> str:

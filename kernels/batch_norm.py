@@ -267,10 +267,10 @@ def batch_norm_backward(
             sums, means = reductions.finish(partials, shared, rstd if channel_sums else None, x.numel() // mean.numel())
         if through_statistics:
             dx, _, _, _ = launch_backward(*arguments, (True, False, False, False, False), means)
-    first = partials.size(0) - (0 if parameters is None else parameters.size(0)) if want_dparameters else 0
+    first = partials.size(0) - launch.parameter_counts(parameters)[0] if want_dparameters else 0
     return (
         dx, dresidual, sums[1] if want_dweight else None, sums[0] if want_dbias else None,
-        reductions.parameter_sums(sums, first, shared) if want_dparameters else None,
+        reductions.parameter_sums(sums, first, shared, parameters) if want_dparameters else None,
     )
 
 

@@ -326,7 +326,7 @@ def launch_forward(
 ) -> Tensor:
     """epilogue_forward with scale * weight for scale."""
     y = torch.empty_like(x)
-    learnable, columns = (0, 1) if parameters is None else parameters.shape
+    learnable, columns = launch.parameter_counts(parameters)
     layout = launch.layout(x, channel_dim, columns > 1 or scale is not None or shift is not None, sample if seed is not None else 0)
     plan = launch.plan(layout, x.dtype, False)
     kernel = epilogue_forward_channels_last if plan.channels_last else epilogue_forward_contiguous
@@ -360,7 +360,7 @@ def epilogue_inverse(
     x = torch.empty_like(y)
     if y.numel() == 0:
         return x
-    learnable, columns = (0, 1) if parameters is None else parameters.shape
+    learnable, columns = launch.parameter_counts(parameters)
     plan = launch.plan(launch.layout(y, channel_dim, True), y.dtype, False)
     kernel = epilogue_inverse_channels_last if plan.channels_last else epilogue_inverse_contiguous
     with launch.device_guard(y):
@@ -383,7 +383,7 @@ def launch_backward(
     With batch_means, [2, C], the means of dz and of dz (x - mean), dx is batch norm's, and scale is rstd.
     """
     want_dx, want_dresidual, want_dscale, want_dshift, want_dparameters = output_mask
-    learnable, columns = (0, 1) if parameters is None else parameters.shape
+    learnable, columns = launch.parameter_counts(parameters)
     count = want_dshift + want_dscale + (learnable if want_dparameters else 0)
     layout = launch.layout(x, channel_dim, columns > 1 or scale is not None or shift is not None or want_dshift or want_dscale,
                            sample if seed is not None else 0)
@@ -424,5 +424,5 @@ def epilogue_backward(
     sums, _ = reductions.finish(partials, shared)
     dshift = sums[0] if want_dshift else None
     dscale = sums[int(want_dshift)] if want_dscale else None
-    dparameters = reductions.parameter_sums(sums, int(want_dshift) + int(want_dscale), shared) if want_dparameters else None
+    dparameters = reductions.parameter_sums(sums, int(want_dshift) + int(want_dscale), shared, parameters) if want_dparameters else None
     return dx, dresidual, dscale, dshift, dparameters

@@ -138,7 +138,7 @@ def gated_forward(
     with launch.device_guard(x):
         gated_forward_halves[plan.grid](
             x, y, parameters, *_dropout(seed, p), *sizes, ACTIVATION=formulas.function(activation, "", half), CONSTANTS=tuple(constants),
-            LEARNABLE=0 if parameters is None else parameters.size(0), GATE_FIRST=gate_first, **constexprs)
+            LEARNABLE=launch.parameter_counts(parameters)[0], GATE_FIRST=gate_first, **constexprs)
     return y
 
 
@@ -150,7 +150,7 @@ def gated_backward(
     if x.numel() == 0:
         return reference.gated_backward(dy, x, parameters, seed, activation, constants, p, dim, gate_first, output_mask)
     want_dx, want_dparameters = output_mask
-    learnable = 0 if parameters is None else parameters.size(0)
+    learnable, _ = launch.parameter_counts(parameters)
     count = learnable if want_dparameters else 0
     plan, sizes, constexprs = _plan(x, dim, count > 0)
     half = x.dtype.itemsize == 2
@@ -163,4 +163,4 @@ def gated_backward(
             DERIVATIVE=formulas.function(activation, "derivative_from_output" if from_output else "derivative", half),
             FROM_OUTPUT=from_output, CONSTANTS=tuple(constants), LEARNABLE=learnable,
             DPARAMETERS=count, GATE_FIRST=gate_first, **constexprs)
-    return dx, reductions.finish(partials, 0)[0] if count else None
+    return dx, reductions.finish(partials, 0)[0].view(parameters.shape) if count else None

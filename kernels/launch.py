@@ -167,6 +167,11 @@ def channel_plan(channels: int, dtype: torch.dtype) -> tuple[int, dict[str, obje
 _no_guard = contextlib.nullcontext()
 
 
+def parameter_counts(parameters: Tensor | None) -> tuple[int, int]:
+    """(K, P) of learnable parameters [K, P], or [P] of a single one; (0, 1) where there are none."""
+    return (0, 1) if parameters is None else (1, parameters.size(0)) if parameters.dim() == 1 else (parameters.size(0), parameters.size(1))
+
+
 def device_guard(x: Tensor) -> contextlib.AbstractContextManager:
     """Makes x's device the current one while kernels are launched; free where it already is, and on the CPU."""
     if not x.is_cuda or x.device.index == torch.cuda.current_device():

@@ -107,6 +107,6 @@ def finish(partials: Tensor, shared: int, rstd: Tensor | None = None, elements: 
     return sums, means
 
 
-def parameter_sums(sums: Tensor, first: int, shared: int) -> Tensor:
-    """Gradient of the learnable parameters, [K, P], from row ``first`` of the sums on."""
-    return sums[first:, :1].contiguous() if shared else sums[first:]
+def parameter_sums(sums: Tensor, first: int, shared: int, parameters: Tensor) -> Tensor:
+    """Gradient of the learnable parameters, in their shape, from row ``first`` of the sums on."""
+    return (sums[first:, :1].contiguous() if shared else sums[first:]).view(parameters.shape)

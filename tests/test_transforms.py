@@ -124,3 +124,12 @@ def test_transforms_compile(make) -> None:
         torch._dynamo.reset()
         compiled = torch.compile(lambda x, function=function: function(x), fullgraph=True, backend="aot_eager")
         torch.testing.assert_close(compiled(given), function(given), rtol=1e-5, atol=1e-6)
+
+
+def test_a_tensor_that_outlived_its_transform_is_refused() -> None:
+    """It holds no memory that a kernel could read."""
+    kept = []
+    torch.func.grad(lambda x: kept.append(x) or x.sum())(torch.randn(4, 3))
+    for layer in (nn.SiLU(), nn.GELU(dropout=0.3), nn.BatchNorm1d(3)):
+        with pytest.raises(RuntimeError, match="storage"):
+            layer(kept[0])

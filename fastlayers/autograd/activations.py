@@ -2,18 +2,17 @@
 from __future__ import annotations
 
 from torch import Tensor
-from torch.autograd import Function
 
 from .. import specs
 from ..context import transformed
 from ..reference.epilogue import accumulate_dtype
 from . import composed
-from .common import dense, differentiable, kernels_for, matrix, shaped_like, vector, with_stride
+from .common import KernelFunction, dense, differentiable, kernels_for, vector, with_stride
 
 _ONLY_DX = (True, False, False, False, False)
 
 
-class Activation(Function):
+class Activation(KernelFunction):
     """y = activation(x): Epilogue without what a plain activation has not, since on a small tensor Python costs more than the kernel.
 
     Saved for backward: y where the derivative follows from it, else x; and the learnable parameters.
@@ -22,19 +21,23 @@ class Activation(Function):
     @staticmethod
     def forward(ctx, x, parameters, row, constants):
         kernels, channel_dim = kernels_for(x, row.name), 0 if parameters is None or x.dim() == 1 else 1
-        y = kernels.epilogue_forward(x, None, None, None, None, matrix(parameters), None, row.name, constants, 0.0, channel_dim)
+        y = kernels.epilogue_forward(x, None, None, None, None, parameters, None, row.name, constants, 0.0, channel_dim)
         from_output = row.derives_from_output(constants)
         ctx.save_for_backward(y if from_output else x, parameters)
-        ctx.kernels, ctx.arguments = kernels, (row.name, constants, 0.0, channel_dim, from_output)
+        ctx.kernels, ctx.arguments = kernels, (row.name, constants, channel_dim, from_output)
         return y
 
     @staticmethod
     def backward(ctx, dy):
         saved, parameters = ctx.saved_tensors
+        name, constants, channel_dim, from_output = ctx.arguments
+        if dy.stride() != saved.stride():
+            dy = with_stride(dy, saved.stride())
         mask = _ONLY_DX if parameters is None else (ctx.needs_input_grad[0], False, False, False, ctx.needs_input_grad[1])
-        gradients = differentiable(ctx.kernels).epilogue_backward(
-            with_stride(dy, saved.stride()), saved, None, None, None, None, matrix(parameters), None, *ctx.arguments, mask)
-        return gradients[0], shaped_like(gradients[4], parameters), None, None
+        dx, _, _, _, dparameters = differentiable(ctx.kernels).epilogue_backward(
+            dy, saved, None, None, None, None, parameters, None, name, constants, 0.0, channel_dim,
+            from_output, mask)
+        return dx, dparameters, None, None
 
 
 def activation(x: Tensor, parameters: Tensor | None, row: specs.Activation, constants: tuple[float, ...]) -> Tensor:
@@ -44,4 +47,6 @@ def activation(x: Tensor, parameters: Tensor | None, row: specs.Activation, cons
     if transformed():
         channel_dim = 0 if parameters is None or x.dim() == 1 else 1
         return composed.epilogue(x, None, None, None, parameters, None, (row, constants, 0.0, channel_dim, False, None))
-    return Activation.apply(dense(x), vector(parameters, accumulate_dtype(x)), row, constants)
+    if parameters is not None:
+        parameters = vector(parameters, accumulate_dtype(x))
+    return Activation.apply(x if x.is_contiguous() else dense(x), parameters, row, constants)

@@ -5,14 +5,13 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd import Function
 
 from .. import checks, ops, reference, specs
 from ..context import transformed
 from ..reference.batch_norm import batch_norm_statistics
 from ..reference.epilogue import accumulate_dtype
 from . import composed, synchronised
-from .common import dense, differentiable, kernels_for, matrix, shaped_like, vector, with_stride
+from .common import KernelFunction, dense, differentiable, kernels_for, vector, with_stride
 from .restoring import restorable, restored
 
 
@@ -33,7 +32,7 @@ class Arguments(NamedTuple):
     """The process group whose ranks hold one batch together, in training."""
 
 
-class BatchNorm(Function):
+class BatchNorm(KernelFunction):
     """y = dropout(activation(batch_norm(x) + residual)), running statistics updated in place.
 
     Saved for backward: x, or y for an ``inplace`` block, the residual where the activation needs it, per-channel vectors and the
@@ -46,12 +45,12 @@ class BatchNorm(Function):
         kernels = kernels_for(x, row.name)
         if training or kernels is not ops:
             y, mean, rstd = kernels.batch_norm_forward(
-                x, weight, bias, running_mean, running_var, num_batches_tracked, residual, matrix(parameters), seed, row.name,
+                x, weight, bias, running_mean, running_var, num_batches_tracked, residual, parameters, seed, row.name,
                 constants, p, training, momentum, eps, channel_dim)
         else:  # the op above counts as one that changes the running statistics; evaluation must not
             mean, rstd = running_mean.clone(), torch.rsqrt(running_var + eps)
             scale = rstd if weight is None else weight * rstd
-            y = kernels.epilogue_forward(x, mean, scale, bias, residual, matrix(parameters), seed, row.name, constants, p, channel_dim)
+            y = kernels.epilogue_forward(x, mean, scale, bias, residual, parameters, seed, row.name, constants, p, channel_dim)
         saved, ctx.keeps_output = x, False
         if row.name == "identity" and not training and not ctx.needs_input_grad[1]:
             saved = residual = None  # dx = dy * scale, whatever x was
@@ -79,9 +78,9 @@ class BatchNorm(Function):
             rstd = torch.rsqrt(m2 / (x.numel() // x.size(channel_dim)) + eps)
         wants_x, wants_weight, wants_bias, wants_residual, wants_parameters = ctx.needs_input_grad[:5]
         dx, dresidual, dweight, dbias, dparameters = kernels.batch_norm_backward(
-            dy, x, mean, rstd, weight, bias, residual, matrix(parameters), seed, row.name, constants, p, training, channel_dim,
+            dy, x, mean, rstd, weight, bias, residual, parameters, seed, row.name, constants, p, training, channel_dim,
             (wants_x, wants_residual, wants_weight, wants_bias, wants_parameters))
-        return dx, dweight, dbias, dresidual, shaped_like(dparameters, parameters), None, None, None, None, None
+        return dx, dweight, dbias, dresidual, dparameters, None, None, None, None, None
 
 
 def batch_norm(

@@ -11,7 +11,7 @@ from torch import Tensor
 from .. import reference
 from ..reference.batch_norm import move_running, moved_running
 from ..reference.epilogue import accumulate_dtype
-from .common import is_dense, matrix
+from .common import is_dense
 
 
 def epilogue(
@@ -24,7 +24,7 @@ def epilogue(
     x = _numbered(x, seed)
     sample = x.numel() // max(x.size(0), 1) if by_channel else 0
     return reference.epilogue_forward(
-        x, None, _wide(scale, compute), _wide(shift, compute), residual, matrix(_wide(parameters, compute)), seed, row.name, constants, p,
+        x, None, _wide(scale, compute), _wide(shift, compute), residual, _wide(parameters, compute), seed, row.name, constants, p,
         channel_dim, residual_after, sample, outcome)
 
 
@@ -58,7 +58,7 @@ def batch_norm_and_statistics(
         mean, rstd = running_mean.to(compute), (running_var.to(compute) + eps).rsqrt()
     scale = rstd if weight is None else weight.to(compute) * rstd
     y = reference.epilogue_forward(
-        x, mean, scale, _wide(bias, compute), residual, matrix(_wide(parameters, compute)), seed, row.name, constants, p, channel_dim)
+        x, mean, scale, _wide(bias, compute), residual, _wide(parameters, compute), seed, row.name, constants, p, channel_dim)
     return y, moved
 
 

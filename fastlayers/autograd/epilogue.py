@@ -5,13 +5,12 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from torch import Tensor
-from torch.autograd import Function
 
 from .. import specs
 from ..context import transformed
 from ..reference.epilogue import accumulate_dtype
 from . import composed
-from .common import dense, differentiable, kernels_for, matrix, shaped_like, vector, with_stride
+from .common import KernelFunction, dense, differentiable, kernels_for, vector, with_stride
 
 
 class Arguments(NamedTuple):
@@ -27,7 +26,7 @@ class Arguments(NamedTuple):
     """What becomes of kept and dropped values: see reference/epilogue.py."""
 
 
-class Epilogue(Function):
+class Epilogue(KernelFunction):
     """y = dropout(activation(x * scale + shift + residual)) + residual_after; bias + activation and dropout are this.
 
     Saved for backward: nothing but the seed for the identity; y alone where the derivative follows from y and nothing else needs x;
@@ -39,7 +38,7 @@ class Epilogue(Function):
         row, constants, p, channel_dim, by_channel, outcome = arguments
         kernels, sample = kernels_for(x, row.name), sample_of(x) if by_channel else 0
         y = kernels.epilogue_forward(
-            x, None, scale, shift, residual, matrix(parameters), seed, row.name, constants, p, channel_dim, residual_after, sample, outcome)
+            x, None, scale, shift, residual, parameters, seed, row.name, constants, p, channel_dim, residual_after, sample, outcome)
         wants_scale = ctx.needs_input_grad[1]
         ctx.from_output = False
         if row.name == "identity" and not wants_scale:
@@ -65,11 +64,11 @@ class Epilogue(Function):
             x = dy
         separate = scale is not None and wants_residual  # else dresidual is dx
         dx, dresidual, dscale, dshift, dparameters = differentiable(ctx.kernels).epilogue_backward(
-            dy, x, None, scale, shift, residual, matrix(parameters), seed, row.name, constants, p, channel_dim, ctx.from_output,
+            dy, x, None, scale, shift, residual, parameters, seed, row.name, constants, p, channel_dim, ctx.from_output,
             (wants_x or (wants_residual and not separate), separate, wants_scale, wants_shift, wants_parameters), ctx.sample, outcome)
         if wants_residual and not separate:
             dresidual = dx
-        return dx, dscale, dshift, dresidual, shaped_like(dparameters, parameters), None, dafter, None
+        return dx, dscale, dshift, dresidual, dparameters, None, dafter, None
 
 
 def sample_of(x: Tensor) -> int:

@@ -2,15 +2,14 @@
 from __future__ import annotations
 
 from torch import Tensor
-from torch.autograd import Function
 
 from .. import reference, specs
 from ..context import transformed
 from ..reference.epilogue import accumulate_dtype
-from .common import dense, differentiable, kernels_for, matrix, shaped_like, vector, with_stride
+from .common import KernelFunction, dense, differentiable, kernels_for, vector, with_stride
 
 
-class Gated(Function):
+class Gated(KernelFunction):
     """y = dropout(a * activation(b)), a and b the halves of x.
 
     Saved for backward: x, the learnable parameters and the seed.
@@ -20,7 +19,7 @@ class Gated(Function):
     def forward(ctx, x, parameters, seed, arguments):
         row, constants, p, dim, gate_first = arguments
         kernels = kernels_for(x, row.name)
-        y = kernels.gated_forward(x, matrix(parameters), seed, row.name, constants, p, dim, gate_first)
+        y = kernels.gated_forward(x, parameters, seed, row.name, constants, p, dim, gate_first)
         ctx.save_for_backward(x, parameters, seed)
         ctx.kernels, ctx.arguments, ctx.stride = kernels, arguments, y.stride()
         return y
@@ -30,9 +29,9 @@ class Gated(Function):
         x, parameters, seed = ctx.saved_tensors
         row, constants, p, dim, gate_first = ctx.arguments
         dx, dparameters = differentiable(ctx.kernels).gated_backward(
-            with_stride(dy, ctx.stride), x, matrix(parameters), seed, row.name, constants, p, dim, gate_first,
+            with_stride(dy, ctx.stride), x, parameters, seed, row.name, constants, p, dim, gate_first,
             (ctx.needs_input_grad[0], ctx.needs_input_grad[1]))
-        return dx, shaped_like(dparameters, parameters), None, None
+        return dx, dparameters, None, None
 
 
 def gated(
@@ -42,5 +41,5 @@ def gated(
     """Gated on checked tensors of any strides; arguments are (row, constants, p, dim, gate_first)."""
     if transformed():
         row, constants, p, dim, gate_first = arguments
-        return reference.gated_forward(x, matrix(parameters), seed, row.name, constants, p, dim, gate_first)
+        return reference.gated_forward(x, parameters, seed, row.name, constants, p, dim, gate_first)
     return Gated.apply(dense(x), vector(parameters, accumulate_dtype(x)), seed, arguments)

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from .. import specs
-from .common import matrix
 
 
 def restorable(
@@ -37,4 +36,4 @@ def restored(
 ) -> Tensor:
     """x from y."""
     scale = rstd if weight is None else weight * rstd
-    return kernels.epilogue_inverse(y, mean, scale, bias, residual, matrix(parameters), row.name, constants, channel_dim)
+    return kernels.epilogue_inverse(y, mean, scale, bias, residual, parameters, row.name, constants, channel_dim)

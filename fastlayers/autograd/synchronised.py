@@ -8,16 +8,15 @@ from __future__ import annotations
 import torch
 import torch.distributed as distributed
 from torch import Tensor
-from torch.autograd import Function
 
 from .. import checks
 from ..reference.batch_norm import move_running, moved_running
 from ..reference.epilogue import accumulate_dtype
-from .common import kernels_for, matrix, shaped_like, with_stride
+from .common import KernelFunction, kernels_for, with_stride
 from .restoring import restorable, restored
 
 
-class SynchronisedBatchNorm(Function):
+class SynchronisedBatchNorm(KernelFunction):
     """y = dropout(activation((x - mean) * rstd * weight + bias + residual)), mean and rstd those of ``total`` values on all ranks.
 
     Saved for backward as by BatchNorm.
@@ -28,7 +27,7 @@ class SynchronisedBatchNorm(Function):
         row, constants, p, _, _, _, channel_dim, inplace, *_ = arguments
         kernels = kernels_for(x, row.name)
         scale = rstd if weight is None else weight * rstd
-        y = kernels.epilogue_forward(x, mean, scale, bias, residual, matrix(parameters), seed, row.name, constants, p, channel_dim)
+        y = kernels.epilogue_forward(x, mean, scale, bias, residual, parameters, seed, row.name, constants, p, channel_dim)
         ctx.keeps_output = (
             inplace and any(ctx.needs_input_grad) and restorable(x.dtype, weight, bias, parameters, seed, row, constants))
         if row.name == "identity" and not ctx.keeps_output:
@@ -45,7 +44,7 @@ class SynchronisedBatchNorm(Function):
         kernels, dy = ctx.kernels, with_stride(dy, ctx.stride)
         if ctx.keeps_output:
             x = restored(kernels, x, mean, rstd, weight, bias, residual, parameters, row, constants, channel_dim)
-        shared = (dy, x, mean, rstd, weight, bias, residual, matrix(parameters), seed, row.name, constants, p)
+        shared = (dy, x, mean, rstd, weight, bias, residual, parameters, seed, row.name, constants, p)
         wants_x, wants_weight, wants_bias, wants_residual, wants_parameters = ctx.needs_input_grad[:5]
         dx, dresidual, dweight, dbias, dparameters = kernels.batch_norm_backward(
             *shared, False, channel_dim, (False, wants_residual, wants_x or wants_weight, wants_x or wants_bias, wants_parameters))
@@ -54,7 +53,7 @@ class SynchronisedBatchNorm(Function):
             mean_dz, mean_dz_normalised = means.to(mean.dtype).chunk(2)
             dx = kernels.batch_norm_backward_input(*shared, channel_dim, mean_dz.clone(), mean_dz_normalised / rstd)
         return (dx, dweight if wants_weight else None, dbias if wants_bias else None, dresidual,
-                shaped_like(dparameters, parameters), None, None, None, None, None)
+                dparameters, None, None, None, None, None)
 
 
 def batch_norm(

@@ -19,11 +19,11 @@ def apply(
     operation: str, x: Tensor, activation: Resolved, *, dropout: float = 0.0, training: bool = True, seed: Tensor | int | None = None
 ) -> Tensor:
     """A resolved activation, then dropout: what the modules and the functions named after activations call."""
+    row, constants, parameters = activation
     if dropout:
         checks.probability(operation, "dropout", dropout)
     dropping = dropout and training
-    row, constants, parameters = activation
-    if row is IDENTITY.row and not dropping:
+    if activation is IDENTITY and not dropping:
         return x  # whatever it is, as torch.nn.Identity does
     checks.floating(operation, x)
     if dropping or row.random:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from .. import checks, functional
-from ..activation_argument import resolve
+from ..activation_argument import parameter, resolve
 from .activations import from_name
 
 _STATISTICS = ("running_mean", "running_var")
@@ -57,7 +57,7 @@ class _BatchNorm(torch.nn.modules.batchnorm._BatchNorm):
         if momentum is None and batches is None:  # torch's rule: no average over batches that are not counted
             momentum = 0.0
         return functional.batch_norm(
-            input, mean, var, self.weight, self.bias, batch_statistics, momentum, self.eps,
+            input, mean, var, parameter(self, "weight"), parameter(self, "bias"), batch_statistics, momentum, self.eps,
             activation=self._modules.get("activation") or "identity", residual=residual, dropout=self.dropout if self.training else 0.0,
             num_batches_tracked=batches if training else None, dropout_training=True, skip_nonfinite=self.skip_nonfinite,
             memory=self.memory, group=self._group() if training else None)

@@ -7,7 +7,7 @@ Tensors      x is dense (contiguous, channels_last or any permutation), float16,
              stride of that dimension, N = numel / (C S); one channel is (1, 1, numel), whatever the stride of its dimension.
              mean, scale, shift are float32 [C] (float64 for float64 x), or None for 0, 1, 0; mean needs scale.
 Activation   the name of a row of specs.py, its constants, and ``parameters``, its learnable ones: [K, P] in the dtype of scale,
-             K of them, P = 1 or C values each; None when it has none.
+             K of them, P = 1 or C values each, or [P] where K = 1; None when it has none. Their gradient has the same shape.
 Dropout      seed is a 0-d int64 tensor on x's device, or None for no dropout; then p is not looked at. p may be 0 beside a seed: a
              random activation needs the seed, whatever p is. ``sample`` 0 counts elements for the mask; else channels are dropped
              whole: memory is samples of ``sample`` elements each, in which channels follow one another as in x, and element i has the
@@ -125,14 +125,15 @@ def activation_arguments(
     x: Tensor, parameters: Tensor | None, activation: str, constants: Sequence[float], seed: Tensor | None, channel_dim: int
 ) -> list[Tensor | float]:
     """What the activation's functions take after x: learnable parameters, then constants, then what a random one draws."""
-    learnable = [] if parameters is None else [per_channel(row, x, channel_dim) for row in parameters]
+    rows = () if parameters is None else (parameters,) if parameters.dim() == 1 else parameters
+    learnable = [per_channel(row, x, channel_dim) for row in rows]
     return [*learnable, *constants, *([dropout.uniform_like(x, seed)] if ACTIVATIONS[activation].random else [])]
 
 
 def _parameter_sums(dy: Tensor, slopes: Sequence[Tensor], parameters: Tensor, channel_dim: int) -> Tensor:
-    """Gradient of the learnable parameters, [K, P]."""
+    """Gradient of the learnable parameters, in their shape."""
     sums = torch.stack([channel_sum(dy * slope, channel_dim) for slope in slopes])  # [K, C]
-    return sums if parameters.size(1) > 1 or sums.size(1) == 1 else sums.sum(1, keepdim=True)
+    return (sums if parameters.size(-1) > 1 or sums.size(1) == 1 else sums.sum(1)).view(parameters.shape)
 
 
 def _like(value: Tensor, x: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 Conventions are those of epilogue.py, and these beside them: x has an even size along ``dim`` >= 0, and with gate_first b is its first
 half and a its second. Seen in memory order x is [outer, 2, inner], whatever the order of its dimensions, and y [outer, inner]: y keeps
-the order of x's dimensions (see empty_halved). Dropout's mask is numbered over y. Learnable parameters are one value each, [K, 1]; an
+the order of x's dimensions (see empty_halved). Dropout's mask is numbered over y. Learnable parameters are one value each; an
 activation that draws random numbers has no gated form.
 """
 from __future__ import annotations
@@ -54,7 +54,7 @@ def gated_backward(
         dvalue, dgate = gradient * activations.function(activation)(gate, *arguments), gradient * value * slopes[0]
         dx = _like(torch.cat([dgate, dvalue] if gate_first else [dvalue, dgate], dim), x)
     if want_dparameters:
-        dparameters = torch.stack([(gradient * value * slope).sum() for slope in slopes[1:]]).unsqueeze(1)
+        dparameters = torch.stack([(gradient * value * slope).sum() for slope in slopes[1:]]).view(parameters.shape)
     return dx, dparameters
 
 
