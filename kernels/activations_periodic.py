@@ -14,22 +14,23 @@ _SINC_SERIES = tl.constexpr((
 _SINC_SLOPE = tl.constexpr((
     -2.4753614979999838e-07, 2.2080861526774243e-05, -1.1905836872756481e-03, 3.3333417028188705e-02, -3.3333334326744080e-01,
 ))  # D of sinc' x = x D(x^2), within 2^-25 relative for |x| <= 1.76
+_SINC_SLOPE_HALF = tl.constexpr((-1.1693040e-03, 3.33281780e-02, -3.33333139e-01))  # within 2^-20 for |x| <= 0.8
 
 
 @triton.jit
 def sinusoid(x, p):
-    return math.sin(x, 0.0)
+    return math.sin(x)
 
 
 @triton.jit
 def sinusoid_derivative(x, p):
-    return (math.cos(x, 0.0),)
+    return (math.cos(x),)
 
 
 @triton.jit
 def sinc(x, p):
     infinite = tl.abs(x) == float("inf")
-    return tl.where(x == 0, 1.0, tl.where(infinite, 0.0, math.sin(x, 0.0) / x))
+    return tl.where(x == 0, 1.0, tl.where(infinite, 0.0, math.sin(x) / x))
 
 
 @triton.jit
@@ -46,6 +47,15 @@ def sinc_derivative(x, p):
     else:
         near = math.polynomial(square, _SINC_SLOPE, 4) * x
     return (tl.where(tl.abs(x) <= 1.75, near, tl.where(tl.abs(x) == float("inf"), 0.0, far)),)
+
+
+@triton.jit
+def sinc_derivative_half(x, p):
+    """The same with 0.8 for 1.75; the phase 0 at infinity makes it 0 there."""
+    square = x * x
+    parity, sine, cosine = math.half_sin_cos(x, square, 0.0)
+    near = math.polynomial(square, _SINC_SLOPE_HALF, 2) * x
+    return (tl.where(square <= 0.64, near, math.signed((cosine - sine / x) / x, parity)),)
 
 
 @triton.jit
@@ -83,3 +93,13 @@ def snake_derivative(x, p):
 @triton.jit
 def snake_half(x, p):
     return _snake(x, p, True)
+
+
+@triton.jit
+def snake_derivative_half(x, p):
+    """(sin + cos)^2, u (2 x cos - u) with u = sin / alpha, and x for alpha 0: parity does not matter."""
+    zero = p[0] == 0
+    _, sine, cosine = math.half_sin_cos(p[0] * x, None, float("nan"))
+    u = tl.where(zero, x, sine * (1 / tl.where(zero, 1.0, p[0])))
+    both = sine + cosine
+    return both * both, u * tl.fma(x + x, cosine, -u)

@@ -48,6 +48,9 @@ _LOGARITHM = tl.constexpr((
 _SINE = tl.constexpr((2.5931303753168322e-06, -1.9803960458375514e-04, 8.3329910412430763e-03, -1.6666656732559204e-01))
 _COSINE = tl.constexpr((-2.6102154038198933e-07, 2.4764927729847841e-05, -1.3888505054637790e-03, 4.1666653007268906e-02))
 # sin r = r + r^3 S(r^2) within 2^-26 relative, cos r = 1 - r^2 / 2 + r^4 C(r^2) within 2^-30, for |r| <= 1.63
+_SINE_HALF = tl.constexpr((-1.8443e-04, 8.31119e-03, -1.6665645e-01))
+_COSINE_HALF = tl.constexpr((2.3075006e-05, -1.38507911e-03, 4.16633362e-02, -4.99999093e-01))
+# sin r = r + r^3 S(r^2) within 2^-19 relative, cos r = 1 + r^2 C(r^2) within 2^-23, for |r| <= 1.63
 _SINE_SQUARED = tl.constexpr((
     8.4035377767577302e-08, -4.2558976929285564e-06, 1.4109259063843638e-04, -3.1746416352689266e-03, 4.4444482773542404e-02,
     -3.3333334326744080e-01,
@@ -344,11 +347,22 @@ def _reduce_huge(x, SHIFTED: tl.constexpr):
 
 
 @triton.jit
-def _reduce(x, low, SHIFTED: tl.constexpr):
-    """(parity, r): x + low, plus pi / 2 if SHIFTED, is n pi + r with |r| <= 1.63; the last bit of parity is that of n.
+def _beyond_moderate(x, square):
+    """Whether any element is beyond 2^22, NaN too: squares are looked at where there are some, which spares the sign."""
+    if square is None:
+        return tl.max(tl.reshape(x.to(tl.int32, bitcast=True) & 0x7FFFFFFF, (x.numel,))) > 0x4A800000
+    else:
+        return tl.max(tl.reshape(square.to(tl.int32, bitcast=True), (x.numel,))) > 0x55800000
 
-    Up to 2^22 by subtracting n times the three parts of pi; where a tile holds a larger number, its elements take the other path too.
-    r is NaN for infinities and NaN.
+
+@triton.jit
+def _reduce(
+    x, low, SHIFTED: tl.constexpr, square=None, PARTS: tl.constexpr = 3, AT_INFINITY: tl.constexpr = float("nan"),
+):
+    """(parity, r): x + low, plus pi / 2 if SHIFTED, is n pi + r with |r| <= 1.63; the last bit of parity is that of n. low may be None.
+
+    Up to 2^22 by subtracting n times three parts of pi, or two, which leave out 2^-28; where a tile holds a larger number, its
+    elements take the other path too. r is AT_INFINITY for infinities, and NaN where that is NaN.
     """
     if SHIFTED:
         t = tl.fma(x, _INVERSE_PI, 0.5) + _ROUND
@@ -356,20 +370,23 @@ def _reduce(x, low, SHIFTED: tl.constexpr):
     else:
         t = tl.fma(x, _INVERSE_PI, _ROUND)
         n = t - _ROUND
-    r = tl.fma(n, -_PI_REST_OF_REST, tl.fma(n, -_PI_REST, tl.fma(n, -_PI, x)))
+    r = tl.fma(n, -_PI_REST, tl.fma(n, -_PI, x))
+    if PARTS == 3:
+        r = tl.fma(n, -_PI_REST_OF_REST, r)
     parity = t.to(tl.int32, bitcast=True)
-    magnitude = x.to(tl.int32, bitcast=True) & 0x7FFFFFFF
-    if tl.max(tl.reshape(magnitude, (x.numel,))) > 0x4A800000:  # 2^22
+    if _beyond_moderate(x, square):
         other_parity, other = _reduce_huge(x, SHIFTED)
         huge = tl.abs(x) > _MODERATE
         parity = tl.where(huge, other_parity, parity)
         r = tl.where(huge, other, r)
-        r = tl.where(tl.abs(x) < float("inf"), r, float("nan"))
-    return parity, r + low
+        r = tl.where(tl.abs(x) < float("inf"), r, AT_INFINITY)
+    if low is not None:
+        r = r + low
+    return parity, r
 
 
 @triton.jit
-def _signed(value, parity):
+def signed(value, parity):
     """value with its sign changed where parity is odd."""
     return (value.to(tl.int32, bitcast=True) ^ (parity << 31)).to(tl.float32, bitcast=True)
 
@@ -387,23 +404,23 @@ def _cosine(r):
 
 
 @triton.jit
-def sin(x, low):
-    """sin(x + low) for every x; low must be tiny."""
+def sin(x):
+    """sin(x) for every x."""
     if x.dtype == tl.float64 or _INTERPRET:
-        return tl.sin(x + low)
+        return tl.sin(x)
     else:
-        parity, r = _reduce(x, low, False)
-        return _signed(_sine(r), parity)
+        parity, r = _reduce(x, None, False)
+        return signed(_sine(r), parity)
 
 
 @triton.jit
-def cos(x, low):
-    """cos(x + low) for every x; low must be tiny."""
+def cos(x):
+    """cos(x) for every x."""
     if x.dtype == tl.float64 or _INTERPRET:
-        return tl.cos(x + low)
+        return tl.cos(x)
     else:
-        parity, r = _reduce(x, low, True)
-        return _signed(_sine(r), parity)
+        parity, r = _reduce(x, None, True)
+        return signed(_sine(r), parity)
 
 
 @triton.jit
@@ -413,7 +430,23 @@ def sin_cos(x, low):
         return tl.sin(x + low), tl.cos(x + low)
     else:
         parity, r = _reduce(x, low, False)
-        return _signed(_sine(r), parity), _signed(_cosine(r), parity)
+        return signed(_sine(r), parity), signed(_cosine(r), parity)
+
+
+@triton.jit
+def half_sin_cos(x, square, AT_INFINITY: tl.constexpr):
+    """(parity, sin, cos) for derivatives in half types: both within 2^-19 and with their signs changed where parity is odd.
+
+    At infinity they are those of AT_INFINITY. square is that of x, or None where nobody else needs it.
+    """
+    if _INTERPRET:
+        near = tl.where(tl.abs(x) == float("inf"), AT_INFINITY, x)
+        return tl.zeros_like(x).to(tl.int32), tl.sin(near), tl.cos(near)
+    else:
+        parity, r = _reduce(x, None, False, square, 2, AT_INFINITY)
+        q = r * r
+        sine = tl.fma(polynomial(q, _SINE_HALF, 2) * q, r, r)
+        return parity, sine, tl.fma(polynomial(q, _COSINE_HALF, 3), q, 1.0)
 
 
 @triton.jit
