@@ -53,37 +53,32 @@ def sinc_derivative(x, p):
 def sinc_derivative_half(x, p):
     """The same with 0.8 for 1.75; the phase 0 at infinity makes it 0 there."""
     square = x * x
-    parity, sine, cosine = math.half_sin_cos(x, square, 0.0)
+    parity, r = math.half_phase(x, square)
+    sine, cosine = math.half_sin_cos(r, False)
     near = math.polynomial(square, _SINC_SLOPE_HALF, 2) * x
     return (tl.where(square <= 0.64, near, math.signed((cosine - sine / x) / x, parity)),)
 
 
 @triton.jit
-def _phase(x, alpha):
-    """(y, low, rate): alpha x is y + low, or so large that its sine is left out: then y is 0; rate is alpha, but 1 for alpha 0."""
+def _product(alpha, x):
+    """(y, low): alpha x is y + low; low is 0 where it would be as large as a period, and nobody knows the phase."""
     y = alpha * x
-    known = tl.abs(y) == float("inf")
-    low = tl.where(tl.abs(y) < 1e30, math.rounding_of_product(alpha, x, y), 0.0)
-    return tl.where(known, 0.0, y), low, tl.where(alpha == 0, 1.0, alpha)
-
-
-@triton.jit
-def _snake(x, p, HALF: tl.constexpr):
-    """x + sin(alpha x)^2 / alpha; alpha = 0 gives x."""
-    y, low, rate = _phase(x, p[0])
-    return tl.where(tl.abs(y) > 0, tl.fma(math.sin_squared(y, low, HALF), tl.broadcast_to(1 / rate, x.shape), x), x)
+    return y, tl.where(tl.abs(y) < 2.0**18, math.rounding_of_product(alpha, x, y), 0.0)
 
 
 @triton.jit
 def snake(x, p):
-    return _snake(x, p, False)
+    """x + sin(alpha x)^2 / alpha; alpha = 0 gives x, and so does an infinite product."""
+    y, low = _product(p[0], x)
+    square = math.sin_squared(tl.where(tl.abs(y) == float("inf"), 0.0, y), low)
+    rate = tl.where(p[0] == 0, 1.0, p[0])
+    return tl.where(tl.abs(y) > 0, tl.fma(square, tl.broadcast_to(1 / rate, x.shape), x), x)
 
 
 @triton.jit
 def snake_derivative(x, p):
     """df/dx is 1 + 2 sin cos = (sin + cos)^2."""
-    y = p[0] * x
-    low = tl.where(tl.abs(y) < 1e30, math.rounding_of_product(p[0], x, y), 0.0)
+    y, low = _product(p[0], x)
     inverse = 1 / tl.where(p[0] == 0, 1.0, p[0])
     s, c = math.sin_cos(y, low)
     to_alpha = (s * inverse) * (tl.fma(2 * y, c, -s) * inverse)
@@ -92,14 +87,16 @@ def snake_derivative(x, p):
 
 @triton.jit
 def snake_half(x, p):
-    return _snake(x, p, True)
+    rate = tl.where(p[0] == 0, 1.0, p[0])
+    square = math.sin_squared_near(math.half_phase_of_product(p[0], x, 0.0))
+    return tl.where(tl.abs(x) < float("inf"), tl.fma(square, tl.broadcast_to(1 / rate, x.shape), x), x)
 
 
 @triton.jit
 def snake_derivative_half(x, p):
     """(sin + cos)^2, u (2 x cos - u) with u = sin / alpha, and x for alpha 0: parity does not matter."""
     zero = p[0] == 0
-    _, sine, cosine = math.half_sin_cos(p[0] * x, None, float("nan"))
+    sine, twice_cosine = math.half_sin_cos(math.half_phase_of_product(p[0], x, float("nan")), True)
     u = tl.where(zero, x, sine * (1 / tl.where(zero, 1.0, p[0])))
-    both = sine + cosine
-    return both * both, u * tl.fma(x + x, cosine, -u)
+    both = tl.fma(twice_cosine, 0.5, sine)
+    return both * both, u * tl.fma(x, twice_cosine, -u)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 from triton.language.extra import libdevice
+from triton.language.target_info import is_cuda
 
 LOG2_E = tl.constexpr(1.4426950408889634)
 LN_2 = tl.constexpr(0.6931471805599453)
@@ -50,6 +51,7 @@ _COSINE = tl.constexpr((-2.6102154038198933e-07, 2.4764927729847841e-05, -1.3888
 # sin r = r + r^3 S(r^2) within 2^-26 relative, cos r = 1 - r^2 / 2 + r^4 C(r^2) within 2^-30, for |r| <= 1.63
 _SINE_HALF = tl.constexpr((-1.8443e-04, 8.31119e-03, -1.6665645e-01))
 _COSINE_HALF = tl.constexpr((2.3075006e-05, -1.38507911e-03, 4.16633362e-02, -4.99999093e-01))
+_TWICE_COSINE_HALF = tl.constexpr((4.6150012e-05, -2.77015822e-03, 8.33266724e-02, -9.99998186e-01))
 # sin r = r + r^3 S(r^2) within 2^-19 relative, cos r = 1 + r^2 C(r^2) within 2^-23, for |r| <= 1.63
 _SINE_SQUARED = tl.constexpr((
     8.4035377767577302e-08, -4.2558976929285564e-06, 1.4109259063843638e-04, -3.1746416352689266e-03, 4.4444482773542404e-02,
@@ -129,6 +131,15 @@ def rounding_of_product(a, x, y):
 def fast_exp(x, factor: tl.constexpr):
     """exp(factor x) within 2^-23 (1 + |factor x|) relative: for derivatives, where it counts little once it is small."""
     return tl.exp2(x * (factor * LOG2_E)) if x.dtype == tl.float32 else tl.exp(x * factor)
+
+
+@triton.jit
+def fast_log2(x):
+    """log2(x) of a float32 within 2^-22 absolute between 1/2 and 2, else relative: the hardware's own, which Triton has no name for."""
+    if _INTERPRET or not is_cuda():
+        return tl.log2(x)
+    else:
+        return tl.inline_asm_elementwise("lg2.approx.f32 $0, $1;", "=r,r", [x], dtype=tl.float32, is_pure=True, pack=1)
 
 
 @triton.jit
@@ -434,38 +445,61 @@ def sin_cos(x, low):
 
 
 @triton.jit
-def half_sin_cos(x, square, AT_INFINITY: tl.constexpr):
-    """(parity, sin, cos) for derivatives in half types: both within 2^-19 and with their signs changed where parity is odd.
-
-    At infinity they are those of AT_INFINITY. square is that of x, or None where nobody else needs it.
-    """
+def half_sin_cos(r, TWICE: tl.constexpr):
+    """(sin, cos) or, if TWICE, (sin, 2 cos) for derivatives in half types, within 2^-19 for |r| <= 1.63."""
     if _INTERPRET:
-        near = tl.where(tl.abs(x) == float("inf"), AT_INFINITY, x)
-        return tl.zeros_like(x).to(tl.int32), tl.sin(near), tl.cos(near)
+        return tl.sin(r), tl.cos(r) * (2.0 if TWICE else 1.0)
     else:
-        parity, r = _reduce(x, None, False, square, 2, AT_INFINITY)
-        q = r * r
-        sine = tl.fma(polynomial(q, _SINE_HALF, 2) * q, r, r)
-        return parity, sine, tl.fma(polynomial(q, _COSINE_HALF, 3), q, 1.0)
+        square = r * r
+        sine = tl.fma(polynomial(square, _SINE_HALF, 2) * square, r, r)
+        if TWICE:
+            return sine, tl.fma(polynomial(square, _TWICE_COSINE_HALF, 3), square, 2.0)
+        else:
+            return sine, tl.fma(polynomial(square, _COSINE_HALF, 3), square, 1.0)
 
 
 @triton.jit
-def sin_squared(x, low, HALF: tl.constexpr):
-    """sin(x + low)^2 for every x; low must be tiny. Beyond pi / 4 it is 1 - cos^2, a unit more exact; HALF does without."""
+def half_phase(x, square):
+    """(parity, r) of x for half_sin_cos, see _reduce; r is 0 at infinity. square is that of x."""
+    if _INTERPRET:
+        return tl.zeros_like(x).to(tl.int32), tl.where(tl.abs(x) == float("inf"), 0.0, x)
+    else:
+        return _reduce(x, None, False, square, 2, 0.0)
+
+
+@triton.jit
+def half_phase_of_product(a, x, AT_INFINITY: tl.constexpr):
+    """r of a x = n pi + r for x of a half type, see _reduce: the upper 12 bits of a times x are exact."""
+    if _INTERPRET:
+        y = a * x
+        return tl.where(tl.abs(y) == float("inf"), AT_INFINITY, y)
+    else:
+        high = (a.to(tl.int32, bitcast=True) & -4096).to(tl.float32, bitcast=True)
+        y = high * x
+        n = tl.fma(x, tl.broadcast_to(a * _INVERSE_PI, x.shape), _ROUND) - _ROUND
+        r = tl.fma(n, -_PI_REST, tl.fma(tl.broadcast_to(a - high, x.shape), x, tl.fma(n, -_PI, y)))
+        if _beyond_moderate(y, None):
+            _, other = _reduce_huge(a * x, False)
+            r = tl.where(tl.abs(y) > _MODERATE, other, r)
+            r = tl.where(tl.abs(a * x) < float("inf"), r, tl.where(y == y, AT_INFINITY, y))
+        return r
+
+
+@triton.jit
+def sin_squared(x, low):
+    """sin(x + low)^2 for every x; low must be tiny. Beyond pi / 4 it is 1 - cos^2, a unit more exact."""
     if x.dtype == tl.float64 or _INTERPRET:
         sine = tl.sin(x + low)
         return sine * sine
     else:
         _, r = _reduce(x, low, False)
-        if HALF:
-            return _sine_squared(r)
-        else:
-            large = tl.abs(r) > 0.5 * _HALF_PI
-            square = _sine_squared(tl.where(large, _HALF_PI - tl.abs(r), r))
-            return tl.where(large, 1 - square, square)
+        large = tl.abs(r) > 0.5 * _HALF_PI
+        square = sin_squared_near(tl.where(large, _HALF_PI - tl.abs(r), r))
+        return tl.where(large, 1 - square, square)
 
 
 @triton.jit
-def _sine_squared(r):
+def sin_squared_near(r):
+    """sin(r)^2 for |r| <= 1.6."""
     square = r * r
     return tl.fma(polynomial(square, _SINE_SQUARED, 5) * square, square, square)
