@@ -14,22 +14,23 @@ _SINC_SERIES = tl.constexpr((
 _SINC_SLOPE = tl.constexpr((
     -2.4753614979999838e-07, 2.2080861526774243e-05, -1.1905836872756481e-03, 3.3333417028188705e-02, -3.3333334326744080e-01,
 ))  # D of sinc' x = x D(x^2), within 2^-25 relative for |x| <= 1.76
+_SINC_SLOPE_HALF = tl.constexpr((-1.1693040e-03, 3.33281780e-02, -3.33333139e-01))  # within 2^-20 for |x| <= 0.8
 
 
 @triton.jit
 def sinusoid(x, p):
-    return math.sin(x, 0.0)
+    return math.sin(x)
 
 
 @triton.jit
 def sinusoid_derivative(x, p):
-    return (math.cos(x, 0.0),)
+    return (math.cos(x),)
 
 
 @triton.jit
 def sinc(x, p):
     infinite = tl.abs(x) == float("inf")
-    return tl.where(x == 0, 1.0, tl.where(infinite, 0.0, math.sin(x, 0.0) / x))
+    return tl.where(x == 0, 1.0, tl.where(infinite, 0.0, math.sin(x) / x))
 
 
 @triton.jit
@@ -49,31 +50,35 @@ def sinc_derivative(x, p):
 
 
 @triton.jit
-def _phase(x, alpha):
-    """(y, low, rate): alpha x is y + low, or so large that its sine is left out: then y is 0; rate is alpha, but 1 for alpha 0."""
-    y = alpha * x
-    known = tl.abs(y) == float("inf")
-    low = tl.where(tl.abs(y) < 1e30, math.rounding_of_product(alpha, x, y), 0.0)
-    return tl.where(known, 0.0, y), low, tl.where(alpha == 0, 1.0, alpha)
+def sinc_derivative_half(x, p):
+    """The same with 0.8 for 1.75; the phase 0 at infinity makes it 0 there."""
+    square = x * x
+    parity, r = math.half_phase(x, square)
+    sine, cosine = math.half_sin_cos(r, False)
+    near = math.polynomial(square, _SINC_SLOPE_HALF, 2) * x
+    return (tl.where(square <= 0.64, near, math.signed((cosine - sine / x) / x, parity)),)
 
 
 @triton.jit
-def _snake(x, p, HALF: tl.constexpr):
-    """x + sin(alpha x)^2 / alpha; alpha = 0 gives x."""
-    y, low, rate = _phase(x, p[0])
-    return tl.where(tl.abs(y) > 0, tl.fma(math.sin_squared(y, low, HALF), tl.broadcast_to(1 / rate, x.shape), x), x)
+def _product(alpha, x):
+    """(y, low): alpha x is y + low; low is 0 where it would be as large as a period, and nobody knows the phase."""
+    y = alpha * x
+    return y, tl.where(tl.abs(y) < 2.0**18, math.rounding_of_product(alpha, x, y), 0.0)
 
 
 @triton.jit
 def snake(x, p):
-    return _snake(x, p, False)
+    """x + sin(alpha x)^2 / alpha; alpha = 0 gives x, and so does an infinite product."""
+    y, low = _product(p[0], x)
+    square = math.sin_squared(tl.where(tl.abs(y) == float("inf"), 0.0, y), low)
+    rate = tl.where(p[0] == 0, 1.0, p[0])
+    return tl.where(tl.abs(y) > 0, tl.fma(square, tl.broadcast_to(1 / rate, x.shape), x), x)
 
 
 @triton.jit
 def snake_derivative(x, p):
     """df/dx is 1 + 2 sin cos = (sin + cos)^2."""
-    y = p[0] * x
-    low = tl.where(tl.abs(y) < 1e30, math.rounding_of_product(p[0], x, y), 0.0)
+    y, low = _product(p[0], x)
     inverse = 1 / tl.where(p[0] == 0, 1.0, p[0])
     s, c = math.sin_cos(y, low)
     to_alpha = (s * inverse) * (tl.fma(2 * y, c, -s) * inverse)
@@ -82,4 +87,16 @@ def snake_derivative(x, p):
 
 @triton.jit
 def snake_half(x, p):
-    return _snake(x, p, True)
+    rate = tl.where(p[0] == 0, 1.0, p[0])
+    square = math.sin_squared_near(math.half_phase_of_product(p[0], x, 0.0))
+    return tl.where(tl.abs(x) < float("inf"), tl.fma(square, tl.broadcast_to(1 / rate, x.shape), x), x)
+
+
+@triton.jit
+def snake_derivative_half(x, p):
+    """(sin + cos)^2, u (2 x cos - u) with u = sin / alpha, and x for alpha 0: parity does not matter."""
+    zero = p[0] == 0
+    sine, twice_cosine = math.half_sin_cos(math.half_phase_of_product(p[0], x, float("nan")), True)
+    u = tl.where(zero, x, sine * (1 / tl.where(zero, 1.0, p[0])))
+    both = tl.fma(twice_cosine, 0.5, sine)
+    return both * both, u * tl.fma(x, twice_cosine, -u)

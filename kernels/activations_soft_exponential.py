@@ -5,7 +5,7 @@ import triton
 import triton.language as tl
 
 from . import math
-from .math import NEAR
+from .math import LN_2, LOG2_E, NEAR
 
 _SOFT_SERIES = tl.constexpr((
     4.4983316069528330e-14, 7.1692159985810778e-13, 1.0706029224547743e-11, 1.4911969277048643e-10, 1.9270852604185937e-09,
@@ -13,6 +13,12 @@ _SOFT_SERIES = tl.constexpr((
     1.1904761904761906e-03, 6.9444444444444441e-03, 3.3333333333333333e-02, 1.2500000000000000e-01, 3.3333333333333331e-01,
     5.0000000000000000e-01,
 ))  # (k + 1) / (k + 2)!, from k = 15 down
+_LOGARITHM_HALF = tl.constexpr((0.154892276, -0.179100826, 0.199660057, -0.249703089, 0.333335438, -0.500001039))
+# Q of log(1 + w) = w + w^2 Q(w), within 2^-18 relative for |w| <= 0.25
+_EXPONENTIAL_HALF = tl.constexpr((0.00833333, 0.0417751505, 0.166667393, 0.499998309, 0.999999992))
+# P of exp(v) = 1 + v P(v), within 2^-23 relative for |v| <= 0.25
+_TO_ALPHA_HALF = tl.constexpr((0.00118703713, 0.00700929347, 0.0333362068, 0.124993994, 0.333333118, 0.500000081))
+# G of (v - 1) exp(v) + 1 = v^2 G(v), within 2^-22 relative for |v| <= 0.5
 
 
 @triton.jit
@@ -59,20 +65,77 @@ def _soft_exponential(x, alpha):
 
 
 @triton.jit
+def _half_logarithm(x, alpha):
+    """_soft_logarithm for half types, from the hardware's logarithm and its power; near 0 log(1 + w) is w + w^2 Q."""
+    SCALE: tl.constexpr = 2.0**-32
+    square = alpha * alpha
+    offset = 1 - square
+    rest = ((1 - offset) - square) - math.rounding_of_product(alpha, alpha, square)
+    shift = x + alpha
+    w = -alpha * shift
+    near = tl.abs(w) < 0.25
+    q = math.polynomial(w, _LOGARITHM_HALF, 5)
+    exponent = math.fast_log2(tl.fma(x, tl.broadcast_to(-alpha * SCALE, x.shape), tl.broadcast_to(offset * SCALE, x.shape)) + rest * SCALE)
+    root = tl.exp2(tl.fma(exponent, -0.5, -16.0))
+    slope = root * root
+    value = tl.where(near, tl.fma(w * q, shift, shift), tl.fma(exponent, tl.broadcast_to(-LN_2 / alpha, x.shape), -32 * LN_2 / alpha))
+    outside = (tl.fma(exponent, LN_2, 32 * LN_2 - 1) + slope) / alpha / alpha
+    return value, slope, tl.where(near, shift * shift * (slope + q), outside) + slope
+
+
+@triton.jit
+def _half_exponential(x, alpha):
+    """_soft_exponential for half types and alpha > 0; near 0 exp(v) is 1 + v P, and df/dalpha is 1 + x^2 G."""
+    v = alpha * x
+    root = tl.exp2(x * (alpha * (0.5 * LOG2_E)))
+    slope = root * root
+    near = tl.fma(x, math.polynomial(v, _EXPONENTIAL_HALF, 4), tl.broadcast_to(alpha, x.shape))
+    far = tl.fma(root * (1 / alpha), root, tl.broadcast_to(alpha - 1 / alpha, x.shape))
+    finite = math.at_least(v, -1000.0)
+    outside = tl.fma(finite - 1, slope, 1.0) / alpha / alpha
+    return tl.where(tl.abs(v) < 0.25, near, far), slope, tl.where(tl.abs(v) < 0.5, x * (x * math.polynomial(v, _TO_ALPHA_HALF, 5)), outside) + 1
+
+
+@triton.jit
+def _linear(x):
+    """(f, df/dx, df/dalpha) for alpha = 0."""
+    return x, tl.where(x == x, 1.0, x), tl.fma(0.5 * x, x, 1.0)
+
+
+@triton.jit
+def _choose(condition, these, those):
+    """One of two tuples of three, element by element."""
+    return (tl.where(condition, these[0], those[0]), tl.where(condition, these[1], those[1]), tl.where(condition, these[2], those[2]))
+
+
+@triton.jit
 def _by_sign(x, alpha):
     """(f, df/dx, df/dalpha) of soft_exponential; one alpha for all of x takes one side only."""
     if alpha.type.is_block():
         below = alpha < 0
-        f, slope, to_alpha = _soft_logarithm(x, tl.where(below, alpha, -1.0))
-        g, other_slope, other_to_alpha = _soft_exponential(x, tl.where(below, 0.0, alpha))
-        f = tl.where(below, f, g)
-        slope = tl.where(below, slope, other_slope)
-        to_alpha = tl.where(below, to_alpha, other_to_alpha)
+        result = _choose(below, _soft_logarithm(x, tl.where(below, alpha, -1.0)), _soft_exponential(x, tl.where(below, 0.0, alpha)))
     elif alpha < 0:
-        f, slope, to_alpha = _soft_logarithm(x, alpha)
+        result = _soft_logarithm(x, alpha)
     else:
-        f, slope, to_alpha = _soft_exponential(x, alpha)
-    return f, slope, to_alpha
+        result = _soft_exponential(x, alpha)
+    return result
+
+
+@triton.jit
+def _half_by_sign(x, alpha):
+    """_by_sign for half types."""
+    if alpha.type.is_block():
+        below = alpha < 0
+        above = alpha > 0
+        curved = _choose(below, _half_logarithm(x, tl.where(below, alpha, -1.0)), _half_exponential(x, tl.where(above, alpha, 1.0)))
+        result = _choose(below | above, curved, _linear(x))
+    elif alpha < 0:
+        result = _half_logarithm(x, alpha)
+    elif alpha > 0:
+        result = _half_exponential(x, alpha)
+    else:
+        result = _linear(x)
+    return result
 
 
 @triton.jit
@@ -83,4 +146,15 @@ def soft_exponential(x, p):
 @triton.jit
 def soft_exponential_derivative(x, p):
     _, slope, to_alpha = _by_sign(x, p[0])
+    return slope, to_alpha
+
+
+@triton.jit
+def soft_exponential_half(x, p):
+    return _half_by_sign(x, p[0])[0]
+
+
+@triton.jit
+def soft_exponential_derivative_half(x, p):
+    _, slope, to_alpha = _half_by_sign(x, p[0])
     return slope, to_alpha

@@ -109,7 +109,7 @@ def _half_word(words, column):
     """The 16-bit number of element ``column`` (0 to 7)."""
     w0, w1, w2, w3 = words
     word = tl.where(column < 4, tl.where(column < 2, w0, w1), tl.where(column < 6, w2, w3))
-    return tl.where(column % 2 == 0, word & 0xFFFF, word >> 16)
+    return tl.where(column % 2 == 0, word, word >> 16).to(tl.uint16)
 
 
 @triton.jit

@@ -71,10 +71,13 @@ def _power_of_two(n: int) -> int:
 def _chunks(tiles: int, blocks: int, tiles_per_program: int) -> tuple[int, int]:
     """(chunks, tiles in each) for ``blocks`` programs side by side.
 
-    A program has tiles_per_program tiles; fewer where that leaves multiprocessors idle, more where the device is full anyway.
+    A program has tiles_per_program tiles; fewer where that leaves multiprocessors idle, more where the device is full anyway. A rest
+    is shared out rather than given a program of its own, if there are enough of them.
     """
     each = max(1, min(tiles_per_program, tiles * blocks // _MULTIPROCESSORS))
     each = max(each, -(-tiles * blocks // _PROGRAMS), -(-tiles // _MAX_CHUNKS))
+    if tiles // each * blocks >= _MULTIPROCESSORS:
+        each = -(-tiles // (tiles // each))
     return -(-tiles // each), each
 
 
@@ -124,7 +127,7 @@ def _plan_contiguous(images: int, channels: int, length: int, compute: tl.dtype,
     if sums or channels > 1:
         chunks, each = _chunks(tiles, channels, 8)
     else:
-        each = min(4, tiles)
+        each = max(1, min(8, tiles // _MULTIPROCESSORS))
         chunks = -(-tiles // each)
     constants = {"ONE_ROW": images == channels == 1, "ALIGNED": aligned, "GROUPS": groups, "COMPUTE": compute, **_OPTIONS}
     sizes = (slots, each * groups, chunks, channels, length, row_groups, *reciprocal(row_groups))

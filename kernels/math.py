@@ -8,6 +8,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 from triton.language.extra import libdevice
+from triton.language.target_info import is_cuda
 
 LOG2_E = tl.constexpr(1.4426950408889634)
 LN_2 = tl.constexpr(0.6931471805599453)
@@ -48,6 +49,10 @@ _LOGARITHM = tl.constexpr((
 _SINE = tl.constexpr((2.5931303753168322e-06, -1.9803960458375514e-04, 8.3329910412430763e-03, -1.6666656732559204e-01))
 _COSINE = tl.constexpr((-2.6102154038198933e-07, 2.4764927729847841e-05, -1.3888505054637790e-03, 4.1666653007268906e-02))
 # sin r = r + r^3 S(r^2) within 2^-26 relative, cos r = 1 - r^2 / 2 + r^4 C(r^2) within 2^-30, for |r| <= 1.63
+_SINE_HALF = tl.constexpr((-1.8443e-04, 8.31119e-03, -1.6665645e-01))
+_COSINE_HALF = tl.constexpr((2.3075006e-05, -1.38507911e-03, 4.16633362e-02, -4.99999093e-01))
+_TWICE_COSINE_HALF = tl.constexpr((4.6150012e-05, -2.77015822e-03, 8.33266724e-02, -9.99998186e-01))
+# sin r = r + r^3 S(r^2) within 2^-19 relative, cos r = 1 + r^2 C(r^2) within 2^-23, for |r| <= 1.63
 _SINE_SQUARED = tl.constexpr((
     8.4035377767577302e-08, -4.2558976929285564e-06, 1.4109259063843638e-04, -3.1746416352689266e-03, 4.4444482773542404e-02,
     -3.3333334326744080e-01,
@@ -126,6 +131,15 @@ def rounding_of_product(a, x, y):
 def fast_exp(x, factor: tl.constexpr):
     """exp(factor x) within 2^-23 (1 + |factor x|) relative: for derivatives, where it counts little once it is small."""
     return tl.exp2(x * (factor * LOG2_E)) if x.dtype == tl.float32 else tl.exp(x * factor)
+
+
+@triton.jit
+def fast_log2(x):
+    """log2(x) of a float32 within 2^-22 absolute between 1/2 and 2, else relative: the hardware's own, which Triton has no name for."""
+    if _INTERPRET or not is_cuda():
+        return tl.log2(x)
+    else:
+        return tl.inline_asm_elementwise("lg2.approx.f32 $0, $1;", "=r,r", [x], dtype=tl.float32, is_pure=True, pack=1)
 
 
 @triton.jit
@@ -344,11 +358,22 @@ def _reduce_huge(x, SHIFTED: tl.constexpr):
 
 
 @triton.jit
-def _reduce(x, low, SHIFTED: tl.constexpr):
-    """(parity, r): x + low, plus pi / 2 if SHIFTED, is n pi + r with |r| <= 1.63; the last bit of parity is that of n.
+def _beyond_moderate(x, square):
+    """Whether any element is beyond 2^22, NaN too: squares are looked at where there are some, which spares the sign."""
+    if square is None:
+        return tl.max(tl.reshape(x.to(tl.int32, bitcast=True) & 0x7FFFFFFF, (x.numel,))) > 0x4A800000
+    else:
+        return tl.max(tl.reshape(square.to(tl.int32, bitcast=True), (x.numel,))) > 0x55800000
 
-    Up to 2^22 by subtracting n times the three parts of pi; where a tile holds a larger number, its elements take the other path too.
-    r is NaN for infinities and NaN.
+
+@triton.jit
+def _reduce(
+    x, low, SHIFTED: tl.constexpr, square=None, PARTS: tl.constexpr = 3, AT_INFINITY: tl.constexpr = float("nan"),
+):
+    """(parity, r): x + low, plus pi / 2 if SHIFTED, is n pi + r with |r| <= 1.63; the last bit of parity is that of n. low may be None.
+
+    Up to 2^22 by subtracting n times three parts of pi, or two, which leave out 2^-28; where a tile holds a larger number, its
+    elements take the other path too. r is AT_INFINITY for infinities, and NaN where that is NaN.
     """
     if SHIFTED:
         t = tl.fma(x, _INVERSE_PI, 0.5) + _ROUND
@@ -356,20 +381,23 @@ def _reduce(x, low, SHIFTED: tl.constexpr):
     else:
         t = tl.fma(x, _INVERSE_PI, _ROUND)
         n = t - _ROUND
-    r = tl.fma(n, -_PI_REST_OF_REST, tl.fma(n, -_PI_REST, tl.fma(n, -_PI, x)))
+    r = tl.fma(n, -_PI_REST, tl.fma(n, -_PI, x))
+    if PARTS == 3:
+        r = tl.fma(n, -_PI_REST_OF_REST, r)
     parity = t.to(tl.int32, bitcast=True)
-    magnitude = x.to(tl.int32, bitcast=True) & 0x7FFFFFFF
-    if tl.max(tl.reshape(magnitude, (x.numel,))) > 0x4A800000:  # 2^22
+    if _beyond_moderate(x, square):
         other_parity, other = _reduce_huge(x, SHIFTED)
         huge = tl.abs(x) > _MODERATE
         parity = tl.where(huge, other_parity, parity)
         r = tl.where(huge, other, r)
-        r = tl.where(tl.abs(x) < float("inf"), r, float("nan"))
-    return parity, r + low
+        r = tl.where(tl.abs(x) < float("inf"), r, AT_INFINITY)
+    if low is not None:
+        r = r + low
+    return parity, r
 
 
 @triton.jit
-def _signed(value, parity):
+def signed(value, parity):
     """value with its sign changed where parity is odd."""
     return (value.to(tl.int32, bitcast=True) ^ (parity << 31)).to(tl.float32, bitcast=True)
 
@@ -387,23 +415,23 @@ def _cosine(r):
 
 
 @triton.jit
-def sin(x, low):
-    """sin(x + low) for every x; low must be tiny."""
+def sin(x):
+    """sin(x) for every x."""
     if x.dtype == tl.float64 or _INTERPRET:
-        return tl.sin(x + low)
+        return tl.sin(x)
     else:
-        parity, r = _reduce(x, low, False)
-        return _signed(_sine(r), parity)
+        parity, r = _reduce(x, None, False)
+        return signed(_sine(r), parity)
 
 
 @triton.jit
-def cos(x, low):
-    """cos(x + low) for every x; low must be tiny."""
+def cos(x):
+    """cos(x) for every x."""
     if x.dtype == tl.float64 or _INTERPRET:
-        return tl.cos(x + low)
+        return tl.cos(x)
     else:
-        parity, r = _reduce(x, low, True)
-        return _signed(_sine(r), parity)
+        parity, r = _reduce(x, None, True)
+        return signed(_sine(r), parity)
 
 
 @triton.jit
@@ -413,26 +441,65 @@ def sin_cos(x, low):
         return tl.sin(x + low), tl.cos(x + low)
     else:
         parity, r = _reduce(x, low, False)
-        return _signed(_sine(r), parity), _signed(_cosine(r), parity)
+        return signed(_sine(r), parity), signed(_cosine(r), parity)
 
 
 @triton.jit
-def sin_squared(x, low, HALF: tl.constexpr):
-    """sin(x + low)^2 for every x; low must be tiny. Beyond pi / 4 it is 1 - cos^2, a unit more exact; HALF does without."""
+def half_sin_cos(r, TWICE: tl.constexpr):
+    """(sin, cos) or, if TWICE, (sin, 2 cos) for derivatives in half types, within 2^-19 for |r| <= 1.63."""
+    if _INTERPRET:
+        return tl.sin(r), tl.cos(r) * (2.0 if TWICE else 1.0)
+    else:
+        square = r * r
+        sine = tl.fma(polynomial(square, _SINE_HALF, 2) * square, r, r)
+        if TWICE:
+            return sine, tl.fma(polynomial(square, _TWICE_COSINE_HALF, 3), square, 2.0)
+        else:
+            return sine, tl.fma(polynomial(square, _COSINE_HALF, 3), square, 1.0)
+
+
+@triton.jit
+def half_phase(x, square):
+    """(parity, r) of x for half_sin_cos, see _reduce; r is 0 at infinity. square is that of x."""
+    if _INTERPRET:
+        return tl.zeros_like(x).to(tl.int32), tl.where(tl.abs(x) == float("inf"), 0.0, x)
+    else:
+        return _reduce(x, None, False, square, 2, 0.0)
+
+
+@triton.jit
+def half_phase_of_product(a, x, AT_INFINITY: tl.constexpr):
+    """r of a x = n pi + r for x of a half type, see _reduce: the upper 12 bits of a times x are exact."""
+    if _INTERPRET:
+        y = a * x
+        return tl.where(tl.abs(y) == float("inf"), AT_INFINITY, y)
+    else:
+        high = (a.to(tl.int32, bitcast=True) & -4096).to(tl.float32, bitcast=True)
+        y = high * x
+        n = tl.fma(x, tl.broadcast_to(a * _INVERSE_PI, x.shape), _ROUND) - _ROUND
+        r = tl.fma(n, -_PI_REST, tl.fma(tl.broadcast_to(a - high, x.shape), x, tl.fma(n, -_PI, y)))
+        if _beyond_moderate(y, None):
+            _, other = _reduce_huge(a * x, False)
+            r = tl.where(tl.abs(y) > _MODERATE, other, r)
+            r = tl.where(tl.abs(a * x) < float("inf"), r, tl.where(y == y, AT_INFINITY, y))
+        return r
+
+
+@triton.jit
+def sin_squared(x, low):
+    """sin(x + low)^2 for every x; low must be tiny. Beyond pi / 4 it is 1 - cos^2, a unit more exact."""
     if x.dtype == tl.float64 or _INTERPRET:
         sine = tl.sin(x + low)
         return sine * sine
     else:
         _, r = _reduce(x, low, False)
-        if HALF:
-            return _sine_squared(r)
-        else:
-            large = tl.abs(r) > 0.5 * _HALF_PI
-            square = _sine_squared(tl.where(large, _HALF_PI - tl.abs(r), r))
-            return tl.where(large, 1 - square, square)
+        large = tl.abs(r) > 0.5 * _HALF_PI
+        square = sin_squared_near(tl.where(large, _HALF_PI - tl.abs(r), r))
+        return tl.where(large, 1 - square, square)
 
 
 @triton.jit
-def _sine_squared(r):
+def sin_squared_near(r):
+    """sin(r)^2 for |r| <= 1.6."""
     square = r * r
     return tl.fma(polynomial(square, _SINE_SQUARED, 5) * square, square, square)

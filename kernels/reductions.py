@@ -24,9 +24,18 @@ def zeros(COUNT: tl.constexpr, COMPUTE: tl.constexpr, GROUPS: tl.constexpr):
 
 @triton.jit
 def sum_rows(value, LANES: tl.constexpr, COLUMNS: tl.constexpr, GROUPS: tl.constexpr):
-    """Sum of a channels_last tile over its rows: [COLUMNS * 8], one value per channel in order."""
-    split = tl.reshape(value, (COLUMNS // LANES, GROUPS // COLUMNS, LANES, 8))
-    return tl.reshape(tl.sum(split, 1), (COLUMNS * 8,))
+    """Sum of a channels_last tile over its rows: [COLUMNS * 8], one value per channel in order.
+
+    Halves are added until one row is left. ``split`` wants both halves in one lane, so the tile goes through shared memory once, and
+    lanes add whole columns: half the instructions of tl.sum, which has every lane exchange every one of its values.
+    """
+    split = tl.permute(tl.reshape(value, (COLUMNS // LANES, GROUPS // COLUMNS, LANES, 8)), (0, 2, 3, 1))
+    total = tl.reshape(split, (COLUMNS * 8, GROUPS // COLUMNS))
+    for _ in tl.static_range(5):  # at most 32 rows
+        if total.shape[1] > 1:
+            even, odd = tl.split(tl.reshape(total, (COLUMNS * 8, total.shape[1] // 2, 2)))
+            total = even + odd
+    return tl.reshape(total, (COLUMNS * 8,))
 
 
 @triton.jit

@@ -82,15 +82,24 @@ def channels_last_tile(
 
 
 @triton.jit
+def widened(value, COMPUTE: tl.constexpr):
+    """value in the compute dtype; bfloat16 is the upper half of a float32, and both of a word are there in one operation each."""
+    if value.dtype == tl.bfloat16 and tl.float32 == COMPUTE:
+        return (value.to(tl.uint16, bitcast=True).to(tl.uint32) << 16).to(tl.float32, bitcast=True)
+    else:
+        return value.to(COMPUTE)
+
+
+@triton.jit
 def load(pointer, tile, other, EDGES: tl.constexpr, COMPUTE: tl.constexpr):
     """The tile's elements in the compute dtype, ``other`` outside. EDGES: whole groups at once, the others element by element."""
     _group, offsets, inside, full, _row = tile
     if EDGES:
         whole = tl.load(pointer + offsets, mask=full[:, None], other=other)
         edge = tl.load(pointer + offsets, mask=inside & ~full[:, None], other=other)
-        return tl.where(full[:, None], whole, edge).to(COMPUTE)
+        return widened(tl.where(full[:, None], whole, edge), COMPUTE)
     else:
-        return tl.load(pointer + offsets, mask=inside, other=other).to(COMPUTE)
+        return widened(tl.load(pointer + offsets, mask=inside, other=other), COMPUTE)
 
 
 @triton.jit

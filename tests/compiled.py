@@ -168,30 +168,22 @@ def vectors(x: Tensor, count: int) -> list[Tensor]:
     return [torch.rand(x.size(1)) + 0.5 for _ in range(count)]
 
 
-INSTRUCTIONS = {  # activations that take more than 35 per element, and why
-    "soft_exponential forward": 37.0,  # a logarithm and an exponential in one kernel, of which one value of alpha takes one
-    "soft_exponential backward": 75.0,  # both, the series near 0 and df/dalpha
-    "sinc backward": 46.5,  # sine, cosine and the series near 0; an eighth of it looks for numbers that need all of 1 / pi
-    "snake backward": 49.0,  # sine and cosine of a product, df/dalpha
-}
-
-
-def _plain(name: str, kind: str) -> Call:
-    """An activation alone: kind is forward, backward or from_output."""
+def _plain(name: str, kind: str, learnables: tuple[float, ...] | None = None) -> Call:
+    """An activation alone: kind is forward, backward or from_output. Learnable parameters are where they start, unless given."""
     row = ACTIVATIONS[name]
     constants = tuple(float(constant.default) for constant in row.constants)
     dparameters = kind == "backward" and bool(row.learnables)
 
     def run(kernels: ModuleType, x: Tensor, dy: Tensor) -> object:
-        parameters = torch.tensor(row.start())[:, None] if row.learnables else None
+        parameters = torch.tensor(learnables or row.start())[:, None] if row.learnables else None
         arguments = (x, None, None, None, None, parameters, torch.tensor(1234) if row.random else None, name, constants, 0.0, 1)
         if kind == "forward":
             return kernels.epilogue_forward(*arguments)
         return kernels.epilogue_backward(dy, *arguments, kind == "from_output", (True, False, False, False, dparameters))
 
     reads_x = name not in ("identity", "binary_step") or kind == "forward"
-    return Call(f"{name} {kind}", run, 2 if kind == "forward" else 2 + reads_x, instructions=INSTRUCTIONS.get(f"{name} {kind}", 35.0),
-                unread=frozenset(() if reads_x else ("x",)))
+    at = " at " + ", ".join(map(str, learnables)) if learnables else ""
+    return Call(f"{name} {kind}{at}", run, 2 if kind == "forward" else 2 + reads_x, unread=frozenset(() if reads_x else ("x",)))
 
 
 def _forward_backward(kernels: ModuleType, x: Tensor, dy: Tensor, activation: str, p: float, training: bool, residual: bool) -> object:
@@ -253,15 +245,16 @@ BOTH = ("contiguous", "channels_last")
 
 def _batch_norm(
     name: str, passes: int, activation: str = "relu", p: float = 0.0, training: bool = True, residual: bool = False,
-    instructions: float = 35.0,
 ) -> Call:
-    run = partial(_forward_backward, activation=activation, p=p, training=training, residual=residual)
-    return Call(name, run, passes, BOTH, instructions)
+    return Call(name, partial(_forward_backward, activation=activation, p=p, training=training, residual=residual), passes, BOTH)
 
 
 ACTIVATION_CALLS = [
     _plain(name, kind) for name, row in ACTIVATIONS.items() for kind in ("forward", "backward", "from_output")
     if kind != "from_output" or row.from_output != "never"
+]
+SIGNED_CALLS = [  # one compiled kernel, of which each sign of alpha takes its own part
+    _plain("soft_exponential", kind, (alpha,)) for kind in ("forward", "backward") for alpha in (-0.3, 0.3)
 ]
 GATED_CALLS = [  # an element of y takes two of x: what counts here are instructions for each half
     Call("silu gate", partial(_gated, activation="silu", p=0.0, dim=1), 4, BOTH, 35 / 2),
@@ -276,15 +269,15 @@ LAYER_CALLS = [
     _batch_norm("batch norm + relu", 8),
     _batch_norm("batch norm + silu", 8, "silu"),
     _batch_norm("batch norm + relu + dropout", 8, p=0.1),
-    _batch_norm("batch norm + residual + prelu + dropout", 12, "prelu", p=0.1, residual=True, instructions=40.0),  # 8 bytes a sweep
-    _batch_norm("batch norm + gelu", 8, "gelu", instructions=35.5),  # channels_last; contiguous takes 34.3
+    _batch_norm("batch norm + residual + prelu + dropout", 12, "prelu", p=0.1, residual=True),
+    _batch_norm("batch norm + gelu", 8, "gelu"),
     Call("apl with 8 hinges forward", partial(_hinges, forward=True), 2, instructions=35.5),  # 8 bent lines
     Call("apl with 8 hinges backward", partial(_hinges, forward=False), 3, instructions=83.0),  # 8 bent lines and 16 sums
     # each tile of rows reads the 16 parameters of its channels again, from the first cache, lest they and the sums fill the registers
     Call("apl with 8 hinges forward, channels_last", partial(_hinges, forward=True), 2, ("channels_last",), 41.0, traffic=1.7),
     Call("apl with 8 hinges backward, channels_last", partial(_hinges, forward=False), 3, ("channels_last",), 126.0, traffic=4.9,
          wide=False),
-    Call("rrelu + dropout", _random, 5, instructions=40.0),  # Philox twice
+    Call("rrelu + dropout", _random, 5),
     _batch_norm("batch norm in eval", 5, training=False),
     Call("statistics, input gradient", _statistics_and_input, 4, BOTH),
     Call("inverse", _inverse, 3, BOTH),

@@ -25,6 +25,7 @@ from compiled import (  # noqa: E402
     GATED_CALLS,
     LAYER_CALLS,
     OUTPUTS,
+    SIGNED_CALLS,
     TARGETS,
     Call,
     Launch,
@@ -52,7 +53,7 @@ DEMANDING = ("soft_exponential backward", "sinc backward", "snake backward", "so
 SECOND_STAGE = ("finish", "running")  # kernels that read no whole tensor
 DTYPES = [torch.float32, torch.bfloat16]
 LAYER_CASES = [pytest.param(call, layout, id=f"{call}-{layout}") for call in LAYER_CALLS for layout in call.layouts]
-CASES = [pytest.param(call, "contiguous", id=str(call)) for call in ACTIVATION_CALLS] + LAYER_CASES
+CASES = [pytest.param(call, "contiguous", id=str(call)) for call in ACTIVATION_CALLS + SIGNED_CALLS] + LAYER_CASES
 GATED_CASES = [pytest.param(call, layout, id=f"{call}-{layout}") for call in GATED_CALLS for layout in call.layouts]
 COMPILED = [  # every kernel for every target and dtype; every activation for one, those that need most registers for all
     pytest.param(call, layout, target, dtype, id=f"{call}-{layout}-{target}-{dtype}")
