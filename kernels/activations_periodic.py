@@ -4,7 +4,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from . import math
+from . import math, sines
 
 _SINC_SERIES = tl.constexpr((
     -8.5099743753875053e-22, 3.9145882126782523e-19, -1.4797143443923793e-16, 4.4983316069528330e-14, -1.0706029224547743e-11,
@@ -19,24 +19,24 @@ _SINC_SLOPE_HALF = tl.constexpr((-1.1693040e-03, 3.33281780e-02, -3.33333139e-01
 
 @triton.jit
 def sinusoid(x, p):
-    return math.sin(x)
+    return sines.sin(x)
 
 
 @triton.jit
 def sinusoid_derivative(x, p):
-    return (math.cos(x),)
+    return (sines.cos(x),)
 
 
 @triton.jit
 def sinc(x, p):
     infinite = tl.abs(x) == float("inf")
-    return tl.where(x == 0, 1.0, tl.where(infinite, 0.0, math.sin(x) / x))
+    return tl.where(x == 0, 1.0, tl.where(infinite, 0.0, sines.sin(x) / x))
 
 
 @triton.jit
 def sinc_derivative(x, p):
     """x D(x^2) up to 1.75, else (cos x - sin x / x) / x."""
-    sine, cosine = math.sin_cos(x, 0.0)
+    sine, cosine = sines.sin_cos(x, 0.0)
     far = (cosine - sine / x) / x
     square = x * x
     if x.dtype == tl.float64:
@@ -53,10 +53,10 @@ def sinc_derivative(x, p):
 def sinc_derivative_half(x, p):
     """The same with 0.8 for 1.75; the phase 0 at infinity makes it 0 there."""
     square = x * x
-    parity, r = math.half_phase(x, square)
-    sine, cosine = math.half_sin_cos(r, False)
+    parity, r = sines.half_phase(x, square)
+    sine, cosine = sines.half_sin_cos(r, False)
     near = math.polynomial(square, _SINC_SLOPE_HALF, 2) * x
-    return (tl.where(square <= 0.64, near, math.signed((cosine - sine / x) / x, parity)),)
+    return (tl.where(square <= 0.64, near, sines.signed((cosine - sine / x) / x, parity)),)
 
 
 @triton.jit
@@ -70,7 +70,7 @@ def _product(alpha, x):
 def snake(x, p):
     """x + sin(alpha x)^2 / alpha; alpha = 0 gives x, and so does an infinite product."""
     y, low = _product(p[0], x)
-    square = math.sin_squared(tl.where(tl.abs(y) == float("inf"), 0.0, y), low)
+    square = sines.sin_squared(tl.where(tl.abs(y) == float("inf"), 0.0, y), low)
     rate = tl.where(p[0] == 0, 1.0, p[0])
     return tl.where(tl.abs(y) > 0, tl.fma(square, tl.broadcast_to(1 / rate, x.shape), x), x)
 
@@ -80,7 +80,7 @@ def snake_derivative(x, p):
     """df/dx is 1 + 2 sin cos = (sin + cos)^2."""
     y, low = _product(p[0], x)
     inverse = 1 / tl.where(p[0] == 0, 1.0, p[0])
-    s, c = math.sin_cos(y, low)
+    s, c = sines.sin_cos(y, low)
     to_alpha = (s * inverse) * (tl.fma(2 * y, c, -s) * inverse)
     return (s + c) * (s + c), tl.where(p[0] == 0, x * x, to_alpha)
 
@@ -88,7 +88,7 @@ def snake_derivative(x, p):
 @triton.jit
 def snake_half(x, p):
     rate = tl.where(p[0] == 0, 1.0, p[0])
-    square = math.sin_squared_near(math.half_phase_of_product(p[0], x, 0.0))
+    square = sines.sin_squared_near(sines.half_phase_of_product(p[0], x, 0.0))
     return tl.where(tl.abs(x) < float("inf"), tl.fma(square, tl.broadcast_to(1 / rate, x.shape), x), x)
 
 
@@ -96,7 +96,7 @@ def snake_half(x, p):
 def snake_derivative_half(x, p):
     """(sin + cos)^2, u (2 x cos - u) with u = sin / alpha, and x for alpha 0: parity does not matter."""
     zero = p[0] == 0
-    sine, twice_cosine = math.half_sin_cos(math.half_phase_of_product(p[0], x, float("nan")), True)
+    sine, twice_cosine = sines.half_sin_cos(sines.half_phase_of_product(p[0], x, float("nan")), True)
     u = tl.where(zero, x, sine * (1 / tl.where(zero, 1.0, p[0])))
     both = tl.fma(twice_cosine, 0.5, sine)
     return both * both, u * tl.fma(x, twice_cosine, -u)

@@ -93,7 +93,8 @@ def _half_exponential(x, alpha):
     far = tl.fma(root * (1 / alpha), root, tl.broadcast_to(alpha - 1 / alpha, x.shape))
     finite = math.at_least(v, -1000.0)
     outside = tl.fma(finite - 1, slope, 1.0) / alpha / alpha
-    return tl.where(tl.abs(v) < 0.25, near, far), slope, tl.where(tl.abs(v) < 0.5, x * (x * math.polynomial(v, _TO_ALPHA_HALF, 5)), outside) + 1
+    inside = x * (x * math.polynomial(v, _TO_ALPHA_HALF, 5))
+    return tl.where(tl.abs(v) < 0.25, near, far), slope, tl.where(tl.abs(v) < 0.5, inside, outside) + 1
 
 
 @triton.jit

@@ -126,7 +126,7 @@ def epilogue_forward_channels_last(
     chunk = program // blocks
     column, channel, present = tiles.channels_last_columns(program % blocks, channels, UNIT, LANES, COLUMNS, GROUPS)
     vectors = _channel_vectors(mean, scale, weight, shift, channel, present, True)
-    arguments = _arguments(parameters, channel, present, channels, LEARNABLE, PER_CHANNEL, CONSTANTS, True, COMPUTE)
+    arguments = _arguments(parameters, channel, present, channels // UNIT * UNIT, LEARNABLE, PER_CHANNEL, CONSTANTS, True, COMPUTE)
     key = dropout_key(seed, threshold, keep_scale, keep_shift, drop_value, COMPUTE)
     slope_key = seed_value(slope_seed)
     end = tl.minimum((chunk + 1) * chunk_rows, rows)
@@ -243,16 +243,12 @@ def epilogue_backward_channels_last(
     column, channel, present = tiles.channels_last_columns(block, channels, UNIT, LANES, COLUMNS, GROUPS)
     vectors = _channel_vectors(mean, scale, weight, shift, channel, present, True)
     batch_means = _batch_means(mean_dz, mean_dz_centred, scale, vectors, channel, present, True)
-    RELOAD: tl.constexpr = PER_CHANNEL and LEARNABLE > 8  # more than registers hold beside as many sums
-    if not RELOAD:
-        arguments = _arguments(parameters, channel, present, channels, LEARNABLE, PER_CHANNEL, CONSTANTS, True, COMPUTE)
+    arguments = _arguments(parameters, channel, present, channels // UNIT * UNIT, LEARNABLE, PER_CHANNEL, CONSTANTS, True, COMPUTE)
     key = dropout_key(seed, threshold, keep_scale, keep_shift, drop_value, COMPUTE)
     slope_key = seed_value(slope_seed)
     totals = reductions.zeros(COUNT, COMPUTE, GROUPS)
     end = tl.minimum((chunk + 1) * chunk_rows, rows)
     for start in range(chunk * chunk_rows, end, GROUPS // COLUMNS):
-        if RELOAD:
-            arguments = _arguments(parameters, channel, present, channels, LEARNABLE, PER_CHANNEL, CONSTANTS, True, COMPUTE)
         tile = tiles.channels_last_tile(start, end, column, channel, present, channels, UNIT, LANES, COLUMNS, GROUPS)
         place = mask_place(tile, channel, channels, sample_rows, True, UNIT)
         totals = _backward_tile(
@@ -303,7 +299,7 @@ def epilogue_inverse_channels_last(
     chunk = program // blocks
     column, channel, present = tiles.channels_last_columns(program % blocks, channels, UNIT, LANES, COLUMNS, GROUPS)
     vectors = _channel_vectors(mean, scale, None, shift, channel, present, True)
-    arguments = _arguments(parameters, channel, present, channels, LEARNABLE, PER_CHANNEL, CONSTANTS, True, COMPUTE)
+    arguments = _arguments(parameters, channel, present, channels // UNIT * UNIT, LEARNABLE, PER_CHANNEL, CONSTANTS, True, COMPUTE)
     end = tl.minimum((chunk + 1) * chunk_rows, rows)
     for start in range(chunk * chunk_rows, end, GROUPS // COLUMNS):
         tile = tiles.channels_last_tile(start, end, column, channel, present, channels, UNIT, LANES, COLUMNS, GROUPS)

@@ -271,11 +271,12 @@ LAYER_CALLS = [
     _batch_norm("batch norm + relu + dropout", 8, p=0.1),
     _batch_norm("batch norm + residual + prelu + dropout", 12, "prelu", p=0.1, residual=True),
     _batch_norm("batch norm + gelu", 8, "gelu"),
-    Call("apl with 8 hinges forward", partial(_hinges, forward=True), 2, instructions=35.5),  # 8 bent lines
-    Call("apl with 8 hinges backward", partial(_hinges, forward=False), 3, instructions=83.0),  # 8 bent lines and 16 sums
-    # each tile of rows reads the 16 parameters of its channels again, from the first cache, lest they and the sums fill the registers
-    Call("apl with 8 hinges forward, channels_last", partial(_hinges, forward=True), 2, ("channels_last",), 41.0, traffic=1.7),
-    Call("apl with 8 hinges backward, channels_last", partial(_hinges, forward=False), 3, ("channels_last",), 126.0, traffic=4.9,
+    Call("apl with 8 hinges forward", partial(_hinges, forward=True), 2),
+    # a hinge takes 7 in backward: its distance, whether that is positive, the slope it has then, dx and two sums
+    Call("apl with 8 hinges backward", partial(_hinges, forward=False), 3, instructions=77.0),
+    # a program of 4096 elements reads 16 values for each of 32 channels, an eighth as much, in two requests for each sector
+    Call("apl with 8 hinges forward, channels_last", partial(_hinges, forward=True), 2, ("channels_last",), 39.5, traffic=1.26),
+    Call("apl with 8 hinges backward, channels_last", partial(_hinges, forward=False), 3, ("channels_last",), 90.0, traffic=1.34,
          wide=False),
     Call("rrelu + dropout", _random, 5),
     _batch_norm("batch norm in eval", 5, training=False),

@@ -271,7 +271,7 @@ def test_all_functions_of_formulas(everything: torch.nn.Module) -> None:
         torch.testing.assert_close(got, want, rtol=4e-6, atol=4e-6)
 
 
-@pytest.mark.parametrize("target", ["sm_100", "gfx942"])
+@pytest.mark.parametrize("target", ["sm_100", "gfx942", "gfx1100"])
 def test_all_functions_compile_for_other_gpus(everything: torch.nn.Module, target: str) -> None:
     """AMD's library of functions is another one."""
     compiled = pytest.importorskip("compiled", reason="needs the emulator: pip install -e tools/ptxsim")
