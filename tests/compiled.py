@@ -255,7 +255,7 @@ ACTIVATION_CALLS = [
     if kind != "from_output" or row.from_output != "never"
 ]
 SIGNED_CALLS = [  # one compiled kernel, of which each sign of alpha takes its own part
-    _plain("soft_exponential", kind, (alpha,)) for kind in ("forward", "backward") for alpha in (-0.3, 0.3)
+    _plain("soft_exponential", kind, (alpha,)) for kind in ("forward", "backward") for alpha in (-0.1, 0.1)
 ]
 GATED_CALLS = [  # an element of y takes two of x: what counts here are instructions for each half
     Call("silu gate", partial(_gated, activation="silu", p=0.0, dim=1), 4, BOTH, 35 / 2),
