@@ -155,12 +155,25 @@ class Call:
         return self.name
 
 
-def tensors(shape: tuple[int, ...], layout: str, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """(x, dy)."""
+def tensors(shape: tuple[int, ...], layout: str, dtype: torch.dtype, offset: int = 0) -> tuple[Tensor, Tensor]:
+    """(x, dy), contiguous ones so many elements behind the beginning of their memory."""
     x, dy = torch.randn(shape).to(dtype), torch.randn(shape).to(dtype)
     if layout == "channels_last":
         return x.contiguous(memory_format=torch.channels_last), dy.contiguous(memory_format=torch.channels_last)
+    if offset:
+        x, dy = (torch.cat([t.new_zeros(offset), t.flatten()])[offset:].view(shape) for t in (x, dy))
     return x, dy
+
+
+def assert_no_nan(results: object, x: Tensor) -> None:
+    """What a call has returned holds no NaN; but where there is one value per channel, which has no variance."""
+    pending = [results]
+    while pending:
+        result = pending.pop()
+        if isinstance(result, tuple):
+            pending += result
+        elif result is not None and x.numel() > x.size(1):
+            assert not result.isnan().any()
 
 
 def vectors(x: Tensor, count: int) -> list[Tensor]:

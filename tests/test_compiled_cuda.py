@@ -21,7 +21,7 @@ if shutil.which("nvcc") is None:
     pytest.skip("nvcc, which compiles csrc/cuda, is not installed", allow_module_level=True)
 import cases  # noqa: E402
 import test_kernels  # noqa: E402
-from compiled import ACTIVATION_CALLS, BOTH, LAYER_CALLS, Call, tensors  # noqa: E402
+from compiled import ACTIVATION_CALLS, BOTH, LAYER_CALLS, Call, assert_no_nan, tensors  # noqa: E402
 from conftest import emulated_cuda  # noqa: E402
 from emulated_cuda import FOLDER, ROOT, Emulated, build, emulated  # noqa: E402
 from ptxsim import MemoryFault, RaceError  # noqa: E402
@@ -90,17 +90,10 @@ NARROW = tuple(f"apl with 8 hinges {way}, channels_last channels_last" for way i
 
 def execute(call: Call, module: Emulated, shape: tuple[int, ...], layout: str, dtype: torch.dtype, offset: int = 0) -> list[ptxsim.Stats]:
     """The emulator's counts of each launch of a call; no output may hold NaN."""
-    x, dy = tensors(shape, layout, dtype)
-    if offset:
-        x, dy = (torch.cat([t.new_zeros(offset), t.flatten()])[offset:].view(shape) for t in (x, dy))
+    x, dy = tensors(shape, layout, dtype, offset)
     with module.running(check_races="strict") as device:
-        pending = [call.run(module, x, dy)]
-    while pending:
-        result = pending.pop()
-        if isinstance(result, tuple):
-            pending += result
-        elif result is not None and x.numel() > x.size(1):  # one value per channel has no variance
-            assert not result.isnan().any()
+        results = call.run(module, x, dy)
+    assert_no_nan(results, x)
     return device.stats
 
 

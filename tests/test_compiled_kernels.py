@@ -30,6 +30,7 @@ from compiled import (  # noqa: E402
     Call,
     Launch,
     accesses,
+    assert_no_nan,
     compiling,
     tensors,
 )
@@ -134,18 +135,10 @@ def fresh_memory(monkeypatch: pytest.MonkeyPatch) -> Iterator[ptxsim.Memory]:
 def execute(call: Call, package: ModuleType, shape: tuple[int, ...], layout: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch,
             offset: int = 0) -> list:
     """The emulator's counts of each launch of a call, made under all of its checks; no output may hold NaN."""
-    x, dy = tensors(shape, layout, dtype)
-    if offset:
-        x, dy = (torch.cat([t.new_zeros(offset), t.flatten()])[offset:].view(shape) for t in (x, dy))
+    x, dy = tensors(shape, layout, dtype, offset)
     with fresh_memory(monkeypatch) as memory, emulator.device(arch=90, check_races="strict", memory=memory) as device:
         results = call.run(package, x, dy)
-    pending = [results]
-    while pending:
-        result = pending.pop()
-        if isinstance(result, tuple):
-            pending += result
-        elif result is not None and x.numel() > x.size(1):  # one value per channel has no variance
-            assert not result.isnan().any()
+    assert_no_nan(results, x)
     return device.stats
 
 
