@@ -99,6 +99,21 @@ def test_parameter_gradients_beside_autograd(backend: str, row, columns: int) ->
             torch.testing.assert_close(ours.grad.double(), oracle.grad, rtol=1e-5, atol=1e-3)
 
 
+@pytest.mark.parametrize("shape", [(1, 100), (3, 4, 7, 7), (5, 7)], ids=str)
+def test_what_lies_beside_a_tensor_does_not_count(backend: str, shape: tuple[int, ...]) -> None:
+    """Lanes without an element compute at 0, where soft_exponential has no value for alpha = -1.5: sums must not see it."""
+    x = torch.rand(shape) + 5
+    for per_channel in (False, True):
+        module = nn.SoftExponential(num_parameters=shape[1] if per_channel else 1)
+        twin = nn.SoftExponential(num_parameters=shape[1] if per_channel else 1).double()
+        torch.nn.init.constant_(module.alpha, -1.5)
+        torch.nn.init.constant_(twin.alpha, -1.5)
+        module(x).sum().backward()
+        with fl.backend("reference"):
+            twin(x.double()).sum().backward()
+        torch.testing.assert_close(module.alpha.grad.double(), twin.alpha.grad, rtol=1e-5, atol=1e-3)
+
+
 def test_learnable_activations_learn(backend: str) -> None:
     """soft_exponential leaves alpha = 0, where it starts; apl leaves a = 0."""
     for name, target in (("SoftExponential", lambda x: torch.exp(0.5 * x) / 0.5 - 1.5), ("APL", lambda x: x.abs())):

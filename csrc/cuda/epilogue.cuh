@@ -151,6 +151,15 @@ __global__ void __launch_bounds__(most_threads) forward_kernel(const __grid_cons
   }
 }
 
+// Terms of elements that a vector does not have become 0: an activation may have no slope at the 0 that stands for them.
+template <int count, int width, class T> __device__ __forceinline__ void leave_out(const Place& place, T (&terms)[count][width]) {
+#pragma unroll
+  for (int k = 0; k < count; ++k) {
+#pragma unroll
+    for (int j = 0; j < width; ++j) terms[k][j] = place.has(j) ? terms[k][j] : T(0);
+  }
+}
+
 // sums: whether the block leaves its sums behind. What it writes besides is a matter of which pointers there are.
 template <class Activation, class Storage, int width, bool along, bool sums>
 __global__ void __launch_bounds__(most_threads) backward_kernel(const __grid_constant__ Arguments<typename Compute<Storage>::type> a) {
@@ -185,6 +194,7 @@ __global__ void __launch_bounds__(most_threads) backward_kernel(const __grid_con
         terms[sum_dz][j] = dz[j];
         terms[sum_dz_centred][j] = dz[j] * centred[j];
       }
+      if (!place.whole) leave_out<sum_count>(place, terms);
 #pragma unroll
       for (int k = 0; k < sum_count; ++k) totals[k].add(terms[k]);
     }
