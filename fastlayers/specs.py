@@ -89,6 +89,8 @@ class Activation:
     """When x follows from y: "always", "never", or conditions on constants or learnable parameters, "beta > 0 and threshold > 15"."""
     saturates: bool = False
     """Whether an end of the function is flat, so that y of a half type has lost x there."""
+    everywhere: bool = True
+    """Whether there is a value for every x and every parameter: else sums need care where a kernel computes beside a tensor's end."""
     keyword: tuple[str, object] | None = None
     """The argument of ``module`` that selects this row where several rows share one class."""
     random: bool = False
@@ -279,7 +281,7 @@ _ACTIVATIONS = (
         "f'(x) = 1 / (1 - alpha (x + alpha)) if alpha < 0 else exp(alpha x); df/dalpha, whose limit at 0 is x^2 / 2 + 1, is "
         "(log(u) + alpha (x + 2 alpha) / u) / alpha^2 with u = 1 - alpha (x + alpha) if alpha < 0, "
         "1 + ((alpha x - 1) exp(alpha x) + 1) / alpha^2 if alpha > 0",
-        "Godfrey & Gashler, arXiv:1602.01321", learnables=(Learnable("alpha", 0.0),),
+        "Godfrey & Gashler, arXiv:1602.01321", learnables=(Learnable("alpha", 0.0),), everywhere=False,
     ),
     Activation(
         "sinusoid", "Sinusoid", "f(x) = sin(x)", "f'(x) = cos(x)", "Gashler & Ashmore, arXiv:1405.2262",

@@ -175,12 +175,24 @@ def _add_sums(totals, dz, centred, gradient, slopes, DSHIFT: tl.constexpr, DSCAL
 
 
 @triton.jit
+def _inside(values, inside, COUNT: tl.constexpr):
+    """The first COUNT values, 0 outside."""
+    result = ()
+    for k in tl.static_range(COUNT):
+        result += (tl.where(inside, values[k], 0.0),)
+    return result
+
+
+@triton.jit
 def _backward_tile(
     dy, x, dx, dresidual, residual, tile, mean, scale, shift, mean_dz, seed, key, place, vectors, batch_means, arguments, totals,
     DERIVATIVE: tl.constexpr, FROM_OUTPUT: tl.constexpr, DSHIFT: tl.constexpr, DSCALE: tl.constexpr, DPARAMETERS: tl.constexpr,
-    EDGES: tl.constexpr, COMPUTE: tl.constexpr,
+    GUARDED: tl.constexpr, EDGES: tl.constexpr, COMPUTE: tl.constexpr,
 ):
-    """Write dx and dresidual; return the accumulators with the tile's terms added."""
+    """Write dx and dresidual; return the accumulators with the tile's terms added.
+
+    What lies outside is 0, as x and as dy, and does not count; GUARDED where the activation may have no slope at such an x.
+    """
     OTHER: tl.constexpr = 0.0 if DSHIFT + DSCALE + DPARAMETERS > 0 else None  # what lies outside must not count
     if FROM_OUTPUT:
         z = tiles.load(x, tile, OTHER, EDGES, COMPUTE)
@@ -191,6 +203,8 @@ def _backward_tile(
     if seed is not None:
         gradient = gradient * tl.where(keeps(key, place), key[2], 0.0)
     slopes = DERIVATIVE(z, arguments)
+    if GUARDED:
+        slopes = _inside(slopes, tile[2], DPARAMETERS + 1)
     dz = gradient * slopes[0]
     if dresidual is not None:
         tiles.store(dresidual, dz, tile, EDGES)
@@ -204,7 +218,7 @@ def epilogue_backward_contiguous(
     dy, x, dx, dresidual, partials, residual, mean, scale, weight, shift, mean_dz, mean_dz_centred, parameters, seed, slope_seed,
     threshold, keep_scale, keep_shift, drop_value, sample_rows, slots, chunk_slots, chunks, channels, length, row_groups, multiplier, bits,
     DERIVATIVE: tl.constexpr, CONSTANTS: tl.constexpr, LEARNABLE: tl.constexpr, PER_CHANNEL: tl.constexpr, FROM_OUTPUT: tl.constexpr,
-    DSHIFT: tl.constexpr, DSCALE: tl.constexpr, DPARAMETERS: tl.constexpr,
+    DSHIFT: tl.constexpr, DSCALE: tl.constexpr, DPARAMETERS: tl.constexpr, GUARDED: tl.constexpr,
     ONE_ROW: tl.constexpr, ALIGNED: tl.constexpr, GROUPS: tl.constexpr, COMPUTE: tl.constexpr,
 ):
     COUNT: tl.constexpr = DSHIFT + DSCALE + DPARAMETERS
@@ -224,7 +238,7 @@ def epilogue_backward_contiguous(
         totals = _backward_tile(
             dy, x, dx, dresidual, residual, tile, mean, scale, shift, mean_dz, seed, key, place, vectors, batch_means,
             _with_uniform(arguments, slope_seed, slope_key, mask_place(tile, channel, channels, None, False, 8)),
-            totals, DERIVATIVE, FROM_OUTPUT, DSHIFT, DSCALE, DPARAMETERS, not ALIGNED, COMPUTE,
+            totals, DERIVATIVE, FROM_OUTPUT, DSHIFT, DSCALE, DPARAMETERS, GUARDED, not ALIGNED, COMPUTE,
         )
     reductions.store_sums(partials, totals, chunk, chunks, channel, channels, COUNT, False, 1, 1, GROUPS)
 
@@ -234,7 +248,7 @@ def epilogue_backward_channels_last(
     dy, x, dx, dresidual, partials, residual, mean, scale, weight, shift, mean_dz, mean_dz_centred, parameters, seed, slope_seed,
     threshold, keep_scale, keep_shift, drop_value, sample_rows, rows, chunk_rows, chunks, channels, blocks,
     DERIVATIVE: tl.constexpr, CONSTANTS: tl.constexpr, LEARNABLE: tl.constexpr, PER_CHANNEL: tl.constexpr, FROM_OUTPUT: tl.constexpr,
-    DSHIFT: tl.constexpr, DSCALE: tl.constexpr, DPARAMETERS: tl.constexpr,
+    DSHIFT: tl.constexpr, DSCALE: tl.constexpr, DPARAMETERS: tl.constexpr, GUARDED: tl.constexpr,
     UNIT: tl.constexpr, LANES: tl.constexpr, COLUMNS: tl.constexpr, GROUPS: tl.constexpr, COMPUTE: tl.constexpr,
 ):
     COUNT: tl.constexpr = DSHIFT + DSCALE + DPARAMETERS
@@ -254,7 +268,7 @@ def epilogue_backward_channels_last(
         totals = _backward_tile(
             dy, x, dx, dresidual, residual, tile, mean, scale, shift, mean_dz, seed, key, place, vectors, batch_means,
             _with_uniform(arguments, slope_seed, slope_key, mask_place(tile, channel, channels, None, True, UNIT)),
-            totals, DERIVATIVE, FROM_OUTPUT, DSHIFT, DSCALE, DPARAMETERS, False, COMPUTE,
+            totals, DERIVATIVE, FROM_OUTPUT, DSHIFT, DSCALE, DPARAMETERS, GUARDED, False, COMPUTE,
         )
     reductions.store_sums(partials, totals, chunk, chunks, block, channels, COUNT, True, LANES, COLUMNS, GROUPS)
 
@@ -396,7 +410,8 @@ def launch_backward(
             *_seeds(seed, activation, p, outcome, sample, layout), *plan.sizes,
             DERIVATIVE=formulas.function(activation, kind, x.dtype.itemsize == 2), CONSTANTS=tuple(constants), LEARNABLE=learnable,
             PER_CHANNEL=columns > 1, FROM_OUTPUT=from_output, DSHIFT=int(want_dshift), DSCALE=int(want_dscale),
-            DPARAMETERS=learnable if want_dparameters else 0, **plan.constants,
+            DPARAMETERS=learnable if want_dparameters else 0, GUARDED=count > 0 and not ACTIVATIONS[activation].everywhere,
+            **plan.constants,
         )
     return dx, dresidual, partials, learnable if want_dparameters and columns == 1 else 0
 

@@ -143,7 +143,7 @@ def _row(name: str, formula: str, parameters: Mapping[str, float], constants: Ma
         learnables=tuple(Learnable(one, float(number)) for one, number in parameters.items()),
         kinks=tuple(_kinks(source, points, list(values.values()))),
         kinks_at=tuple(str(symbol) for symbol in learnables if any(boundary in (x - symbol, symbol - x) for boundary in boundaries)),
-        ulp=_ULP, derivative_ulp=_ULP, derivative_absolute=_ABSOLUTE,
+        everywhere=False, ulp=_ULP, derivative_ulp=_ULP, derivative_absolute=_ABSOLUTE,
     ), source
 
 
