@@ -175,11 +175,11 @@ def _add_sums(totals, dz, centred, gradient, slopes, DSHIFT: tl.constexpr, DSCAL
 
 
 @triton.jit
-def _inside(values, inside, COUNT: tl.constexpr):
-    """The first COUNT values, 0 outside."""
-    result = ()
-    for k in tl.static_range(COUNT):
-        result += (tl.where(inside, values[k], 0.0),)
+def _inside(slopes, inside, FIRST: tl.constexpr, DPARAMETERS: tl.constexpr):
+    """The slopes that enter sums, 0 outside; FIRST: that of x does."""
+    result = (tl.where(inside, slopes[0], 0.0) if FIRST else slopes[0],)
+    for k in tl.static_range(DPARAMETERS):
+        result += (tl.where(inside, slopes[k + 1], 0.0),)
     return result
 
 
@@ -204,7 +204,7 @@ def _backward_tile(
         gradient = gradient * tl.where(keeps(key, place), key[2], 0.0)
     slopes = DERIVATIVE(z, arguments)
     if GUARDED:
-        slopes = _inside(slopes, tile[2], DPARAMETERS + 1)
+        slopes = _inside(slopes, tile[2], DSHIFT + DSCALE > 0, DPARAMETERS)
     dz = gradient * slopes[0]
     if dresidual is not None:
         tiles.store(dresidual, dz, tile, EDGES)
