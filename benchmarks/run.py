@@ -16,7 +16,7 @@ import torch
 from fastlayers.benchmarks.cases import DTYPES, Case, all_cases, select
 
 from fastlayers import __version__
-from fastlayers.measure import clock, interleave, malloc_settings_hold
+from fastlayers.measure import clock, graphed, interleave, malloc_settings_hold
 from fastlayers.usage import UsageError, console, need, one_of, whole_number
 
 if TYPE_CHECKING:
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 REGRESSION = 1.1
 """Slower than the saved run by more than this factor, relative to eager in both runs, counts as a regression."""
+GRAPHED = 1 << 20
+"""On a GPU, cases of fewer elements are timed as CUDA graphs."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -89,7 +91,10 @@ def measure(case: Case, device: torch.device, rounds: int, compile_too: bool) ->
     source = torch.randn(case.numel, device=device).to(DTYPES[case.dtype])
     target = torch.empty_like(source)
     contenders = {**case.build(device, compile_too), "copy": lambda: target.copy_(source)}
-    return {"bytes": case.bytes, "ms": interleave(contenders, rounds, clock(device))}
+    if device.type == "cuda" and case.numel < GRAPHED:
+        contenders = {name: graphed(function) for name, function in contenders.items()}
+    moved = 2 * source.numel() * source.element_size()
+    return {"bytes": case.bytes, "copy_bytes": moved, "ms": interleave(contenders, rounds, clock(device))}
 
 
 def _document(args: argparse.Namespace, cases: Mapping[str, Any]) -> dict[str, Any]:
@@ -108,14 +113,14 @@ def table(results: Mapping[str, Any], saved: Mapping[str, Any] | None) -> Table:
     """One row per case."""
     grid = need("rich.table", "bench").Table(title=f"fastlayers {results['fastlayers']}, torch {results['torch']}, {results['device']}")
     grid.add_column("case", no_wrap=True)
-    headings = ["ours\nms", "eager\nms", "compile\nms", "eager\n/ ours", "compile\n/ ours", "copies", "GB/s"]
+    headings = ["ours\nms", "eager\nms", "compile\nms", "eager\n/ ours", "compile\n/ ours", "copies", "GB/s", "% of\ncopy's"]
     for heading in [*headings, *(["saved\n/ ours", "relative\nto eager"] if saved else [])]:
         grid.add_column(heading, justify="right")
     for name, case in results["cases"].items():
         ms = case["ms"]
         cells = [_milliseconds(ms.get(contender)) for contender in ("ours", "eager", "compile")]
         cells += [_ratio(ms["eager"] / ms["ours"]), _ratio(ms["compile"] / ms["ours"]) if "compile" in ms else "-"]
-        cells += [f"{ms['ours'] / ms['copy']:.2f}", f"{case['bytes'] / ms['ours'] / 1e6:.1f}"]
+        cells += [f"{ms['ours'] / ms['copy']:.2f}", f"{case['bytes'] / ms['ours'] / 1e6:.1f}", _share_of_copy(case)]
         if saved:
             old = saved["cases"].get(name)
             cells += ["-", "-"] if old is None else [f"{old['ms']['ours'] / ms['ours']:.2f}", f"{1 / _slowdown(case, old):.2f}"]
@@ -123,12 +128,18 @@ def table(results: Mapping[str, Any], saved: Mapping[str, Any] | None) -> Table:
     return grid
 
 
+def _share_of_copy(case: Mapping[str, Any]) -> str:
+    """Our GB/s in percent of those of the copy."""
+    ms, moved = case["ms"], case.get("copy_bytes")  # which older runs do not have
+    return "-" if moved is None else f"{100 * (case['bytes'] / ms['ours']) / (moved / ms['copy']):.0f}"
+
+
 def notes(results: Mapping[str, Any]) -> str:
     """How to read the table."""
     steady = "glibc's malloc told to keep its memory, for all alike" if results["malloc_settings"] else "system malloc"
     return (
         f"Layers: forward and backward. Medians of {results['rounds']} readings taken in turn, {results['threads']} threads, {steady}.\n"
-        "copies: ours in units of one copy_ of the tensor. GB/s: the algorithm's least traffic over our time.\n"
+        "copies: ours in units of one copy_ of the tensor. GB/s: the algorithm's least traffic over our time, also in % of the copy's.\n"
         "Optimizers: one step; eager is torch.optim with fused=True where it has that, else its default; for Lion the formula as written."
     )
 

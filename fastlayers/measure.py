@@ -17,8 +17,8 @@ MALLOC_SETTINGS = {
 }
 """glibc returns large blocks to the system and page-faults on them at every call, which drowns the differences; these keep them."""
 
-Clock = Callable[[Callable[[], object]], float]
-"""Runs a function and returns the milliseconds it took."""
+Clock = Callable[[Callable[[], object], int], float]
+"""Calls a function so many times and returns the milliseconds of all calls together."""
 
 
 def restart_with_malloc_settings() -> None:
@@ -34,24 +34,56 @@ def malloc_settings_hold() -> bool:
     return all(os.environ.get(name) == value for name, value in MALLOC_SETTINGS.items())
 
 
-def clock(device: torch.device | str) -> Clock:
-    """The clock for work on this device: wall clock on a CPU, events in the stream on a GPU."""
-    return _event_clock if torch.device(device).type == "cuda" else _wall_clock
+def clock(device: torch.device | str, flush: bool = True) -> Clock:
+    """The clock for work on this device: wall clock on a CPU, events around each call on a GPU.
+
+    flush: before each call on a GPU overwrite what the last one has left in the cache, as the rest of a network would.
+    """
+    return _EventClock(torch.device(device), flush) if torch.device(device).type == "cuda" else _wall_clock
 
 
-def _wall_clock(function: Callable[[], object]) -> float:
+def _wall_clock(function: Callable[[], object], count: int = 1) -> float:
     start = time.perf_counter()
-    function()
+    for _ in range(count):
+        function()
     return (time.perf_counter() - start) * 1e3
 
 
-def _event_clock(function: Callable[[], object]) -> float:
-    start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-    start.record()
-    function()
-    end.record()
-    end.synchronize()
-    return start.elapsed_time(end)
+class _EventClock:
+    """Events in the current stream."""
+
+    def __init__(self, device: torch.device, flush: bool) -> None:
+        size = 2 * torch.cuda.get_device_properties(device).L2_cache_size if flush else 0
+        self._other = torch.empty(size, dtype=torch.uint8, device=device)
+
+    def __call__(self, function: Callable[[], object], count: int = 1) -> float:
+        pairs = []
+        for _ in range(count):
+            self._other.zero_()
+            start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+            start.record()
+            function()
+            end.record()
+            pairs.append((start, end))
+        torch.cuda.synchronize()
+        return sum(start.elapsed_time(end) for start, end in pairs)
+
+
+def graphed(function: Callable[[], object]) -> Callable[[], object]:
+    """The function as a CUDA graph, so that a small size shows kernels and not Python; itself where it cannot be captured."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            function()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    try:
+        with torch.cuda.graph(graph):
+            function()
+    except RuntimeError:  # something waits for the GPU
+        return function
+    return graph.replay
 
 
 def interleave(
@@ -66,20 +98,14 @@ def interleave(
     for turn in range(rounds):
         for name in list(contenders)[:: 1 if turn % 2 == 0 else -1]:
             function, count = contenders[name], calls[name]
-            readings[name].append(read(lambda function=function, count=count: _repeat(function, count)) / count)
+            readings[name].append(read(function, count) / count)
     return {name: statistics.median(values) for name, values in readings.items()}
 
 
 def _calls_per_reading(function: Callable[[], object], read: Clock, milliseconds: float) -> int:
     """Warms the contender up, then counts the calls that fill one reading."""
-    read(function)
-    read(function)
-    return max(1, min(10_000, round(milliseconds / max(read(function), 1e-4))))
-
-
-def _repeat(function: Callable[[], object], count: int) -> None:
-    for _ in range(count):
-        function()
+    read(function, 2)
+    return max(1, min(10_000, round(milliseconds / max(read(function, 1), 1e-4))))
 
 
 def saved_bytes(function: Callable[[], object], model: torch.nn.Module) -> int:

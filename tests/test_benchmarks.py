@@ -1,10 +1,12 @@
 """The benchmarks: which cases there are, one small run, saving and comparing."""
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -125,13 +127,95 @@ def test_interleaving_is_fair():
 
         return work
 
-    def read(function):
+    def read(function, count):
         before = now[0]
-        function()
+        for _ in range(count):
+            function()
         return now[0] - before
 
     medians = measure.interleave({"slow": spend(5.0), "quick": spend(0.01)}, 5, read)
     assert medians == pytest.approx({"slow": 5.0, "quick": 0.01})
+
+
+class FakeGpu:
+    """Stands in for torch.cuda: a clock that only work moves, and a log of what happened in which order."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now, self.log, self.capturing = 0.0, [], False
+        gpu = self
+
+        class Event:
+            def __init__(self, enable_timing: bool) -> None:
+                assert enable_timing
+
+            def record(self) -> None:
+                self.at = gpu.now
+                gpu.log.append("event")
+
+            def elapsed_time(self, end: Event) -> float:
+                assert gpu.log[-1] == "synchronize"
+                return end.at - self.at
+
+        class Graph:
+            def replay(self) -> None:
+                gpu.log.append("replay")
+
+        class Stream:
+            def wait_stream(self, other: Stream) -> None:
+                pass
+
+        @contextlib.contextmanager
+        def capture(graph: Graph):
+            gpu.capturing = True
+            yield
+            gpu.capturing = False
+
+        self.flushed = SimpleNamespace(zero_=lambda: self.work("flush", 1.0))
+        self.sizes = []
+        fakes = {"Event": Event, "CUDAGraph": Graph, "Stream": Stream, "graph": capture, "current_stream": Stream,
+                 "stream": lambda stream: contextlib.nullcontext(), "synchronize": lambda: self.log.append("synchronize"),
+                 "get_device_properties": lambda device: SimpleNamespace(L2_cache_size=1000)}
+        for name, fake in fakes.items():
+            monkeypatch.setattr(torch.cuda, name, fake)
+
+    def empty(self, size: int, **options: object) -> object:
+        self.sizes.append(size)
+        return self.flushed
+
+    def work(self, name: str, milliseconds: float) -> None:
+        if self.capturing and name == "wait":
+            self.capturing = False
+            raise RuntimeError("operation not permitted when stream is capturing")
+        self.log.append(name)
+        self.now += milliseconds
+
+
+def test_a_gpu_is_timed_between_events_with_its_cache_flushed_before(monkeypatch):
+    """The flush, of twice the cache, does not count; nothing waits until all calls are on their way."""
+    gpu = FakeGpu(monkeypatch)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "empty", gpu.empty)
+        read = measure.clock("cuda")
+    assert read(lambda: gpu.work("work", 0.5), 2) == 1.0
+    assert gpu.sizes == [2000]
+    assert gpu.log == ["flush", "event", "work", "event"] * 2 + ["synchronize"]
+
+
+def test_small_sizes_are_timed_as_graphs(monkeypatch):
+    """What waits for the GPU cannot be one, and is called as it is."""
+    gpu = FakeGpu(monkeypatch)
+    measure.graphed(lambda: gpu.work("work", 1.0))()
+    assert gpu.log == ["work"] * 4 + ["replay"]
+    gpu.log.clear()
+    measure.graphed(lambda: gpu.work("wait", 1.0))()
+    assert gpu.log == ["wait"] * 4
+
+
+def test_share_of_the_copy():
+    """100 % is the copy's own rate; runs saved without its bytes have none."""
+    case = {"bytes": 500, "copy_bytes": 200, "ms": {"ours": 5.0, "copy": 1.0}}
+    assert run._share_of_copy(case) == "50"
+    assert run._share_of_copy({"bytes": 500, "ms": case["ms"]}) == "-"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the allocator settings are glibc's")
