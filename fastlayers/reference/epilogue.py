@@ -133,7 +133,7 @@ def activation_arguments(
 def _parameter_sums(dy: Tensor, slopes: Sequence[Tensor], parameters: Tensor, channel_dim: int) -> Tensor:
     """Gradient of the learnable parameters, in their shape."""
     sums = torch.stack([channel_sum(dy * slope, channel_dim) for slope in slopes])  # [K, C]
-    return (sums if parameters.size(-1) > 1 or sums.size(1) == 1 else sums.sum(1)).view(parameters.shape)
+    return (sums if parameters.size(-1) != 1 or sums.size(1) == 1 else sums.sum(1)).view(parameters.shape)
 
 
 def _like(value: Tensor, x: Tensor) -> Tensor:
