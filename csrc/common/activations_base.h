@@ -28,7 +28,7 @@ template <class Base> struct Invertible : Base {
   static constexpr bool invertible = true;
 };
 
-// The functor whose result is rounded to 16 bits: one that is less exact and faster, where there is one.
+// The functor whose result is rounded to 16 bits: one that is less exact and faster, where activations_half.h has one.
 template <class Activation> struct ForHalfTypes {
   using type = Activation;
 };

@@ -45,7 +45,7 @@ struct soft_exponential : FromInput<1, 0> {
     }
   }
 
- private:
+ protected:
   // The formulas in double. Series near 0, where they cancel.
   FL_HD static double times(double a, double x) { return a == 0 ? 0 : a * x; }
   FL_HD static double left_parameter(double x, double a) {

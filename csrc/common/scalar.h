@@ -17,10 +17,23 @@ FL_HD bool any(bool mask) { return mask; }
 FL_HD float absolute(float x) { return ::fabsf(x); }
 FL_HD double absolute(double x) { return ::fabs(x); }
 
-// The larger and the smaller; b where either is NaN.
+// The larger and the smaller; NaN where b is.
+#if defined(__CUDA_ARCH__)
+__device__ __forceinline__ float maximum(float a, float b) {
+  float larger;
+  asm("max.NaN.f32 %0, %1, %2;" : "=f"(larger) : "f"(a), "f"(b));
+  return larger;
+}
+__device__ __forceinline__ float minimum(float a, float b) {
+  float smaller;
+  asm("min.NaN.f32 %0, %1, %2;" : "=f"(smaller) : "f"(a), "f"(b));
+  return smaller;
+}
+#else
 FL_HD float maximum(float a, float b) { return a > b ? a : b; }
-FL_HD double maximum(double a, double b) { return a > b ? a : b; }
 FL_HD float minimum(float a, float b) { return a < b ? a : b; }
+#endif
+FL_HD double maximum(double a, double b) { return a > b ? a : b; }
 FL_HD double minimum(double a, double b) { return a < b ? a : b; }
 
 FL_HD float square_root(float x) { return ::sqrtf(x); }
@@ -47,6 +60,11 @@ FL_HD float int_as_float(int32_t bits) {
 // |magnitude| with the sign of `sign`.
 FL_HD float with_sign_of(float magnitude, float sign) { return ::copysignf(magnitude, sign); }
 FL_HD double with_sign_of(double magnitude, double sign) { return ::copysign(magnitude, sign); }
+
+// x, or -x where the number is odd.
+FL_HD float negated_if_odd(float x, int32_t number) {
+  return int_as_float(float_as_int(x) ^ static_cast<int32_t>(static_cast<uint32_t>(number) << 31));
+}
 
 // 2^k from the float 1.5 * 2^23 + 127 + k, whose low bits are the exponent field of the result. -126 <= k <= 127.
 FL_HD float power_from_shifted(float shifted) {
