@@ -93,8 +93,9 @@ template <> struct ForHalfTypes<swish> {
     template <class T> FL_HD static T derivative(T x, const T* p, T* dp) {
       const T v = p[0] * x, near = math::logistic_bounded(v), inside = select(near == v, x, T(0));
       const math::RoughLogistic<T> s(near);
-      dp[0] = inside * (s.rest * s.value) * inside;
-      return multiply_add(near * s.rest, s.value, s.value);
+      const T density = s.rest * s.value;
+      dp[0] = inside * density * inside;
+      return multiply_add(near, density, s.value);
     }
   };
 };
@@ -216,7 +217,7 @@ template <> struct ForHalfTypes<apl> {
       T sum = maximum(T(0), near), limit(0);
       for (int s = 0; s < hinges; ++s) {
         sum = multiply_add(p[s], maximum(T(0), p[hinges + s] - near), sum);
-        limit += math::slope_times(p[s], T(infinity<T>));
+        limit += select(p[s] == T(0), T(0), p[s] * T(infinity<T>));
       }
       return select(x == T(-infinity<T>), limit, select(x < near, sum * (x * T(-0x1p-100f)), sum));
     }
@@ -235,16 +236,15 @@ template <> struct ForHalfTypes<apl> {
 
 template <> struct ForHalfTypes<sinusoid> {
   struct type : sinusoid {
-    template <class T> FL_HD static T forward(T x, const T*) { return math::rough_sine_or_cosine<false>(x); }
-    template <class T> FL_HD static T derivative(T x, const T*, T*) { return math::rough_sine_or_cosine<true>(x); }
+    template <class T> FL_HD static T forward(T x, const T*) { return math::rough_sine(x, nan<T>); }
+    template <class T> FL_HD static T derivative(T x, const T*, T*) { return math::rough_cosine(x, nan<T>); }
   };
 };
 
 template <> struct ForHalfTypes<sinc> {
   struct type : sinc {
     template <class T> FL_HD static T forward(T x, const T*) {
-      const T magnitude = absolute(x), ratio = math::rough_quotient(math::rough_sine_or_cosine<false>(x), x);
-      return select(magnitude < T(0x1p-20f), T(1), select(magnitude == T(infinity<T>), T(0), ratio));
+      return select(absolute(x) < T(0x1p-20f), T(1), math::rough_quotient(math::rough_sine(x, 0), x));
     }
     template <class T> FL_HD static T derivative(T x, const T*, T*) {
       const T magnitude = absolute(x), square = x * x, inverse = math::rough_quotient(T(1), x);

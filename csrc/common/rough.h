@@ -19,10 +19,10 @@ __device__ __forceinline__ float rough_power(float x, float factor) {
   return power;
 }
 
-// exp(x), |x| <= 150, from 0 to infinity.
-__device__ __forceinline__ float rough_exponential(float x) {
+// exp(factor x), |factor x| <= 150, from 0 to infinity.
+__device__ __forceinline__ float rough_exponential(float x, float factor = 1.0f) {
   float power;
-  asm("ex2.approx.f32 %0, %1;" : "=f"(power) : "f"(x * 1.44269504f));
+  asm("ex2.approx.f32 %0, %1;" : "=f"(power) : "f"(x * (factor * 1.44269504f)));
   return power;
 }
 
@@ -59,8 +59,8 @@ template <class T> FL_HD T rough_power(T x, float factor) {
   return power_from_shifted(shifted) *
          polynomial(rest, 1.0f, 0.693147004f, 0.240222424f, 0.0555073358f, 0.00967151299f, 0.00132647273f);
 }
-template <class T> FL_HD T rough_exponential(T x) {
-  const T root = rough_power(x, 0.721347520f);
+template <class T> FL_HD T rough_exponential(T x, float factor = 1.0f) {
+  const T root = rough_power(x, factor * 0.721347520f);
   return root * root;
 }
 template <class T> FL_HD T rough_quotient(T a, T b) { return a / b; }
@@ -99,7 +99,7 @@ template <class T> FL_HD T rough_log1p(T e) {
 
 // log(1 + exp(x)).
 template <class T> FL_HD T rough_softplus(T x) {
-  return maximum(T(0.0f), x) + rough_log1p(rough_exponential(-minimum(T(150.0f), absolute(x))));
+  return maximum(T(0.0f), x) + rough_log1p(rough_exponential(minimum(T(150.0f), absolute(x)), -1.0f));
 }
 
 // x - tanh(x).
@@ -111,32 +111,32 @@ template <class T> FL_HD T rough_tanhshrink(T x) {
   return select(magnitude < T(1.0f), x * square * tail, with_sign_of(far, x));
 }
 
-// NormalTail.
+// NormalTail. The tail is exp(-a^2 / 2) times a polynomial in 1 / (a + 3.25).
 template <class T> struct RoughNormalTail {
   const T magnitude, decay;
   T factor;
 
-  FL_HD explicit RoughNormalTail(T x)
-      : magnitude(minimum(T(15.0f), absolute(x))), decay(rough_exponential(T(-0.5f) * magnitude * magnitude)) {
+  FL_HD explicit RoughNormalTail(T x) : magnitude(minimum(T(15.0f), absolute(x))), decay(rough_exponential(magnitude * magnitude, -0.5f)) {
     const T inverse = rough_quotient(T(1.0f), magnitude + T(3.25f));
-    factor = inverse * polynomial((magnitude - T(3.25f)) * inverse, 0.737438321f, -0.539487183f, 0.274458945f, -0.0809164345f,
-                                  0.00104828062f, 0.00825571455f, -0.00101417082f, -0.000920953462f);
+    factor = inverse * polynomial(inverse, 0.398862541f, 1.30246019f, 3.63367915f, 12.8201408f, -9.1368475f, 199.210495f, -562.681702f,
+                                  451.466980f);
   }
   FL_HD T moment() const { return magnitude * factor * decay; }
   FL_HD T moment_derivative() const { return multiply_add(magnitude, T(-0.3989422804f), factor) * decay; }
 };
 
-// x + low = turns pi + rest, where turns is a whole number, odd as `parity` is, or with `shifted` one and a half; |x| <= largest_reduced.
+// x = turns pi + rest, where turns is a whole number, odd as `parity` is, or with `shifted` one and a half; |x| <= largest_reduced.
 template <class T, bool shifted> struct HalfTurns {
   decltype(float_as_int(T())) parity;
   T rest;
 
-  FL_HD explicit HalfTurns(T x, T low = T(0.0f)) {
+  FL_HD explicit HalfTurns(T x) {
     const T shifter(12582912.0f);  // 1.5 * 2^23: adding it rounds to a whole number
     const T number = shifted ? multiply_add(x, T(0.318309886f), T(0.5f)) + shifter : multiply_add(x, T(0.318309886f), shifter);
     const T turns = shifted ? (number - shifter) - T(0.5f) : number - shifter;
     parity = float_as_int(number);
-    rest = multiply_add(turns, T(8.74227766e-8f), multiply_add(turns, T(-3.14159274f), x)) + low;
+    // pi in two floats, of which the first difference is exact
+    rest = multiply_subtract_once(turns, T(8.74227766e-8f), -multiply_subtract_once(turns, T(-3.14159274f), -x));
   }
 };
 
@@ -150,42 +150,43 @@ template <class T> FL_HD T rough_cosine_near(T r) {
   return multiply_add(square, multiply_add(square, polynomial(square, 0.0416654311f, -0.00138651382f, 2.33766132e-05f), T(-0.5f)), T(1.0f));
 }
 
-// The sine or cosine of x in place of `value` where |x| > largest_reduced.
-template <bool cosine> FL_HD void replace_far(float x, float& value) {
+// In place of `value` where |x| > largest_reduced: the sine or cosine of x, and at infinity `limit`.
+template <bool cosine> FL_HD void replace_far(float x, float limit, float& value) {
   if (!(absolute(x) > largest_reduced)) return;
   const SineCosine far = far_sine_cosine(x);
-  value = cosine ? far.cosine : far.sine;
+  value = absolute(x) < infinity<float> ? cosine ? far.cosine : far.sine : limit;
 }
-template <bool cosine, class T> FL_APART void replace_far(T x, T& value) {
+template <bool cosine, class T> FL_APART void replace_far(T x, float limit, T& value) {
   for (int i = 0; i < T::size; ++i) {
     float lane = value[i];
-    replace_far<cosine>(x[i], lane);
+    replace_far<cosine>(x[i], limit, lane);
     value.lanes[i] = lane;
   }
 }
 
-// sin(x) or cos(x) for any x; NaN at infinity.
-template <bool cosine, class T> FL_HD T rough_sine_or_cosine(T x) {
+// sin(x) or cos(x) for any x.
+template <bool cosine, class T> FL_HD T rough_sine_or_cosine(T x, float limit) {
   const HalfTurns<T, cosine> angle(x);
   T value = negated_if_odd(rough_sine_near(angle.rest), angle.parity);
-  if (any(absolute(x) > T(largest_reduced))) replace_far<cosine>(x, value);
+  if (any(absolute(x) > T(largest_reduced))) replace_far<cosine>(x, limit, value);
   return value;
 }
+template <class T> FL_HD T rough_sine(T x, float limit) { return rough_sine_or_cosine<false>(x, limit); }
+template <class T> FL_HD T rough_cosine(T x, float limit) { return rough_sine_or_cosine<true>(x, limit); }
 
-// sin(a x) and cos(a x), the product not rounded; both with the other sign where parity is odd.
+// sin(a x) and cos(a x), the product not rounded; both with the other sign where parity is odd. NaN at infinity.
 template <class T> struct RoughAngle {
   T sine, cosine;
   decltype(float_as_int(T())) parity;
 
-  FL_HD explicit RoughAngle(T x) : RoughAngle(T(1.0f), x, x, T(0.0f)) {}
-  FL_HD RoughAngle(T a, T x) : RoughAngle(a, x, a * x, multiply_subtract_once(a, x, a * x)) {}
+  FL_HD explicit RoughAngle(T x) : RoughAngle(T(1.0f), x, x, HalfTurns<T, false>(x), T(-0.0f)) {}
+  FL_HD RoughAngle(T a, T x) : RoughAngle(a, x, a * x, HalfTurns<T, false>(a * x), multiply_subtract_once(a, x, a * x)) {}
 
  private:
-  FL_HD RoughAngle(T a, T x, T product, T low) {
-    const HalfTurns<T, false> angle(product, low);
-    parity = angle.parity;
-    sine = rough_sine_near(angle.rest);
-    cosine = rough_cosine_near(angle.rest);
+  FL_HD RoughAngle(T a, T x, T product, const HalfTurns<T, false>& angle, T low) : parity(angle.parity) {
+    const T rest = angle.rest + low;
+    sine = rough_sine_near(rest);
+    cosine = rough_cosine_near(rest);
     if (any(absolute(product) > T(largest_reduced))) replace_far(a, x, parity, sine, cosine);
   }
 };
