@@ -13,7 +13,7 @@ template <> struct ForHalfTypes<sigmoid> {
   struct type : sigmoid {
     template <class T> FL_HD static T forward(T x, const T*) { return math::rough_sigmoid(math::logistic_bounded(x)); }
     template <class T> FL_HD static T derivative(T x, const T*, T*) {
-      const math::RoughLogistic<T> s(-minimum(T(math::decay_bound<T>), absolute(x)));
+      const math::RoughLogistic<T> s(-math::at_most(absolute(x), math::decay_bound<T>));
       return s.value * s.rest;
     }
   };
@@ -32,8 +32,8 @@ template <> struct ForHalfTypes<tanh> {
 template <> struct ForHalfTypes<silu> {
   struct type : silu {
     template <class T> FL_HD static T forward(T x, const T*) {
-      const T bounded = maximum(T(math::logistic_closed), x);
-      return bounded * math::rough_sigmoid(minimum(T(math::logistic_open), bounded));
+      const T bounded = math::at_least(x, math::logistic_closed);
+      return bounded * math::rough_sigmoid(math::at_most(bounded, math::logistic_open));
     }
     template <class T> FL_HD static T derivative(T x, const T*, T*) {
       const T bounded = math::logistic_bounded(x);
@@ -50,11 +50,11 @@ template <> struct ForHalfTypes<gelu> {
 template <> struct ForHalfTypes<gelu_tanh> {
   struct type : gelu_tanh {
     template <class T> FL_HD static T forward(T x, const T*) {
-      const T bounded = maximum(T(closed), x), near = minimum(T(open), bounded);
+      const T bounded = math::at_least(x, closed), near = math::at_most(bounded, open);
       return bounded * math::rough_sigmoid(near * multiply_add(near * near, T(float(cubic)), T(float(linear))));
     }
     template <class T> FL_HD static T derivative(T x, const T*, T*) {
-      const T near = minimum(T(open), maximum(T(closed), x)), square = near * near;
+      const T near = math::at_most(math::at_least(x, closed), open), square = near * near;
       const math::RoughLogistic<T> s(near * multiply_add(square, T(float(cubic)), T(float(linear))));
       return multiply_add(near * multiply_add(square, T(float(3 * cubic)), T(float(linear))) * s.rest, s.value, s.value);
     }
@@ -67,12 +67,12 @@ template <> struct ForHalfTypes<gelu_tanh> {
 template <> struct ForHalfTypes<mish> {
   struct type : mish {
     template <class T> FL_HD static T forward(T x, const T*) {
-      const T bounded = maximum(T(math::logistic_closed), x), n = growth(math::rough_exponential(minimum(T(open), bounded)));
+      const T bounded = math::at_least(x, math::logistic_closed), n = growth(math::rough_exponential(math::at_most(bounded, open)));
       return bounded * math::rough_quotient(n, n + T(2));
     }
     // With t = n / (n + 2): t + x (1 - t^2) s, where 1 - t^2 = 4 (e + 1)^2 / (n + 2)^2 and s = e / (e + 1).
     template <class T> FL_HD static T derivative(T x, const T*, T*) {
-      const T bounded = minimum(T(open), maximum(T(math::logistic_closed), x)), e = math::rough_exponential(bounded), n = growth(e);
+      const T bounded = math::at_most(math::at_least(x, math::logistic_closed), open), e = math::rough_exponential(bounded), n = growth(e);
       const T inverse = math::rough_quotient(T(1), n + T(2));
       return inverse * multiply_add(T(4) * bounded * e * (e + T(1)), inverse, n);
     }
@@ -103,8 +103,8 @@ template <> struct ForHalfTypes<swish> {
 template <> struct ForHalfTypes<quick_gelu> {
   struct type : quick_gelu {
     template <class T> FL_HD static T forward(T x, const T*) {
-      const T bounded = maximum(T(math::logistic_closed / float(factor)), x);
-      return bounded * math::rough_sigmoid(minimum(T(math::logistic_open), bounded * T(float(factor))));
+      const T bounded = math::at_least(x, math::logistic_closed / float(factor));
+      return bounded * math::rough_sigmoid(math::at_most(bounded * T(float(factor)), math::logistic_open));
     }
     template <class T> FL_HD static T derivative(T x, const T* p, T* dp) {
       return ForHalfTypes<silu>::type::derivative(x * T(float(factor)), p, dp);
@@ -116,7 +116,7 @@ template <> struct ForHalfTypes<elu> {
   struct type : elu {
     template <class T> FL_HD static T forward(T x, const T* p) { return select(x > T(0), x, p[0] * math::rough_expm1(x)); }
     template <class T> FL_HD static T derivative(T x, const T* p, T*) {
-      return select(x > T(0), T(1), p[0] * math::rough_exponential(maximum(T(-150), x)));
+      return select(x > T(0), T(1), p[0] * math::rough_exponential(math::at_least(x, -150)));
     }
   };
 };
@@ -127,7 +127,7 @@ template <> struct ForHalfTypes<selu> {
       return select(x > T(0), T(float(scale)) * x, T(float(scale_alpha)) * math::rough_expm1(x));
     }
     template <class T> FL_HD static T derivative(T x, const T*, T*) {
-      return select(x > T(0), T(float(scale)), T(float(scale_alpha)) * math::rough_exponential(maximum(T(-150), x)));
+      return select(x > T(0), T(float(scale)), T(float(scale_alpha)) * math::rough_exponential(math::at_least(x, -150)));
     }
   };
 };
@@ -136,7 +136,7 @@ template <> struct ForHalfTypes<celu> {
   struct type : celu {
     template <class T> FL_HD static T forward(T x, const T* p) { return select(x > T(0), x, p[0] * math::rough_expm1(x * (T(1) / p[0]))); }
     template <class T> FL_HD static T derivative(T x, const T* p, T*) {
-      return select(x > T(0), T(1), math::rough_exponential(minimum(T(150), maximum(T(-150), x * (T(1) / p[0])))));
+      return select(x > T(0), T(1), math::rough_exponential(math::at_most(math::at_least(x * (T(1) / p[0]), -150), 150)));
     }
   };
 };
@@ -179,7 +179,7 @@ template <> struct ForHalfTypes<bent_identity> {
       const T magnitude = absolute(x), root = math::rough_square_root(multiply_add(x, x, T(1)));
       const auto away = magnitude > T(16);
       const T inverse = math::rough_quotient(T(0.5f), root + select(away, magnitude, T(1)));
-      const T far = (multiply_add(magnitude, T(0.5f), x) - maximum(T(0.5f), magnitude * T(0x1p-22f))) + inverse;
+      const T far = (multiply_add(magnitude, T(0.5f), x) - math::at_least(magnitude * T(0x1p-22f), 0.5f)) + inverse;
       return select(away, select(magnitude == T(infinity<T>), x, far), x * multiply_add(x, inverse, T(1)));
     }
   };
@@ -213,10 +213,10 @@ template <> struct ForHalfTypes<apl> {
   struct type : apl {
     // Left of -2^100, where sums might overflow, the value there, so many times.
     template <class T> FL_HD static T forward(T x, const T* p, int hinges) {
-      const T near = maximum(T(-0x1p100f), x);
-      T sum = maximum(T(0), near), limit(0);
+      const T near = math::at_least(x, -0x1p100f);
+      T sum = math::at_least(near, 0), limit(0);
       for (int s = 0; s < hinges; ++s) {
-        sum = multiply_add(p[s], maximum(T(0), p[hinges + s] - near), sum);
+        sum = multiply_add(p[s], math::at_least(p[hinges + s] - near, 0), sum);
         limit += select(p[s] == T(0), T(0), p[s] * T(infinity<T>));
       }
       return select(x == T(-infinity<T>), limit, select(x < near, sum * (x * T(-0x1p-100f)), sum));
@@ -226,7 +226,7 @@ template <> struct ForHalfTypes<apl> {
       for (int s = 0; s < hinges; ++s) {
         const T b = p[hinges + s], bent = select(x < b, p[s], T(0));
         sum -= bent;
-        dp[s] = maximum(T(0), b - x);
+        dp[s] = math::at_least(b - x, 0);
         dp[hinges + s] = bent;
       }
       return sum;
@@ -283,7 +283,7 @@ template <> struct ForHalfTypes<soft_exponential> {
   struct type : soft_exponential {
     template <class T> FL_HD static T derivative(T x, const T* p, T* dp) {
       const T alpha = p[0], scale = T(1) / alpha;
-      const T v = minimum(T(150), maximum(T(-150), alpha * select(alpha == T(0), math::finite(x), x)));
+      const T v = math::at_most(math::at_least(alpha * select(alpha == T(0), math::finite(x), x), -150), 150);
       T slope = math::rough_exponential(v);
       const T g = math::polynomial(v, 0.49999997f, 0.333333403f, 0.125000566f, 0.0333327986f, 0.0069414773f, 0.00119137927f,
                                    0.000178510774f, 2.18465739e-05f);

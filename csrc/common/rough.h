@@ -1,6 +1,6 @@
 // Elementary functions for floats that will be rounded to 16 bits: relative error 5e-7, beside what the rounding of arguments makes of it.
 //
-// T is float or a vector of floats. The six functions that stand first are made of a GPU's own approximations there, and elsewhere of
+// T is float or a vector of floats. The eight functions that stand first are made of a GPU's own approximations there, and elsewhere of
 // arithmetic that is the same bits on every processor with fused multiply-add; all that follows is made of them, the same for both.
 #pragma once
 
@@ -11,6 +11,18 @@ namespace fastlayers::FL_NAMESPACE {
 namespace math {
 
 #if defined(__CUDA_ARCH__)
+
+// The larger and the smaller of two numbers; NaN where x is.
+__device__ __forceinline__ float at_least(float x, float bound) {
+  float larger;
+  asm("max.NaN.f32 %0, %1, %2;" : "=f"(larger) : "f"(x), "f"(bound));
+  return larger;
+}
+__device__ __forceinline__ float at_most(float x, float bound) {
+  float smaller;
+  asm("min.NaN.f32 %0, %1, %2;" : "=f"(smaller) : "f"(x), "f"(bound));
+  return smaller;
+}
 
 // 2^(factor x), |factor x| <= 126.
 __device__ __forceinline__ float rough_power(float x, float factor) {
@@ -53,6 +65,8 @@ __device__ __forceinline__ float rough_tanh(float x) {
 
 #else
 
+template <class T> FL_HD T at_least(T x, float bound) { return maximum(T(bound), x); }
+template <class T> FL_HD T at_most(T x, float bound) { return minimum(T(bound), x); }
 template <class T> FL_HD T rough_power(T x, float factor) {
   const T shifter = exponent_shifter<T>(0), shifted = multiply_add(x, T(factor), shifter);
   const T rest = multiply_add(x, T(factor), shifter - shifted);
@@ -72,7 +86,7 @@ template <class T> FL_HD T rough_tanh(T x) { return tanh(x); }
 
 // Where the logistic sigmoid s(x), times x, is 0 in all 16-bit types, and where s(x) is 1 in float.
 constexpr float logistic_closed = -104.0f, logistic_open = 45.0f;
-template <class T> FL_HD T logistic_bounded(T x) { return minimum(T(logistic_open), maximum(T(logistic_closed), x)); }
+template <class T> FL_HD T logistic_bounded(T x) { return at_most(at_least(x, logistic_closed), logistic_open); }
 
 // s(x) = 1 / (1 + exp(-x)) for logistic_closed <= x <= logistic_open.
 template <class T> FL_HD T rough_sigmoid(T x) {
@@ -99,12 +113,12 @@ template <class T> FL_HD T rough_log1p(T e) {
 
 // log(1 + exp(x)).
 template <class T> FL_HD T rough_softplus(T x) {
-  return maximum(T(0.0f), x) + rough_log1p(rough_exponential(minimum(T(150.0f), absolute(x)), -1.0f));
+  return at_least(x, 0.0f) + rough_log1p(rough_exponential(at_most(absolute(x), 150.0f), -1.0f));
 }
 
 // x - tanh(x).
 template <class T> FL_HD T rough_tanhshrink(T x) {
-  const T magnitude = absolute(x), square = x * x, bounded = minimum(T(15.0f), magnitude);
+  const T magnitude = absolute(x), square = x * x, bounded = at_most(magnitude, 15.0f);
   const T power = rough_power(bounded, 2.88539008f), far = (magnitude - T(1.0f)) + rough_quotient(T(2.0f), power + T(1.0f));
   const T tail = polynomial(square, 0.333333313f, -0.133331284f, 0.0539348274f, -0.0216602758f, 0.00821922719f, -0.00251072831f,
                             0.000420784432f);
@@ -116,7 +130,7 @@ template <class T> struct RoughNormalTail {
   const T magnitude, decay;
   T factor;
 
-  FL_HD explicit RoughNormalTail(T x) : magnitude(minimum(T(15.0f), absolute(x))), decay(rough_exponential(magnitude * magnitude, -0.5f)) {
+  FL_HD explicit RoughNormalTail(T x) : magnitude(at_most(absolute(x), 15.0f)), decay(rough_exponential(magnitude * magnitude, -0.5f)) {
     const T inverse = rough_quotient(T(1.0f), magnitude + T(3.25f));
     factor = inverse * polynomial(inverse, 0.398862541f, 1.30246019f, 3.63367915f, 12.8201408f, -9.1368475f, 199.210495f, -562.681702f,
                                   451.466980f);

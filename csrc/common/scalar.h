@@ -17,23 +17,10 @@ FL_HD bool any(bool mask) { return mask; }
 FL_HD float absolute(float x) { return ::fabsf(x); }
 FL_HD double absolute(double x) { return ::fabs(x); }
 
-// The larger and the smaller; NaN where b is.
-#if defined(__CUDA_ARCH__)
-__device__ __forceinline__ float maximum(float a, float b) {
-  float larger;
-  asm("max.NaN.f32 %0, %1, %2;" : "=f"(larger) : "f"(a), "f"(b));
-  return larger;
-}
-__device__ __forceinline__ float minimum(float a, float b) {
-  float smaller;
-  asm("min.NaN.f32 %0, %1, %2;" : "=f"(smaller) : "f"(a), "f"(b));
-  return smaller;
-}
-#else
+// The larger and the smaller; b where either is NaN.
 FL_HD float maximum(float a, float b) { return a > b ? a : b; }
-FL_HD float minimum(float a, float b) { return a < b ? a : b; }
-#endif
 FL_HD double maximum(double a, double b) { return a > b ? a : b; }
+FL_HD float minimum(float a, float b) { return a < b ? a : b; }
 FL_HD double minimum(double a, double b) { return a < b ? a : b; }
 
 FL_HD float square_root(float x) { return ::sqrtf(x); }
