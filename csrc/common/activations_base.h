@@ -10,8 +10,9 @@ namespace activations {
 template <int learnable_count, int constant_count> struct FromInput {
   static constexpr int learnables = learnable_count;
   static constexpr int constants = constant_count;
-  static constexpr int most_repeats = 1;  // more: it has 1 to so many of each learnable, all of the first, then all of the next
-  static constexpr bool random = false;   // whether it takes, after the constants, a number that is uniform in (0, 1)
+  static constexpr int most_repeats = 1;     // more: it has 1 to so many of each learnable, all of the first, then all of the next
+  static constexpr bool everywhere = true;   // whether there is a value for every x and every parameter
+  static constexpr bool random = false;      // whether it takes, after the constants, a number that is uniform in (0, 1)
   static constexpr bool from_output = false;
   static constexpr bool invertible = false;
   static constexpr bool reads_output = false;
@@ -28,7 +29,7 @@ template <class Base> struct Invertible : Base {
   static constexpr bool invertible = true;
 };
 
-// The functor whose result is rounded to 16 bits: one that is less exact and faster, where there is one.
+// The functor whose result is rounded to 16 bits: one that is less exact and faster, where activations_half.h has one.
 template <class Activation> struct ForHalfTypes {
   using type = Activation;
 };

@@ -32,20 +32,6 @@ struct silu : FromInput<0, 0> {
   }
 };
 
-// x s(x), f' = s + x s (1 - s).
-template <> struct ForHalfTypes<silu> {
-  struct type : FromInput<0, 0> {
-    template <class T> FL_HD static T forward(T x, const T*) {
-      const T bounded = maximum(T(math::half_types_closed), x);
-      return bounded * math::rough_sigmoid(minimum(T(math::half_types_open), bounded));
-    }
-    template <class T> FL_HD static T derivative(T x, const T*, T*) {
-      const T bounded = minimum(T(math::half_types_open), maximum(T(math::half_types_closed), x)), s = math::rough_sigmoid(bounded);
-      return multiply_add(bounded * s, T(1.0f) - s, s);
-    }
-  };
-};
-
 // x Phi(x) = max(x, 0) - |x| (1 - Phi(|x|)), Phi the normal distribution.
 template <template <class> class Tail> struct GeluWith : FromInput<0, 0> {
   template <class T> FL_HD static T forward(T x, const T*) { return maximum(T(0), x) - Tail<T>(x).moment(); }
@@ -55,9 +41,6 @@ template <template <class> class Tail> struct GeluWith : FromInput<0, 0> {
   }
 };
 struct gelu : GeluWith<math::NormalTail> {};
-template <> struct ForHalfTypes<gelu> {
-  using type = GeluWith<math::RoughNormalTail>;
-};
 
 // x s(v) with v = 2 sqrt(2 / pi) (x + 0.044715 x^3). Far out exp(v) magnifies v's rounding error a hundredfold, so forward corrects
 // for it: v is kept as value + error.
@@ -76,10 +59,11 @@ struct gelu_tanh : FromInput<0, 0> {
     return multiply_add(bounded * slope, parts.larger * parts.smaller, select(x < T(0), parts.smaller, parts.larger));
   }
 
- private:
+ protected:
   static constexpr double linear = 1.5957691216057307118;  // 2 sqrt(2 / pi)
   static constexpr double cubic = 0.071354816272600248776;  // 0.044715 times that
 
+ private:
   template <class T> static constexpr int outermost = is_double<T> ? 25 : 20;  // from here on the result is 0 or x
   template <class T> FL_HD static T bound(T x) { return minimum(T(outermost<T>), maximum(T(-outermost<T>), x)); }
 
@@ -129,7 +113,7 @@ struct selu : Invertible<FromOutput<0, 0>> {
     return select(y > T(0), T(Constant<T>(scale)), (y + T(high)) + T(low));
   }
 
- private:
+ protected:
   static constexpr double scale = 1.0507009873554804934193349852946;
   static constexpr double scale_alpha = 1.7580993408473768599402175208123;
 };
@@ -239,9 +223,10 @@ struct quick_gelu : FromInput<0, 0> {
   template <class T> FL_HD static T forward(T x, const T*) { return Gated<T>(x, scaled(x)).value(); }
   template <class T> FL_HD static T derivative(T x, const T*, T*) { return Gated<T>(x, scaled(x)).slope(); }
 
- private:
+ protected:
   static constexpr double factor = 1.702;
 
+ private:
   template <class T> FL_HD static math::Pair<T> scaled(T x) {
     constexpr Constant<T> high = static_cast<Constant<T>>(factor), low = static_cast<Constant<T>>(factor - high);
     const math::Pair<T> product = math::exact_product(T(high), x);

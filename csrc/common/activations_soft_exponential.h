@@ -9,6 +9,8 @@ namespace activations {
 // p: alpha. Where alpha < 0, f = log(u) / -alpha with u = 1 - alpha (x + alpha); where alpha > 0, f = (exp(v) - 1) / alpha + alpha with
 // v = alpha x. The side that no lane is on is left out.
 struct soft_exponential : FromInput<1, 0> {
+  static constexpr bool everywhere = false;
+
   template <class T> FL_HD static T forward(T x, const T* p) {
     const T alpha = p[0];
     if constexpr (is_double<T>) {
@@ -45,7 +47,7 @@ struct soft_exponential : FromInput<1, 0> {
     }
   }
 
- private:
+ protected:
   // The formulas in double. Series near 0, where they cancel.
   FL_HD static double times(double a, double x) { return a == 0 ? 0 : a * x; }
   FL_HD static double left_parameter(double x, double a) {

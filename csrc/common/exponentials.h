@@ -44,29 +44,6 @@ template <class T> FL_HD T logarithm_tail(T square) {
 
 // exp(x + low) for -150 <= x <= 15 and tiny low. Kept 2^100 times too large, so that a product with it underflows only if the product
 // itself does, and is rounded once there. 1 ULP.
-#if defined(FL_ROUGH) && defined(__CUDA_ARCH__)
-// exp(x) for results of 16 bits, whose smallest numbers float still has: the GPU's own power of two. Relative error 3e-7 + 6e-8 |x|.
-__device__ __forceinline__ float rough_exponential(float x) {
-  float power;
-  asm("ex2.approx.f32 %0, %1;" : "=f"(power) : "f"(x * 1.44269504f));
-  return power;
-}
-
-template <class T, bool = is_double<T>> class Decay {
- public:
-  FL_HD explicit Decay(T x) : value_(rough_exponential(x)) {}
-  FL_HD Decay(T x, T low) : value_(rough_exponential(x)) { value_ = multiply_add(value_, low, value_); }
-  FL_HD T value() const { return value_; }
-  FL_HD T times(T factor) const { return factor * value_; }
-  FL_HD T log1p() const {
-    const T inverse = T(1.0f) / (value_ + T(2.0f)), s = value_ * inverse, square = s * s;
-    return times((inverse + inverse) * multiply_add(square, logarithm_tail(square), T(1.0f)));
-  }
-
- private:
-  T value_;
-};
-#else
 template <class T, bool = is_double<T>> class Decay {
  public:
   FL_HD explicit Decay(T x) : Decay(ReducedExponential<T>(x, 100)) {}
@@ -84,7 +61,6 @@ template <class T, bool = is_double<T>> class Decay {
 
   T magnified_;
 };
-#endif
 
 template <class T> class Decay<T, true> {
  public:
@@ -104,9 +80,6 @@ template <class T> FL_HD T times_exp(T factor, Pair<T> x) {
     return factor * lane_by_lane(x.value, [](double v) { return ::exp(v); });
   } else {
     x = bounded(x, T(-150.0f), T(104.0f));
-#if defined(FL_ROUGH) && defined(__CUDA_ARCH__)
-    return Decay<T>(x.value, x.low).times(factor);
-#endif
     const auto falls = x.value < T(0);
     const ReducedExponential<T> reduced(x.value, x.low, select(falls, exponent_shifter<T>(100), exponent_shifter<T>(-24)));
     return factor * multiply_add(reduced.power, reduced.expm1, reduced.power) * select(falls, T(0x1p-100f), T(0x1p24f));
@@ -186,14 +159,6 @@ template <class T> FL_HD T bounded_log1p(T x) {
   else return log(exact_sum(T(1), left), T(0));
 }
 
-// 2^bias exp(x), for floats that will be rounded to 16 bits: relative error 2e-7 + 2e-8 |x|.
-template <class T> FL_HD T rough_exp(T x, int bias) {
-  const T shifter = exponent_shifter<T>(bias), shifted = multiply_add(x, T(1.44269504f), shifter);
-  const T rest = multiply_add(x, T(1.44269504f), shifter - shifted);
-  return power_from_shifted(shifted) *
-         polynomial(rest, 1.0f, 0.693147004f, 0.240222424f, 0.0555073358f, 0.00967151299f, 0.00132647273f);
-}
-
 // What the logistic sigmoid s(x) = 1 / (1 + exp(-x)) and all that is built on it are made of.
 template <class T> struct Logistic {
   const T magnitude;     // a = |x|, bounded
@@ -213,12 +178,6 @@ template <class T> struct Logistic {
     smaller = e * larger;
   }
 };
-
-// Where s(x), times x, is 0 in all 16-bit types, and where s(x) is 1 in float.
-constexpr float half_types_closed = -104.0f, half_types_open = 45.0f;
-
-// s(x) for floats that will be rounded to 16 bits, half_types_closed <= x <= half_types_open. The power is kept small, lest it overflow.
-template <class T> FL_HD T rough_sigmoid(T x) { return T(0x1p-60f) / (rough_exp(-x, -60) + T(0x1p-60f)); }
 
 // 2 ULP.
 template <class T> FL_HD T sigmoid(T x) {
@@ -292,21 +251,6 @@ template <class T> struct NormalTailOf<T, false> {
   // a * tail, 4 ULP.
   FL_HD T moment() const { return decay.times(magnitude * factor); }
   // tail - a * density, the derivative of a * tail.
-  FL_HD T moment_derivative() const { return decay.times(multiply_add(magnitude, T(-0.3989422804f), factor)); }
-};
-
-// For floats that will be rounded to 16 bits: relative error 1e-6.
-template <class T> struct RoughNormalTail {
-  const T magnitude;
-  const Decay<T> decay;
-  T factor;
-
-  FL_HD explicit RoughNormalTail(T x) : magnitude(minimum(T(15.0f), absolute(x))), decay(T(-0.5f) * magnitude * magnitude) {
-    const T inverse = T(1.0f) / (magnitude + T(2.5f));
-    factor = inverse * polynomial((magnitude - T(2.5f)) * inverse, 0.706656992f, -0.433692664f, 0.131970122f, 0.0092482008f,
-                                  -0.0162530001f, -0.00162869424f, 0.00216891454f, 0.000615580357f);
-  }
-  FL_HD T moment() const { return decay.times(magnitude * factor); }
   FL_HD T moment_derivative() const { return decay.times(multiply_add(magnitude, T(-0.3989422804f), factor)); }
 };
 

@@ -48,6 +48,11 @@ FL_HD float int_as_float(int32_t bits) {
 FL_HD float with_sign_of(float magnitude, float sign) { return ::copysignf(magnitude, sign); }
 FL_HD double with_sign_of(double magnitude, double sign) { return ::copysign(magnitude, sign); }
 
+// x, or -x where the number is odd.
+FL_HD float negated_if_odd(float x, int32_t number) {
+  return int_as_float(float_as_int(x) ^ static_cast<int32_t>(static_cast<uint32_t>(number) << 31));
+}
+
 // 2^k from the float 1.5 * 2^23 + 127 + k, whose low bits are the exponent field of the result. -126 <= k <= 127.
 FL_HD float power_from_shifted(float shifted) {
   return int_as_float(static_cast<int32_t>(static_cast<uint32_t>(float_as_int(shifted)) << 23));

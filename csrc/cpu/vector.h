@@ -209,6 +209,9 @@ FL_HD Vector<float> multiply_subtract_once(Vector<float> a, Vector<float> b, Vec
   return difference;
 }
 
+// x, or -x where the number is odd.
+FL_HD Vector<float> negated_if_odd(Vector<float> x, Vector<int32_t> number) { return int_as_float(float_as_int(x) ^ (number << 31)); }
+
 // 2^k from the float 1.5 * 2^23 + 127 + k, whose low bits are the exponent field of the result. -126 <= k <= 127.
 FL_HD Vector<float> power_from_shifted(Vector<float> shifted) { return int_as_float(float_as_int(shifted) << 23); }
 

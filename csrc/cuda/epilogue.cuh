@@ -151,7 +151,7 @@ __global__ void __launch_bounds__(most_threads) forward_kernel(const __grid_cons
   }
 }
 
-// Terms of elements that a vector does not have become 0: an activation may have no slope at the 0 that stands for them.
+// Terms of elements that a vector does not have become 0.
 template <int count, int width, class T> __device__ __forceinline__ void leave_out(const Place& place, T (&terms)[count][width]) {
 #pragma unroll
   for (int k = 0; k < count; ++k) {
@@ -194,7 +194,9 @@ __global__ void __launch_bounds__(most_threads) backward_kernel(const __grid_con
         terms[sum_dz][j] = dz[j];
         terms[sum_dz_centred][j] = dz[j] * centred[j];
       }
-      if (!place.whole) leave_out<sum_count>(place, terms);
+      if constexpr (!Activation::everywhere) {  // it may have no slope at the 0 that stands for them
+        if (!place.whole) leave_out(place, terms);
+      }
 #pragma unroll
       for (int k = 0; k < sum_count; ++k) totals[k].add(terms[k]);
     }

@@ -1,5 +1,4 @@
 // The epilogue's kernels for float16 tensors.
-#define FL_ROUGH  // elementary functions are as exact as results of 16 bits need
 #include "epilogue.cuh"
 
 namespace fastlayers::cuda {
