@@ -148,13 +148,13 @@ def finish_statistics(
     pivots = tl.load(source + chunks * channels, mask=inside, other=0.0)
     sums = tl.load(source + 2 * chunks * channels, mask=inside, other=0.0)
     squares = tl.load(source + 3 * chunks * channels, mask=inside, other=0.0)
-    nearby = tl.load(partials + chunks * channels + column, mask=column < channels, other=0.0)
     count = tl.maximum(tl.sum(counts, 0), 1.0)
-    about = (pivots - nearby) + sums / tl.maximum(counts, 1.0)
+    nearby = tl.sum(pivots * counts, 0) / count
+    about = (pivots - nearby[None, :]) + sums / tl.maximum(counts, 1.0)
     centre = tl.sum(about * counts, 0) / count
     deviation = about - centre[None, :]
     total = tl.sum(squares + counts * deviation * deviation, 0)
-    centre += tl.sum(nearby, 0)
+    centre += nearby
     channel = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
     present = channel < channels
     tl.store(mean + channel, centre, mask=present)
