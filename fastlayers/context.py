@@ -1,19 +1,19 @@
-"""What surrounds a call: a torch.func transform, a backward pass."""
+"""What surrounds a call: a torch.func transform, forward-mode differentiation, a backward pass."""
 from __future__ import annotations
 
 import torch
+from torch.autograd import forward_ad
 
 _transforms_active = torch._C._are_functorch_transforms_active
 _graph_task = torch._C._current_graph_task_id
 
 
 def transformed() -> bool:
-    """Whether a torch.func transform (vmap, grad, jvp, ...) is at work: kernels cannot see through its tensors, the reference can."""
-    return _transforms_active()
+    """Whether a torch.func transform (vmap, grad, jvp, ...) or forward_ad.dual_level is at work: what the reference can follow."""
+    return _transforms_active() or forward_ad._current_level >= 0
 
 
 transformed._dynamo_marked_constant = True  # as torch.compiler.assume_constant_result does, without importing the compiler
-
 
 
 def recomputing() -> bool:

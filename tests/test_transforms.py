@@ -1,8 +1,9 @@
-"""torch.func: functional_call, grad, vmap, jvp and what is stacked of them, through every layer, in eager and in compiled code."""
+"""torch.func (functional_call, grad, vmap, jvp and what is stacked of them) and forward_ad, through every layer, eager and compiled."""
 from __future__ import annotations
 
 import pytest
 import torch
+from torch.autograd import forward_ad
 
 import fastlayers as fl
 from fastlayers import nn
@@ -54,6 +55,30 @@ def test_forward_mode_and_hessian(make) -> None:
     torch.testing.assert_close(slope, expected)
     curvature = torch.func.hessian(lambda x: layer(x).square().sum())(x)
     torch.testing.assert_close(curvature, torch.autograd.functional.hessian(lambda x: layer(x).square().sum(), x))
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("make", [*LAYERS.values(), nn.SwiGLU], ids=[*LAYERS, "gated"])
+def test_dual_numbers(make, training: bool) -> None:
+    """torch.autograd.forward_ad without torch.func: the slope along a direction, for parameters too, and the same masks."""
+    layer = (make() if make is nn.SwiGLU else settled(make, training)).double()
+    x, direction = torch.randn(4, 6 if make is nn.SwiGLU else 3, 2, dtype=torch.float64).unbind(-1)
+    torch.manual_seed(7)
+    value, expected = torch.autograd.functional.jvp(lambda x: layer(x), x, direction)
+    torch.manual_seed(7)
+    with forward_ad.dual_level():
+        y, slope = forward_ad.unpack_dual(layer(forward_ad.make_dual(x, direction)))
+    torch.testing.assert_close(y, value)
+    torch.testing.assert_close(slope, expected)
+    for name, parameter in layer.named_parameters():
+        with forward_ad.dual_level():
+            dual = {name: forward_ad.make_dual(parameter.detach(), torch.ones_like(parameter))}
+            torch.manual_seed(7)
+            slope = forward_ad.unpack_dual(torch.func.functional_call(layer, dual, (x,))).tangent
+        torch.manual_seed(7)
+        _, expected = torch.autograd.functional.jvp(
+            lambda value, name=name: torch.func.functional_call(layer, {name: value}, (x,)), parameter.detach(), torch.ones_like(parameter))
+        torch.testing.assert_close(slope, expected)
 
 
 @pytest.mark.parametrize("layout", ["contiguous", "transposed"])
