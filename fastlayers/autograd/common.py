@@ -44,7 +44,7 @@ def with_stride(value: Tensor, stride: tuple[int, ...]) -> Tensor:
     """value itself where it has these strides, else a copy that has: element i of memory is then the same one in both."""
     if value.stride() == stride:
         return value
-    return torch.empty_strided(value.size(), stride, dtype=value.dtype, device=value.device).copy_(value)
+    return value.new_empty_strided(value.size(), stride).copy_(value)
 
 
 def dense(x: Tensor) -> Tensor:

@@ -141,4 +141,4 @@ def _like(value: Tensor, x: Tensor) -> Tensor:
     value = value.to(x.dtype)
     if value.stride() == x.stride() or transformed():  # their tensors have no memory order of their own
         return value
-    return torch.empty_strided(x.size(), x.stride(), dtype=x.dtype, device=x.device).copy_(value)
+    return value.new_empty_strided(x.size(), x.stride()).copy_(value)

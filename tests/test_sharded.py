@@ -1,0 +1,34 @@
+"""Activations and gated units on DTensors in two gloo processes, as between the layers of a tensor-parallel model."""
+from __future__ import annotations
+
+from itertools import product
+
+import pytest
+import torch
+from test_optimizer_distributed import WORLD, in_two_processes
+from torch import distributed
+
+pytestmark = pytest.mark.skipif(not distributed.is_available() or not distributed.is_gloo_available(), reason="torch has no gloo")
+
+
+def _layers(rank: int) -> None:
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.tensor import Replicate, Shard, distribute_tensor
+
+    from fastlayers import nn
+
+    mesh = init_device_mesh("cpu", (WORLD,))
+    x = torch.randn(6, 4, 8, generator=torch.Generator().manual_seed(3))
+    for layer in (nn.SiLU(), nn.Softplus(), nn.PReLU(), nn.SwiGLU(dim=1)):
+        for placement, loss in product((Shard(0), Shard(2), Replicate()), (torch.sum, torch.std)):  # dy: one number expanded, and many
+            alone, sharded = x.clone().requires_grad_(), distribute_tensor(x, mesh, [placement]).requires_grad_()
+            y, expected = layer(sharded), layer(alone)
+            assert y.placements == (placement,)
+            torch.testing.assert_close(y.full_tensor(), expected)
+            loss(y.redistribute(mesh, [Replicate()]) if loss is torch.std else y).backward()
+            loss(expected).backward()
+            torch.testing.assert_close(sharded.grad.full_tensor(), alone.grad)
+
+
+def test_layers_between_sharded_ones() -> None:
+    in_two_processes(_layers)
