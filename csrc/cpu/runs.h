@@ -272,8 +272,28 @@ template <class Activation, class Storage, bool along> struct BackwardLoop {
     }
   }
 
+  // dx = dy f'(x), where that is all: a plain activation of a small tensor is as fast as its loop is short.
+  FL_HD bool is_plain() const {
+    return !along && dx && !sums_memory && !numbers && !dresidual && !parked && !corrected && !inputs.affine && !inputs.residual;
+  }
+  template <bool whole> FL_HD void plain_step(int64_t i, const V* arguments, Access<whole> access) const {
+    V slopes[max_learnables];
+    const V gradient = access.template stream<V>(dy + i);
+    access.write(dx + i, gradient * inputs.derivative(access.template stream<V>(inputs.x + i), arguments, slopes), past_caches);
+  }
+  FL_HD void go_plain(int64_t count) const {
+    V arguments[max_arguments];
+    inputs.read_arguments(0, Access<true>{}, arguments);
+    int64_t i = 0;
+    for (; i + V::size <= count; i += V::size) plain_step(i, arguments, Access<true>{});
+    if (i < count) plain_step(i, arguments, Access<false>{static_cast<int>(count - i)});
+  }
+
   static void run(const Run<Storage>& r) {
     BackwardLoop loop(r);
+    if constexpr (!Activation::random) {
+      if (loop.is_plain()) return loop.go_plain(r.count);
+    }
     loop.template exchange_sums<true>();
     const int64_t count = r.count;
     int64_t i = 0;
