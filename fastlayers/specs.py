@@ -108,8 +108,10 @@ class Activation:
         if self.invertible not in ("always", "never") and not any(n in self.invertible for n in names):
             raise ValueError(f"{self.name}: invertible names no constant and no parameter: {self.invertible!r}")
 
-    def derives_from_output(self, constants: tuple[float, ...]) -> bool:
-        """Whether the derivative follows from y for these constants."""
+    def derives_from_output(self, constants: tuple[float, ...], itemsize: int = 4) -> bool:
+        """Whether the derivative follows from y for these constants and elements of so many bytes."""
+        if self.saturates and itemsize == 2:
+            return False
         if self.from_output == "always" or self.from_output == "never":
             return self.from_output == "always"
         position, bound = self._condition
