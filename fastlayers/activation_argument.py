@@ -118,6 +118,9 @@ def row_of_module(operation: str, module: torch.nn.Module) -> Activation:
         for row in _ROWS_OF_CLASS.get(kind, ()):
             if row.keyword is None or getattr(module, row.keyword[0]) == row.keyword[1]:
                 return row
+        if rows := _ROWS_OF_CLASS.get(kind):
+            keyword = rows[0].keyword[0]
+            checks.one_of(operation, keyword, getattr(module, keyword), [row.keyword[1] for row in rows])
     names = dict.fromkeys(row.module for row in ACTIVATIONS.values())
     raise ValueError(f"{operation}: activation must be a module of {', '.join(names)}, got {type(module).__name__}")
 

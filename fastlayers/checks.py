@@ -268,6 +268,8 @@ def number_in(operation: str, argument: str, value: float, low: float, high: flo
 def constants(operation: str, row: Activation, values: Sequence[float]) -> None:
     """The constants of an activation are in the ranges of its row."""
     for constant, value in zip(row.constants, values, strict=True):
+        if not hasattr(value, "__float__"):  # which tensors of one number have, too
+            raise TypeError(f"{operation}: {constant.name} must be a number, got {type(value).__name__}")
         number_in(operation, constant.name, value, constant.low, constant.high)
         if value in constant.refused:
             raise ValueError(f"{operation}: {constant.name} must not be {value:g}, got {value}")
@@ -290,6 +292,10 @@ def learnable(operation: str, row: Activation, values: Sequence[Tensor]) -> None
     for argument, value in zip(row.learnables, values, strict=True):
         tensor(operation, argument.name, value)
     shapes = [tuple(value.shape) for value in values]
+    widths = [shape[1] if len(shape) == 2 else 1 for shape in shapes] if row.repeats else [value.numel() for value in values]
+    if len({*widths} - {1}) > 1:
+        names = " and ".join(learnable.name for learnable in row.learnables)
+        raise RuntimeError(f"{operation}: {names} must hold 1 value or one per channel each, got shapes {' and '.join(map(str, shapes))}")
     if row.repeats:
         good = all(len(shape) in (1, 2) and shape[0] == shapes[0][0] for shape in shapes) and 1 <= shapes[0][0] <= row.repeats.most
         if not good:
