@@ -9,7 +9,7 @@ import importlib.util
 import keyword
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from numbers import Integral, Real
 from typing import NoReturn
 
@@ -31,6 +31,12 @@ def text(operation: str, argument: str, value: object) -> None:
     """value is a string."""
     if not isinstance(value, str):
         raise TypeError(f"{operation}: {argument} must be a str, got {type(value).__name__}")
+
+
+def mapping(operation: str, argument: str, value: object) -> None:
+    """value is a dictionary or its like."""
+    if not isinstance(value, Mapping):
+        raise TypeError(f"{operation}: {argument} must be a dict of names and numbers, got {type(value).__name__}")
 
 
 def new_name(operation: str, argument: str, name: str) -> None:
@@ -168,7 +174,8 @@ def parameters(operation: str, argument: str, value: Tensor, x: Tensor, channels
     """The learnable parameters of an activation, [K, P] or [P]: one value each, or one per channel."""
     size = value.size(-1)
     if size != 1 and size != channels:  # not "in": Dynamo finds no symbolic size in a tuple
-        raise RuntimeError(f"{operation}: {argument} must hold 1 or {channels} values, one per channel, got {size}")
+        rule = f"1 or {channels} values, one per channel" if channels != 1 else f"1 value for x of shape {tuple(x.shape)}"
+        raise RuntimeError(f"{operation}: {argument} must hold {rule}, got {size}")
     if value.dtype is not x.dtype:
         _dtype_for(operation, argument, value, x)
     if value.device != x.device:

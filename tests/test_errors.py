@@ -114,6 +114,7 @@ REFUSED = [
      "srelu: t_l and a_l and t_r and a_r must hold 1 value or one per channel each, got shapes (1,) and (3,) and (1,) and (2,)"),
     (lambda: F.apl(X, torch.zeros(2, 3), torch.zeros(2, 2)), RuntimeError,
      "apl: a and b must hold 1 value or one per channel each, got shapes (2, 3) and (2, 2)"),
+    (lambda: nn.PReLU(3)(torch.ones(3)), RuntimeError, "PReLU: weight must hold 1 value for x of shape (3,), got 3"),
     (lambda: nn.ISRU("1"), TypeError, "ISRU: alpha must be a number, got str"),
     (lambda: nn.LeakyReLU(None)(X), TypeError, "LeakyReLU: negative_slope must be a number, got NoneType"),
     (lambda: nn.GELU("erf")(X), ValueError, "GELU: approximate must be one of none, tanh, got 'erf'"),

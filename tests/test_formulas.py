@@ -398,6 +398,8 @@ def test_types_are_checked() -> None:
             fl.register_activation(*arguments)
     with pytest.raises(TypeError, match=START + "a must be a number, got str"):
         fl.register_activation("refused", "a * x", parameters={"a": "1"})
+    with pytest.raises(TypeError, match=START + "parameters must be a dict of names and numbers, got list"):
+        fl.register_activation("refused", "a * x", parameters=["a"])
     with pytest.raises(ValueError, match="unregister_activation: name must be one of own_mish, own_pieces, own_two, own_gate, got 'silu'"):
         fl.unregister_activation("silu")
 
