@@ -118,6 +118,9 @@ def row_of_module(operation: str, module: torch.nn.Module) -> Activation:
         for row in _ROWS_OF_CLASS.get(kind, ()):
             if row.keyword is None or getattr(module, row.keyword[0]) == row.keyword[1]:
                 return row
+        if rows := _ROWS_OF_CLASS.get(kind):
+            keyword = rows[0].keyword[0]
+            checks.one_of(operation, keyword, getattr(module, keyword), [row.keyword[1] for row in rows])
     names = dict.fromkeys(row.module for row in ACTIVATIONS.values())
     raise ValueError(f"{operation}: activation must be a module of {', '.join(names)}, got {type(module).__name__}")
 
@@ -127,6 +130,12 @@ def parse(operation: str, text: str) -> tuple[Activation, dict[str, float]]:
     name = text.partition("(")[0]
     checks.one_of(operation, "activation", name.strip(), tuple(ACTIVATIONS))
     row = ACTIVATIONS[name.strip()]
+    return row, dict(_constants_in(operation, text, row.name))
+
+
+def _constants_in(operation: str, text: str, name: str) -> tuple[tuple[str, float], ...]:
+    """The constants that a text gives row ``name``, by name."""
+    row = ACTIVATIONS[name]
     try:
         call = ast.parse(text.strip(), mode="eval").body
         given = [] if isinstance(call, ast.Name) else [
@@ -146,7 +155,10 @@ def parse(operation: str, text: str) -> tuple[Activation, dict[str, float]]:
     if missing:
         raise ValueError(f"{operation}: {row.name} must be given {' and '.join(missing)}, got {text!r}")
     checks.constants(operation, row, [keywords.get(constant.name, constant.default) for constant in row.constants])
-    return row, keywords
+    return tuple(keywords.items())
+
+
+_constants_in._dynamo_marked_constant = True  # see context.py; Dynamo does not trace ast, and makes constants of numbers and text only
 
 
 def _resolve_text(operation: str, text: str, training: bool) -> Resolved:

@@ -9,7 +9,7 @@ import importlib.util
 import keyword
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from numbers import Integral, Real
 from typing import NoReturn
 
@@ -31,6 +31,12 @@ def text(operation: str, argument: str, value: object) -> None:
     """value is a string."""
     if not isinstance(value, str):
         raise TypeError(f"{operation}: {argument} must be a str, got {type(value).__name__}")
+
+
+def mapping(operation: str, argument: str, value: object) -> None:
+    """value is a dictionary or its like."""
+    if not isinstance(value, Mapping):
+        raise TypeError(f"{operation}: {argument} must be a dict of names and numbers, got {type(value).__name__}")
 
 
 def new_name(operation: str, argument: str, name: str) -> None:
@@ -168,7 +174,8 @@ def parameters(operation: str, argument: str, value: Tensor, x: Tensor, channels
     """The learnable parameters of an activation, [K, P] or [P]: one value each, or one per channel."""
     size = value.size(-1)
     if size != 1 and size != channels:  # not "in": Dynamo finds no symbolic size in a tuple
-        raise RuntimeError(f"{operation}: {argument} must hold 1 or {channels} values, one per channel, got {size}")
+        rule = f"1 or {channels} values, one per channel" if channels != 1 else f"1 value for x of shape {tuple(x.shape)}"
+        raise RuntimeError(f"{operation}: {argument} must hold {rule}, got {size}")
     if value.dtype is not x.dtype:
         _dtype_for(operation, argument, value, x)
     if value.device != x.device:
@@ -268,6 +275,8 @@ def number_in(operation: str, argument: str, value: float, low: float, high: flo
 def constants(operation: str, row: Activation, values: Sequence[float]) -> None:
     """The constants of an activation are in the ranges of its row."""
     for constant, value in zip(row.constants, values, strict=True):
+        if not hasattr(value, "__float__"):  # which tensors of one number have, too
+            raise TypeError(f"{operation}: {constant.name} must be a number, got {type(value).__name__}")
         number_in(operation, constant.name, value, constant.low, constant.high)
         if value in constant.refused:
             raise ValueError(f"{operation}: {constant.name} must not be {value:g}, got {value}")
@@ -290,6 +299,10 @@ def learnable(operation: str, row: Activation, values: Sequence[Tensor]) -> None
     for argument, value in zip(row.learnables, values, strict=True):
         tensor(operation, argument.name, value)
     shapes = [tuple(value.shape) for value in values]
+    widths = [shape[1] if len(shape) == 2 else 1 for shape in shapes] if row.repeats else [value.numel() for value in values]
+    if len({*widths} - {1}) > 1:
+        names = " and ".join(learnable.name for learnable in row.learnables)
+        raise RuntimeError(f"{operation}: {names} must hold 1 value or one per channel each, got shapes {' and '.join(map(str, shapes))}")
     if row.repeats:
         good = all(len(shape) in (1, 2) and shape[0] == shapes[0][0] for shape in shapes) and 1 <= shapes[0][0] <= row.repeats.most
         if not good:

@@ -5,7 +5,6 @@ itself stands once per language, under the row's name: ``fastlayers/reference/``
 """
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -104,22 +103,21 @@ class Activation:
         names = [c.name for c in self.constants]
         if self.from_output not in ("always", "never") and not any(n in self.from_output for n in names):
             raise ValueError(f"{self.name}: from_output names no constant: {self.from_output!r}")
+        if self.from_output not in ("always", "never"):  # read once, looked at in every forward
+            name, bound = self.from_output.split(" >= ")
+            object.__setattr__(self, "_condition", (names.index(name), float(bound)))
         names += [learnable.name for learnable in self.learnables]
         if self.invertible not in ("always", "never") and not any(n in self.invertible for n in names):
             raise ValueError(f"{self.name}: invertible names no constant and no parameter: {self.invertible!r}")
 
-    def derives_from_output(self, constants: tuple[float, ...]) -> bool:
-        """Whether the derivative follows from y for these constants."""
+    def derives_from_output(self, constants: tuple[float, ...], itemsize: int = 4) -> bool:
+        """Whether the derivative follows from y for these constants and elements of so many bytes."""
+        if self.saturates and itemsize == 2:
+            return False
         if self.from_output == "always" or self.from_output == "never":
             return self.from_output == "always"
         position, bound = self._condition
         return constants[position] >= bound
-
-    @functools.cached_property
-    def _condition(self) -> tuple[int, float]:
-        """from_output "negative_slope >= 0" as the position of the constant and the bound: read once, looked at in every forward."""
-        name, bound = self.from_output.split(" >= ")
-        return [constant.name for constant in self.constants].index(name), float(bound)
 
     @property
     def text(self) -> str:

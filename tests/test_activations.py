@@ -81,6 +81,18 @@ def test_inplace_is_torchs(row) -> None:
         assert leaf.grad is not None
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("row", [row for row in ROWS if row.saturates], ids=lambda row: row.name)
+def test_half_types_keep_what_the_flat_end_loses(cpu_backend: str, row, dtype: torch.dtype) -> None:
+    """Near an asymptote y has lost x; the gradient has not, alone and after a bias."""
+    x = torch.linspace(-12, 4, 129).to(dtype).requires_grad_()
+    wide = x.detach().double().requires_grad_()
+    layer = cases.module(row.module)
+    want, = torch.autograd.grad(layer(wide).sum(), wide)
+    for y in (layer(x), F.bias_activation(x[None], torch.zeros(129, dtype=dtype), layer)):
+        torch.testing.assert_close(torch.autograd.grad(y.sum(), x)[0].double(), want, rtol=torch.finfo(dtype).eps, atol=1e-7)
+
+
 @pytest.mark.parametrize("columns", [1, 4])
 @pytest.mark.parametrize("row", LEARNABLE, ids=lambda row: row.name)
 def test_parameter_gradients_beside_autograd(backend: str, row, columns: int) -> None:

@@ -1,6 +1,7 @@
 """torch.compile, torch.export and opcheck: every kernel is one node, without graph breaks."""
 from __future__ import annotations
 
+import dataclasses
 import re
 
 import cases
@@ -8,8 +9,9 @@ import pytest
 import torch
 
 import fastlayers as fl
-from fastlayers import nn
+from fastlayers import activation_argument, nn
 from fastlayers.reference.gated import empty_halved
+from fastlayers.specs import ACTIVATIONS
 
 MODULES = {
     **{name: lambda name=name: cases.module(name) for name in nn.__all__ if not re.search("Norm|GLU|^Dropout1d$", name)},
@@ -56,6 +58,24 @@ def test_fullgraph(make, layout: str) -> None:
     for expected, actual in zip(eager_results, compiled_results, strict=True):
         assert torch.equal(actual, expected) or torch.allclose(actual, expected, rtol=1e-5, atol=1e-6)
         assert actual.stride() == expected.stride()
+
+
+@pytest.mark.parametrize("text", ["leaky_relu(0.3)", "celu(alpha=2)", "threshold(0.1, 2)", "rrelu", "elu"])
+def test_names_compile_before_anything_ran(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An activation by name, with constants or drawn, in a process in which its row has never been looked at."""
+    torch._dynamo.reset()
+    name = text.partition("(")[0]
+    fresh = dataclasses.replace(ACTIVATIONS[name])
+    monkeypatch.setitem(ACTIVATIONS, name, fresh)
+    if name in activation_argument._DEFAULTS:
+        monkeypatch.setitem(activation_argument._DEFAULTS, name, activation_argument._DEFAULTS[name]._replace(row=fresh))
+    x = torch.randn(6, 4)
+
+    def call(x: torch.Tensor) -> torch.Tensor:
+        return fl.functional.bias_activation(x, None, text, seed=5 if name == "rrelu" else None)
+
+    y = torch.compile(call, fullgraph=True, backend="aot_eager")(x)
+    assert torch.equal(y, call(x))
 
 
 def test_inductor_and_dynamic_batch() -> None:

@@ -194,6 +194,22 @@ def test_a_single_point_has_the_derivative_of_its_branch() -> None:
         fl.unregister_activation("own_sinc")
 
 
+@KERNELS
+@pytest.mark.parametrize(("formula", "function"), [
+    ("max(x, 0)**a", lambda x, a: x.relu()**a), ("abs(x)**a", lambda x, a: x.abs()**a),
+    ("sqrt(relu(x - a))", lambda x, a: (x - a).relu().sqrt()), ("relu(x) * relu(x)**a", lambda x, a: x.relu() * x.relu()**a),
+])
+def test_no_gradient_is_nan_where_a_factor_of_it_is_0(backend: str, formula: str, function) -> None:
+    """u^a / u and log(u) u^a at u = 0, and a flat branch's 0 times whatever: the gradients are PyTorch's."""
+    layer = fl.register_activation("steep", formula, parameters={"a": 1.25})()
+    try:
+        x = torch.tensor([-1.5, 0.0, -0.0, 1.5], requires_grad=True)
+        got = torch.autograd.grad(layer(x).sum(), (x, layer.a))
+        torch.testing.assert_close(got, torch.autograd.grad(function(x, layer.a).sum(), (x, layer.a)), rtol=1e-5, atol=1e-6)
+    finally:
+        fl.unregister_activation("steep")
+
+
 @pytest.mark.parametrize(("formula", "rewritten"), [
     ("log(1 + exp(2*x))", "softplus(2*x)"), ("log(exp(x) + 1) / 3", "softplus(x)/3"), ("log(1 + x**2)", "log1p(x**2)"),
     ("2*exp(x) - 2", "2*expm1(x)"), ("x * (exp(-x) - 1)", "x*expm1(-x)"), ("1 / (1 + exp(-x))", "sigmoid(x)"),
@@ -382,6 +398,8 @@ def test_types_are_checked() -> None:
             fl.register_activation(*arguments)
     with pytest.raises(TypeError, match=START + "a must be a number, got str"):
         fl.register_activation("refused", "a * x", parameters={"a": "1"})
+    with pytest.raises(TypeError, match=START + "parameters must be a dict of names and numbers, got list"):
+        fl.register_activation("refused", "a * x", parameters=["a"])
     with pytest.raises(ValueError, match="unregister_activation: name must be one of own_mish, own_pieces, own_two, own_gate, got 'silu'"):
         fl.unregister_activation("silu")
 

@@ -22,7 +22,7 @@ class Activation(KernelFunction):
     def forward(ctx, x, parameters, row, constants):
         kernels, channel_dim = kernels_for(x, row.name), 0 if parameters is None or x.dim() == 1 else 1
         y = kernels.epilogue_forward(x, None, None, None, None, parameters, None, row.name, constants, 0.0, channel_dim)
-        from_output = row.derives_from_output(constants)
+        from_output = row.derives_from_output(constants, x.dtype.itemsize)
         ctx.save_for_backward(y if from_output else x, parameters)
         ctx.kernels, ctx.arguments = kernels, (row.name, constants, channel_dim, from_output)
         return y

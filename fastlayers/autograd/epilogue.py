@@ -43,7 +43,8 @@ class Epilogue(KernelFunction):
         ctx.from_output = False
         if row.name == "identity" and not wants_scale:
             ctx.save_for_backward(None, scale, None, None, None, seed)
-        elif seed is None and residual_after is None and not wants_scale and row.derives_from_output(constants):
+        elif (seed is None and residual_after is None and not wants_scale
+              and row.derives_from_output(constants, x.dtype.itemsize)):
             ctx.from_output = True
             ctx.save_for_backward(y, scale, None, None, parameters, None)
         else:

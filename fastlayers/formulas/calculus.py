@@ -15,10 +15,41 @@ _NONSENSE = (sympy.I, sympy.nan, sympy.zoo, sympy.oo, -sympy.oo, sympy.Derivativ
 
 def derivative(expression: sympy.Expr, symbol: sympy.Symbol, x: sympy.Symbol) -> sympy.Expr:
     """The derivative with respect to a symbol, of the branch that holds just to the right in x."""
-    slope = stable(right_limit(expression, x).diff(symbol))
+    slope = _settled(stable(right_limit(expression, x).diff(symbol)))
     if slope.has(*_NONSENSE):
         raise FormulaError(f"be differentiable in {symbol}", f"{expression}, whose derivative is {slope}")
     return slope
+
+
+def _settled(slope: sympy.Basic) -> sympy.Basic:
+    """The slope with products that are 0 * infinity or 0 / 0 somewhere as their limits: u^a / u, log(u) u^a, and 0 of a flat branch."""
+    if not slope.args:
+        return slope
+    node = slope.func(*map(_settled, slope.args))
+    if not node.is_Mul:
+        return node
+    node = _with_one_power(node)
+    for factor in node.args:
+        if isinstance(factor, where) and sympy.S.Zero in factor.args[1:]:
+            condition, a, b = factor.args
+            rest = _settled(node / factor)
+            return where(condition, a if a == 0 else a * rest, b if b == 0 else b * rest)
+    for factor in node.args:
+        for power in node.args:
+            if isinstance(factor, sympy.log) and power.is_Pow and power.base == factor.args[0]:
+                return where(sympy.And(sympy.Eq(power.base, 0), power.exp > 0), sympy.S.Zero, node)
+    return node
+
+
+def _with_one_power(product: sympy.Expr) -> sympy.Expr:
+    """The product with u^a u^n as u^(a + n), which SymPy leaves alone."""
+    factors = list(product.args)
+    for power in (factor for factor in product.args if factor.is_Pow and not factor.exp.is_number):
+        same = [factor for factor in factors if factor.as_base_exp()[0] == power.base]
+        if len(same) > 1:
+            exponent = sympy.Add(*(factor.as_base_exp()[1] for factor in same))
+            factors = [factor for factor in factors if factor not in same] + [power.base**exponent]
+    return sympy.Mul(*factors)
 
 
 def checked(expression: sympy.Expr) -> sympy.Expr:

@@ -57,6 +57,8 @@ def register_activation(
     >>> y = nn.BatchNorm1d(4, activation=Bump(num_parameters=4))(torch.randn(8, 4))
     >>> unregister_activation("bump")
     """
+    for argument, given in (("parameters", parameters or {}), ("constants", constants or {})):
+        checks.mapping(_OPERATION, argument, given)
     parameters, constants = dict(parameters or {}), dict(constants or {})
     checks.text(_OPERATION, "name", name)
     checks.text(_OPERATION, "formula", formula)
