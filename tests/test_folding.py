@@ -80,6 +80,44 @@ class Shared(T.Module):
         return self.norm_c(self.c(x))
 
 
+class Reading(T.Module):
+    """The first layer's output is the residual too, the second's weight is used again, the third batch norm's; the fourth is another."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = T.ModuleList(T.Linear(3, 3) for _ in range(4))
+        self.norms = T.ModuleList(settled(kind(3)) for kind in (nn.BatchNorm1d, T.BatchNorm1d, nn.BatchNorm1d, Doubled))
+        self.tied = T.Linear(3, 3, bias=False)
+        self.layers[1].weight = self.tied.weight
+
+    def forward(self, x):
+        x = self.layers[0](x)
+        x = self.norms[0](x, residual=x)
+        x = self.norms[1](self.layers[1](x)) @ self.layers[1].weight
+        x = self.norms[2](self.layers[2](x)) * self.norms[2].weight
+        return self.norms[3](self.layers[3](x))
+
+
+class Doubled(nn.BatchNorm1d):
+    def forward(self, x):
+        return super().forward(x) * 2
+
+
+class Renamed(T.BatchNorm1d):
+    """A subclass that computes the same."""
+
+
+def test_what_is_read_elsewhere_or_computes_something_else_stays() -> None:
+    model, x = Reading().eval(), torch.randn(5, 3)
+    folded = fl.fold_batch_norm(model)
+    assert not any(isinstance(module, fl.folding.FoldedBatchNorm) for module in folded.modules())
+    assert torch.equal(folded(x), model(x))
+    same = T.Sequential(T.Linear(3, 3), settled(Renamed(3))).eval()
+    folded = fl.fold_batch_norm(same)
+    assert isinstance(folded[1], fl.folding.FoldedBatchNorm)
+    torch.testing.assert_close(folded(x), same(x))
+
+
 class Branching(T.Module):
     def forward(self, x):
         return x if x.sum() > 0 else -x
