@@ -78,18 +78,18 @@ class _BatchNorm(torch.nn.modules.batchnorm._BatchNorm):
         """
         checks.tracked(type(self).__name__, self.running_mean, self.track_running_stats)
         self.frozen = True
-        for name in ("weight", "bias") if affine else ():
-            parameter = getattr(self, name)
-            if parameter is not None and parameter.requires_grad:
-                parameter.requires_grad_(False)
+        for name, value in self.named_parameters() if affine else ():
+            if value.requires_grad and not name.startswith("activation."):  # weight, bias, and what a parametrization makes them of
+                value.requires_grad = False  # requires_grad_() is refused by parameters that a lazy layer has yet to make
                 self._stopped = (*self._stopped, name)
         return self
 
     def unfreeze(self) -> _BatchNorm:
         """Undo freeze(): weight and bias are trained again where freeze() had stopped them; returns self."""
         self.frozen = False
-        for name in self._stopped:
-            getattr(self, name).requires_grad_(True)
+        for name, value in self.named_parameters():
+            if name in self._stopped:
+                value.requires_grad = True
         self._stopped = ()
         return self
 
