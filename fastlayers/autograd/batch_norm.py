@@ -54,7 +54,7 @@ class BatchNorm(KernelFunction):
         saved, ctx.keeps_output = x, False
         if row.name == "identity" and not training and not ctx.needs_input_grad[1]:
             saved = residual = None  # dx = dy * scale, whatever x was
-        elif inplace and any(ctx.needs_input_grad) and restorable(x.dtype, weight, bias, parameters, seed, row, constants):
+        elif inplace and any(ctx.needs_input_grad) and restorable(x.dtype, weight, bias, residual, parameters, seed, row, constants):
             saved, ctx.keeps_output = y, True
         elif row.name == "identity":
             residual = None  # the gradient does not depend on it
