@@ -249,6 +249,12 @@ def once_synchronised(operation: str, once: bool) -> None:
         raise RuntimeError(f"{operation}: gradients must be taken once when ranks share a batch, got create_graph=True")
 
 
+def one_process(operation: str, alone: bool) -> None:
+    """Transforms cannot follow what travels between ranks."""
+    if not alone:
+        raise RuntimeError(f"{operation}: group must be None under a transform of torch.func or forward_ad, got a process group")
+
+
 def evaluating(operation: str, training: bool) -> None:
     """A model that is changed for inference is used for inference."""
     if training:

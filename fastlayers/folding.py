@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from operator import attrgetter
 
 import torch
 from torch import Tensor, fx
@@ -16,6 +17,9 @@ _DIMENSIONS = {
     torch.nn.ConvTranspose1d: 3, torch.nn.ConvTranspose2d: 4, torch.nn.ConvTranspose3d: 5,
 }
 """What can be folded into, and of how many dimensions its output is where batch norm's channels are its own."""
+
+_FORWARDS = (torch.nn.modules.batchnorm._BatchNorm.forward, torch.nn.SyncBatchNorm.forward, _BatchNorm.forward)
+"""What a batch norm computes, subclasses among them unless they compute something else."""
 
 
 class FoldedBatchNorm(torch.nn.Module):
@@ -52,7 +56,7 @@ def fold_batch_norm(model: torch.nn.Module) -> torch.nn.Module:
 
     Returns:
         A copy of the model with the same classes and names; what cannot be folded stays: a batch norm in training or without running
-        statistics, after a layer that is used twice, or whose output goes elsewhere too.
+        statistics, with a forward of its own, after a layer that is used twice, or whose output or weight goes elsewhere too.
 
     Raises:
         ValueError: ``fold_batch_norm: model must be in eval mode, got training=True``, or ``model must be traceable by torch.fx, ...``
@@ -75,10 +79,11 @@ def fold_batch_norm(model: torch.nn.Module) -> torch.nn.Module:
 
 
 class _Tracer(fx.Tracer):
-    """Looks into everything but torch's layers and fastlayers'."""
+    """Looks into everything but torch's layers, fastlayers' and batch norms of any class, whose checks of x torch.fx cannot trace."""
 
     def is_leaf_module(self, module: torch.nn.Module, name: str) -> bool:
-        return super().is_leaf_module(module, name) or type(module).__module__.startswith("fastlayers.nn")
+        return (super().is_leaf_module(module, name) or type(module).__module__.startswith("fastlayers.nn")
+                or isinstance(module, torch.nn.modules.batchnorm._BatchNorm))
 
 
 def _pairs(model: torch.nn.Module) -> Iterator[tuple[str, str]]:
@@ -90,11 +95,16 @@ def _pairs(model: torch.nn.Module) -> Iterator[tuple[str, str]]:
     modules = dict(model.named_modules(remove_duplicate=False))
     calls = [node for node in graph.nodes if node.op == "call_module"]
     uses = [id(modules[node.target]) for node in calls]
+    read = {id(attrgetter(node.target)(model)) for node in graph.nodes if node.op == "get_attr"}
     for node in calls:
         before = node.args[0] if node.args else node.kwargs.get("input")
         if not isinstance(before, fx.Node) or before.op != "call_module" or len(before.users) != 1:
             continue
+        if [*node.args, *node.kwargs.values()].count(before) != 1:  # it is the residual as well
+            continue
         layer, norm = modules[before.target], modules[node.target]
+        if any(id(value) in read for module in (layer, norm) for value in (*module.parameters(), *module.buffers())):
+            continue
         if uses.count(id(layer)) == 1 and uses.count(id(norm)) == 1 and _can_fold(layer, norm):
             yield before.target, node.target
 
@@ -105,7 +115,7 @@ def _can_fold(layer: torch.nn.Module, norm: torch.nn.Module) -> bool:
     evaluating = not norm.training or getattr(norm, "frozen", False)
     hooks = any((layer._forward_hooks, layer._forward_pre_hooks, norm._forward_hooks, norm._forward_pre_hooks))
     parametrised = torch.nn.utils.parametrize.is_parametrized(layer)
-    known = type(norm).__module__.startswith(("torch.nn.modules.batchnorm", "fastlayers.nn")) or isinstance(norm, _BatchNorm)
+    known = type(norm).forward in _FORWARDS
     return evaluating and norm.running_mean is not None and norm.running_var is not None and not hooks and not parametrised and known
 
 

@@ -7,6 +7,8 @@ from itertools import product
 import extended
 import pytest
 import torch
+import torch.nn.utils.parametrize
+import torch.nn.utils.prune
 from cases import DTYPES, arrange
 from torch.utils.checkpoint import checkpoint
 
@@ -220,6 +222,21 @@ def test_freeze_survives_train(cpu_backend: str) -> None:
     assert layer.freeze(affine=False).bias.requires_grad
     with pytest.raises(RuntimeError, match="BatchNorm1d: freeze\\(\\) must find running statistics, got track_running_stats=False"):
         nn.BatchNorm1d(3, track_running_stats=False).freeze()
+
+
+def test_freezing_what_is_made_later_or_of_something_else() -> None:
+    """A lazy layer, before it has sizes, and parametrized or pruned weights."""
+    lazy = nn.LazyBatchNorm1d(activation=nn.PReLU()).freeze()
+    lazy(torch.randn(4, 3))
+    assert [parameter.requires_grad for parameter in lazy.parameters()] == [False, False, True]
+    assert lazy.num_batches_tracked == 0
+    assert all(parameter.requires_grad for parameter in lazy.unfreeze().parameters())
+    made, pruned = nn.BatchNorm1d(3), nn.BatchNorm1d(3)
+    torch.nn.utils.parametrize.register_parametrization(made, "weight", torch.nn.Softplus())
+    torch.nn.utils.prune.l1_unstructured(pruned, "weight", 1)
+    for layer in (made, pruned):
+        assert not any(parameter.requires_grad for parameter in layer.freeze().parameters())
+        assert all(parameter.requires_grad for parameter in layer.unfreeze().parameters())
 
 
 def test_frozen_layers_keep_nothing_of_x(cpu_backend: str) -> None:

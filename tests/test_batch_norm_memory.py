@@ -86,6 +86,23 @@ def test_where_y_does_not_give_x_back_x_is_kept(cpu_backend: str, spoil, options
     assert all(gradient.isfinite().all() for gradient in results[1])
 
 
+@pytest.mark.parametrize(("dtype", "size", "keeps_x"), [
+    (torch.bfloat16, 4, False), (torch.bfloat16, 100, True), (torch.float16, 20, False), (torch.float16, 1000, True),
+    (torch.float32, 1000, False), (torch.float32, 1e5, True), (torch.float32, float("nan"), True), (torch.float64, 1e5, False),
+], ids=str)
+@pytest.mark.parametrize("affine", [True, False])
+def test_a_residual_that_leaves_too_little_of_x(cpu_backend: str, affine: bool, dtype: torch.dtype, size: float, keeps_x: bool) -> None:
+    """y = x + a large residual is rounded to units of the residual: x is kept there."""
+    x, residual = torch.randn(4, 3, 5, 5).to(dtype), torch.rand(4, 3, 5, 5).to(dtype)
+    residual[1, 2, 3, 4] = size
+    block = nn.BatchNorm2d(3, activation="elu" if dtype.itemsize > 2 else "leaky_relu", affine=affine, memory="inplace")
+    block.to(torch.promote_types(dtype, torch.float32))
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor):
+        block(x.requires_grad_(), residual)
+    assert any(tensor.data_ptr() == x.data_ptr() for tensor in kept) == keeps_x
+
+
 def test_inplace_refuses_what_it_cannot_do(cpu_backend: str) -> None:
     block = nn.BatchNorm1d(3, memory="inplace")
     x = torch.randn(8, 3, requires_grad=True)

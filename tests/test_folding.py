@@ -1,6 +1,10 @@
 """fold_batch_norm and FeatureNorm: what inference is left with, and what goes in."""
 from __future__ import annotations
 
+import copy
+import io
+import sys
+
 import pytest
 import torch
 
@@ -80,6 +84,44 @@ class Shared(T.Module):
         return self.norm_c(self.c(x))
 
 
+class Reading(T.Module):
+    """The first layer's output is the residual too, the second's weight is used again, the third batch norm's; the fourth is another."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = T.ModuleList(T.Linear(3, 3) for _ in range(4))
+        self.norms = T.ModuleList(settled(kind(3)) for kind in (nn.BatchNorm1d, T.BatchNorm1d, nn.BatchNorm1d, Doubled))
+        self.tied = T.Linear(3, 3, bias=False)
+        self.layers[1].weight = self.tied.weight
+
+    def forward(self, x):
+        x = self.layers[0](x)
+        x = self.norms[0](x, residual=x)
+        x = self.norms[1](self.layers[1](x)) @ self.layers[1].weight
+        x = self.norms[2](self.layers[2](x)) * self.norms[2].weight
+        return self.norms[3](self.layers[3](x))
+
+
+class Doubled(nn.BatchNorm1d):
+    def forward(self, x):
+        return super().forward(x) * 2
+
+
+class Renamed(T.BatchNorm1d):
+    """A subclass that computes the same."""
+
+
+def test_what_is_read_elsewhere_or_computes_something_else_stays() -> None:
+    model, x = Reading().eval(), torch.randn(5, 3)
+    folded = fl.fold_batch_norm(model)
+    assert not any(isinstance(module, fl.folding.FoldedBatchNorm) for module in folded.modules())
+    assert torch.equal(folded(x), model(x))
+    same = T.Sequential(T.Linear(3, 3), settled(Renamed(3))).eval()
+    folded = fl.fold_batch_norm(same)
+    assert isinstance(folded[1], fl.folding.FoldedBatchNorm)
+    torch.testing.assert_close(folded(x), same(x))
+
+
 class Branching(T.Module):
     def forward(self, x):
         return x if x.sum() > 0 else -x
@@ -111,7 +153,7 @@ def test_folded_half_models(dtype: torch.dtype) -> None:
 def test_feature_norm_has_the_moments_of_the_whole_dataset(shape: tuple[int, ...], channel_dim: int, sizes: tuple[int, ...]) -> None:
     """Whatever the batches, far from zero too; in the state_dict; a constant feature gives 0."""
     data = torch.randn(100, *shape, dtype=torch.float64) * 3 + 1e4
-    data.movedim(channel_dim, 0)[2] = 5.0
+    data.movedim(channel_dim, 0)[2] = 0.1  # whose sums are rounded
     layer = nn.FeatureNorm(4, channel_dim=channel_dim, dtype=torch.float64)
     assert layer.fit([(batch, None) for batch in data.split(sizes)]) is layer
     flat = data.movedim(channel_dim, 0).flatten(1)
@@ -120,6 +162,7 @@ def test_feature_norm_has_the_moments_of_the_whole_dataset(shape: tuple[int, ...
     assert layer.count == flat.size(1)
     z = layer(data).movedim(channel_dim, 0).flatten(1)
     torch.testing.assert_close(z.var(1, correction=0), torch.tensor([1.0, 1, 0, 1], dtype=torch.float64))
+    assert (z[2] == 0).all()
     twin = nn.FeatureNorm(4, channel_dim=channel_dim, dtype=torch.float64)
     twin.load_state_dict(layer.state_dict())
     assert torch.equal(twin(data), layer(data))
@@ -141,3 +184,40 @@ def test_feature_norm_refuses() -> None:
     torch._dynamo.reset()
     x = torch.randn(2, 4)
     torch.testing.assert_close(torch.compile(layer, fullgraph=True, backend="aot_eager")(x), layer(x))
+
+
+@pytest.mark.parametrize("half", [torch.float16, torch.bfloat16], ids=str)
+def test_feature_norm_in_a_half_model(half: torch.dtype) -> None:
+    """A variance of 1e6 is infinite in float16: mean and variance stay float32, on every path."""
+    data = torch.randn(200, 4) * 1000 + 3000
+    layer = nn.FeatureNorm(4).fit([data])
+    expected = layer(data.to(half))
+    state = {name: value.to(half) if value.is_floating_point() else value for name, value in nn.FeatureNorm(4).state_dict().items()}
+    assigned = nn.FeatureNorm(4)
+    assigned.load_state_dict(state, assign=True)
+    made = {"half": layer.to(half), "type": copy.deepcopy(layer).type(half), "constructor": nn.FeatureNorm(4, dtype=half), "load": assigned}
+    for path, one in made.items():
+        assert one.mean.dtype == one.var.dtype == torch.float32, path
+        assert one.count.dtype == torch.int64, path
+        assert torch.equal(one.fit([data])(data.to(half)), expected), path
+        assert one.count == 200, path
+    assert torch.equal(nn.FeatureNorm(4).fit([data]).to(half)(data.to(half)), expected)
+
+
+class Stream(torch.utils.data.IterableDataset):
+    def __iter__(self):
+        return iter(torch.arange(20.0).view(10, 2))
+
+
+@pytest.mark.parametrize("loader", [torch.utils.data.DataLoader(Stream(), batch_size=3), [torch.arange(20.0).view(10, 2)]],
+                         ids=["no length", "length"])
+def test_feature_norm_shows_a_bar_on_a_terminal(monkeypatch, loader) -> None:
+    pytest.importorskip("rich", reason="the bar is drawn by rich")
+    terminal = io.StringIO()
+    terminal.isatty = lambda: True
+    monkeypatch.setattr(sys, "stderr", terminal)
+    assert nn.FeatureNorm(2).fit(loader).count == 10
+    assert "FeatureNorm" in terminal.getvalue()
+    terminal.truncate(0)
+    nn.FeatureNorm(2).fit(loader, progress=False)
+    assert not terminal.getvalue()

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.distributed as distributed
+from torch.autograd import forward_ad
 
 import fastlayers as fl
 from fastlayers import nn
@@ -58,6 +59,26 @@ def train(way: str, layer: torch.nn.Module, mine: slice) -> list[torch.Tensor]:
     return results
 
 
+def check_no_samples_anywhere() -> None:
+    """Counted, but the running statistics stay and gradients are 0, as for an empty batch in one process."""
+    layer, x = nn.SyncBatchNorm(3, activation="silu"), torch.zeros(0, 3, requires_grad=True)
+    layer(x).sum().backward()
+    assert (layer.running_mean == 0).all()
+    assert (layer.running_var == 1).all()
+    assert layer.num_batches_tracked == 1
+    assert (layer.weight.grad == 0).all()
+    assert (layer.bias.grad == 0).all()
+
+
+def check_transforms_are_refused() -> None:
+    """They would see this rank's samples alone."""
+    layer, x = nn.SyncBatchNorm(3), torch.randn(4, 3)
+    with forward_ad.dual_level(), pytest.raises(RuntimeError, match="group must be None under a transform"):
+        layer(forward_ad.make_dual(x, x))
+    assert layer.num_batches_tracked == 0
+    torch.vmap(layer.eval())(x[None])
+
+
 def worker(rank: int, shares: tuple[int, ...], folder: str) -> None:
     distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=len(shares))
     torch.set_num_threads(1)
@@ -68,6 +89,8 @@ def worker(rank: int, shares: tuple[int, ...], folder: str) -> None:
         with fl.backend("reference" if way == "reference" or not fl.backends()["cpp"].startswith("available") else "cpp"):
             layer = nn.SyncBatchNorm.convert_sync_batchnorm(make(way))
             found[way] = train(way, layer, slice(first, first + shares[rank]))
+    check_no_samples_anywhere()
+    check_transforms_are_refused()
     Path(folder, f"{rank}.pickle").write_bytes(pickle.dumps(found))
     distributed.barrier()
     distributed.destroy_process_group()

@@ -81,6 +81,19 @@ def test_dual_numbers(make, training: bool) -> None:
         torch.testing.assert_close(slope, expected)
 
 
+@pytest.mark.parametrize("momentum", [0.1, None])
+def test_dual_numbers_skip_nonfinite(momentum: float | None) -> None:
+    layer, twin = (nn.BatchNorm1d(3, momentum=momentum, skip_nonfinite=True) for _ in range(2))
+    good, bad = torch.randn(2, 4, 3)
+    bad[1, 2] = float("inf")
+    with forward_ad.dual_level():
+        for x in (bad, good):
+            layer(forward_ad.make_dual(x, torch.ones_like(x)))
+    twin(good)
+    for actual, expected in zip(layer.buffers(), twin.buffers(), strict=True):
+        torch.testing.assert_close(actual, expected)
+
+
 @pytest.mark.parametrize("layout", ["contiguous", "transposed"])
 def test_masks_under_grad_are_those_without(layout: str) -> None:
     x = torch.randn(6, 3) if layout == "contiguous" else torch.randn(3, 6).t()

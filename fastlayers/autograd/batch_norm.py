@@ -8,10 +8,10 @@ from torch import Tensor
 
 from .. import checks, ops, reference, specs
 from ..context import transformed
-from ..reference.batch_norm import batch_norm_statistics
+from ..reference.batch_norm import batch_norm_statistics, move_running
 from ..reference.epilogue import accumulate_dtype
 from . import composed, synchronised
-from .common import KernelFunction, dense, differentiable, kernels_for, vector, with_stride
+from .common import KernelFunction, dense, differentiable, finite_or_old, kernels_for, vector, with_stride
 from .restoring import restorable, restored
 
 
@@ -54,7 +54,7 @@ class BatchNorm(KernelFunction):
         saved, ctx.keeps_output = x, False
         if row.name == "identity" and not training and not ctx.needs_input_grad[1]:
             saved = residual = None  # dx = dy * scale, whatever x was
-        elif inplace and any(ctx.needs_input_grad) and restorable(x.dtype, weight, bias, parameters, seed, row, constants):
+        elif inplace and any(ctx.needs_input_grad) and restorable(x.dtype, weight, bias, residual, parameters, seed, row, constants):
             saved, ctx.keeps_output = y, True
         elif row.name == "identity":
             residual = None  # the gradient does not depend on it
@@ -89,6 +89,7 @@ def batch_norm(
 ) -> Tensor:
     """BatchNorm on checked tensors of any strides."""
     if transformed():
+        checks.one_process("batch_norm", arguments[9] is None)
         return composed.batch_norm(
             x, weight, bias, residual, parameters, seed, running_mean, running_var, num_batches_tracked, arguments)
     x = dense(x)
@@ -103,17 +104,9 @@ def batch_norm(
     y = apply(x, vector(weight, compute), vector(bias, compute), residual, vector(parameters, compute), seed, mean, var,
               num_batches_tracked, arguments)
     if before:
-        restore_unless_finite((mean, var, num_batches_tracked), (*before, batches))
+        now = (mean, var, num_batches_tracked)
+        move_running(*now, finite_or_old(now, (*before, batches)))
     if moves and mean is not running_mean:  # a copy in another dtype was moved
         running_mean.copy_(mean)
         running_var.copy_(var)
     return y
-
-
-@torch.no_grad()
-def restore_unless_finite(now: tuple[Tensor | None, ...], before: tuple[Tensor | None, ...]) -> None:
-    """Put (running mean, variance, number of batches) back to what they were where any of the first two is not finite now."""
-    finite = torch.isfinite(now[0]).all() & torch.isfinite(now[1]).all()
-    for value, old in zip(now, before, strict=True):
-        if value is not None:
-            value.copy_(torch.where(finite, value, old))

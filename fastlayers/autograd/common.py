@@ -40,6 +40,12 @@ def vector(values: Tensor | None, compute: torch.dtype) -> Tensor | None:
     return values if values.is_contiguous() else values.contiguous()
 
 
+def finite_or_old(new: tuple[Tensor | None, ...], old: tuple[Tensor | None, ...]) -> tuple[Tensor | None, ...]:
+    """new (running mean, variance, number of batches), or old where any of the first two is not finite."""
+    finite = torch.isfinite(new[0]).all() & torch.isfinite(new[1]).all()
+    return tuple(None if value is None else torch.where(finite, value, kept) for value, kept in zip(new, old, strict=True))
+
+
 def with_stride(value: Tensor, stride: tuple[int, ...]) -> Tensor:
     """value itself where it has these strides, else a copy that has: element i of memory is then the same one in both."""
     if value.stride() == stride:

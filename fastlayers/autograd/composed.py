@@ -11,7 +11,7 @@ from torch import Tensor
 from .. import reference
 from ..reference.batch_norm import move_running, moved_running
 from ..reference.epilogue import accumulate_dtype
-from .common import is_dense
+from .common import finite_or_old, is_dense
 
 
 def epilogue(
@@ -36,6 +36,8 @@ def batch_norm(
     y, moved = batch_norm_and_statistics(
         x, weight, bias, residual, parameters, seed, running_mean, running_var, num_batches_tracked, arguments)
     if arguments[3]:
+        if arguments[8] and running_mean is not None:
+            moved = finite_or_old(moved, (running_mean, running_var, num_batches_tracked))
         move_running(running_mean, running_var, num_batches_tracked, moved)
     return y
 

@@ -10,13 +10,13 @@ from .. import specs
 
 
 def restorable(
-    dtype: torch.dtype, weight: Tensor | None, bias: Tensor | None, parameters: Tensor | None, seed: Tensor | None,
-    row: specs.Activation, constants: tuple[float, ...],
+    dtype: torch.dtype, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None, parameters: Tensor | None,
+    seed: Tensor | None, row: specs.Activation, constants: tuple[float, ...],
 ) -> bool:
     """Whether x follows from y: no dropout, an invertible activation, and no channel's weight so small that rounding y loses x.
 
-    Not where an activation is flat and y of a half type. Elsewhere rounding moves (activation's input - bias) by about half a unit of
-    1 + |bias|, and the normalised x by that over |weight|, which must not exceed the square root of the unit.
+    Not where an activation is flat and y of a half type. Elsewhere rounding moves (activation's input - bias - residual) by about half a
+    unit of 1 + |bias| + |residual|, and the normalised x by that over |weight|, which must not exceed the square root of the unit.
     """
     if seed is not None or torch.compiler.is_compiling() or not row.inverts(constants):
         return False
@@ -24,10 +24,12 @@ def restorable(
         return False
     if parameters is not None and not bool((parameters >= specs.SMALLEST_SLOPE).all()):
         return False
-    if weight is None:
+    if weight is None and residual is None:
         return True
-    least = 0.5 * torch.finfo(dtype).eps ** 0.5
-    return bool((weight.abs() >= (least if bias is None else least * (1 + bias.abs()))).all())
+    size = 1 if bias is None else 1 + bias.abs()
+    if residual is not None and residual.numel():
+        size = size + torch.linalg.vector_norm(residual, float("inf")).float()
+    return bool(((1 if weight is None else weight.abs()) >= 0.5 * torch.finfo(dtype).eps ** 0.5 * torch.as_tensor(size)).all())
 
 
 def restored(

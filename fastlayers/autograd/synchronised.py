@@ -29,7 +29,7 @@ class SynchronisedBatchNorm(KernelFunction):
         scale = rstd if weight is None else weight * rstd
         y = kernels.epilogue_forward(x, mean, scale, bias, residual, parameters, seed, row.name, constants, p, channel_dim)
         ctx.keeps_output = (
-            inplace and any(ctx.needs_input_grad) and restorable(x.dtype, weight, bias, parameters, seed, row, constants))
+            inplace and any(ctx.needs_input_grad) and restorable(x.dtype, weight, bias, residual, parameters, seed, row, constants))
         if row.name == "identity" and not ctx.keeps_output:
             residual = None
         ctx.save_for_backward(y if ctx.keeps_output else x, mean, rstd, total, weight, bias, residual, parameters, seed)
@@ -65,7 +65,10 @@ def batch_norm(
     with torch.no_grad():
         mean, m2, total = statistics(x, channel_dim, group)
         moved = moved_running(running_mean, running_var, num_batches_tracked, mean, m2, total.clamp(min=2), momentum)
+        if running_mean is not None:  # a batch of nothing counts, and moves nothing
+            moved = (torch.where(total > 0, moved[0], running_mean), torch.where(total > 0, moved[1], running_var), moved[2])
         move_running(running_mean, running_var, num_batches_tracked, moved)
+        total = total.clamp(min=1)
         rstd = torch.rsqrt(m2 / total + eps)
         compute = accumulate_dtype(x)
     return SynchronisedBatchNorm.apply(
@@ -82,7 +85,7 @@ def statistics(x: Tensor, channel_dim: int, group: object) -> tuple[Tensor, Tens
     count = torch.full((1,), x.numel() // max(channels, 1), dtype=torch.float64, device=x.device)
     means, m2s, counts = gathered(torch.cat([own.double(), count]), group).split([channels, channels, 1], 1)
     total = counts.sum(0)
-    mean = (means * counts).sum(0) / total
+    mean = (means * counts).sum(0) / total.clamp(min=1)
     return mean, (m2s + counts * (means - mean).square()).sum(0), total
 
 

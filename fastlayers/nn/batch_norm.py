@@ -78,18 +78,18 @@ class _BatchNorm(torch.nn.modules.batchnorm._BatchNorm):
         """
         checks.tracked(type(self).__name__, self.running_mean, self.track_running_stats)
         self.frozen = True
-        for name in ("weight", "bias") if affine else ():
-            parameter = getattr(self, name)
-            if parameter is not None and parameter.requires_grad:
-                parameter.requires_grad_(False)
+        for name, value in self.named_parameters() if affine else ():
+            if value.requires_grad and not name.startswith("activation."):  # weight, bias, and what a parametrization makes them of
+                value.requires_grad = False  # requires_grad_() is refused by parameters that a lazy layer has yet to make
                 self._stopped = (*self._stopped, name)
         return self
 
     def unfreeze(self) -> _BatchNorm:
         """Undo freeze(): weight and bias are trained again where freeze() had stopped them; returns self."""
         self.frozen = False
-        for name in self._stopped:
-            getattr(self, name).requires_grad_(True)
+        for name, value in self.named_parameters():
+            if name in self._stopped:
+                value.requires_grad = True
         self._stopped = ()
         return self
 
@@ -111,20 +111,25 @@ class _BatchNorm(torch.nn.modules.batchnorm._BatchNorm):
         self._keep_statistics_wide({})
 
     def _keep_statistics_wide(self, before: dict[str, Tensor | None]) -> None:
-        for name in _STATISTICS:
-            now = self._buffers.get(name)
-            if now is not None and now.dtype in (torch.float16, torch.bfloat16):
-                old = before.get(name)
-                wide = now if old is None or old.is_meta or old.dtype == now.dtype else old.to(now.device)
-                self._buffers[name] = wide.float()
-        batches = self._buffers.get("num_batches_tracked")
-        if batches is not None and batches.is_floating_point():  # Module.type() casts counts too
-            self._buffers["num_batches_tracked"] = batches.long()
+        keep_wide(self._buffers, _STATISTICS, "num_batches_tracked", before)
 
     def extra_repr(self) -> str:
         plain = {"dropout": 0, "memory": "default", "skip_nonfinite": False, "frozen": False}
         options = [f", {name}={getattr(self, name)}" for name, default in plain.items() if getattr(self, name) != default]
         return super().extra_repr() + "".join(options)
+
+
+def keep_wide(buffers: dict[str, Tensor | None], statistics: tuple[str, ...], counter: str, before: dict[str, Tensor | None]) -> None:
+    """Statistics of a half type become float32, those that they were before it where known; a count of a floating type becomes int64."""
+    for name in statistics:
+        now = buffers.get(name)
+        if now is not None and now.dtype in (torch.float16, torch.bfloat16):
+            old = before.get(name)
+            wide = now if old is None or old.is_meta or old.dtype == now.dtype else old.to(now.device)
+            buffers[name] = wide.float()
+    count = buffers.get(counter)
+    if count is not None and count.is_floating_point():  # Module.type() casts counts too
+        buffers[counter] = count.long()
 
 
 def _checked(operation: str, activation: str | torch.nn.Module | None, dropout: float, memory: str) -> torch.nn.Module | None:

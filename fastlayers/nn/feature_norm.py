@@ -3,19 +3,24 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from operator import length_hint
 
 import torch
 from torch import Tensor
 
 from .. import checks, functional
+from .batch_norm import keep_wide
+
+_STATISTICS = ("mean", "var")
 
 
 class FeatureNorm(torch.nn.Module):
     """Standardise inputs with the mean and deviation of a dataset, feature by feature.
 
     y = (x - mean) / sqrt(var + eps), mean and biased variance over everything that :meth:`fit` has seen; they are buffers, saved in
-    state_dict, and have no gradient. Until then mean = 0 and var = 1. A feature that never varies becomes 0.
+    state_dict, and have no gradient; float32 under ``.half()`` and ``.bfloat16()``. Until then mean = 0 and var = 1. A feature that never
+    varies becomes 0.
 
     Args:
         num_features: C.
@@ -51,6 +56,7 @@ class FeatureNorm(torch.nn.Module):
         self.register_buffer("mean", torch.zeros(num_features, device=device, dtype=dtype))
         self.register_buffer("var", torch.ones(num_features, device=device, dtype=dtype))
         self.register_buffer("count", torch.zeros((), device=device, dtype=torch.int64))
+        self._keep_statistics_wide({})
 
     def forward(self, input: Tensor) -> Tensor:
         """y = (input - mean) / sqrt(var + eps)."""
@@ -88,7 +94,8 @@ class FeatureNorm(torch.nn.Module):
             if own == 0:
                 continue
             flat = x.movedim(dim, 0).flatten(1)
-            own_mean = flat.mean(1)
+            first = flat[:, :1]  # deviations from it are exactly 0 where a feature never varies
+            own_mean = (flat - first).mean(1) + first[:, 0]
             delta, total = own_mean - mean, count + own
             m2 += (flat - own_mean[:, None]).square().sum(1) + delta.square() * (count * own / total)
             mean += delta * (own / total)
@@ -98,6 +105,21 @@ class FeatureNorm(torch.nn.Module):
         self.var.copy_(m2 / count)
         self.count.fill_(count)
         return self
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FeatureNorm:
+        """Mean and variance stay float32: a float16 variance overflows at a deviation of 256."""
+        before = {name: self._buffers[name] for name in _STATISTICS}
+        super()._apply(fn, recurse)
+        self._keep_statistics_wide(before)
+        return self
+
+    def _load_from_state_dict(self, *arguments: object) -> None:
+        """As torch's; load_state_dict(assign=True) may bring statistics of a half type."""
+        super()._load_from_state_dict(*arguments)
+        self._keep_statistics_wide({})
+
+    def _keep_statistics_wide(self, before: dict[str, Tensor]) -> None:
+        keep_wide(self._buffers, _STATISTICS, "count", before)
 
     def extra_repr(self) -> str:
         return f"{self.num_features}, eps={self.eps}, channel_dim={self.channel_dim}"
@@ -110,5 +132,4 @@ def _watched(loader: Iterable, progress: bool) -> Iterable:
     from rich.console import Console
     from rich.progress import track
 
-    total = len(loader) if hasattr(loader, "__len__") else None
-    return track(loader, "FeatureNorm", total=total, console=Console(stderr=True))
+    return track(loader, "FeatureNorm", total=length_hint(loader) or None, console=Console(stderr=True))

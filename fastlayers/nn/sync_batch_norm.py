@@ -28,7 +28,7 @@ class SyncBatchNorm(_BatchNorm):
 
     Raises:
         ValueError: ``SyncBatchNorm: x must have 2 dimensions or more, got shape (3,)``
-        RuntimeError: for ``create_graph=True``: other ranks' x is out of reach.
+        RuntimeError: for ``create_graph=True``, and while training under torch.func or forward_ad: other ranks' x is out of reach.
 
     Accuracy: as :class:`BatchNorm2d`; what ranks exchange is float64 and added in their order, the same bits on all of them.
 
