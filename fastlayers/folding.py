@@ -82,7 +82,7 @@ class _Tracer(fx.Tracer):
     """Looks into everything but torch's layers, fastlayers' and batch norms of any class, whose checks of x torch.fx cannot trace."""
 
     def is_leaf_module(self, module: torch.nn.Module, name: str) -> bool:
-        return (super().is_leaf_module(module, name) or type(module).__module__.startswith("fastlayers.nn")
+        return (super().is_leaf_module(module, name) or type(module).__module__.startswith(("fastlayers.nn", __name__))
                 or isinstance(module, torch.nn.modules.batchnorm._BatchNorm))
 
 

@@ -120,6 +120,7 @@ def test_what_is_read_elsewhere_or_computes_something_else_stays() -> None:
     folded = fl.fold_batch_norm(same)
     assert isinstance(folded[1], fl.folding.FoldedBatchNorm)
     torch.testing.assert_close(folded(x), same(x))
+    assert torch.equal(fl.fold_batch_norm(folded)(x), folded(x)), "a folded model can be traced"
 
 
 class Branching(T.Module):

@@ -144,6 +144,19 @@ def test_training_under_vmap_returns_statistics(dim: int, momentum: float | None
         torch.testing.assert_close(actual, want[0], rtol=1e-5, atol=1e-5)
 
 
+def test_the_functional_form_of_an_empty_batch() -> None:
+    """Counted; nothing moves: under vmap as without."""
+    def step(x, mean, var, count):
+        return fl.functional.batch_norm_and_statistics(x, mean, var, num_batches_tracked=count)
+
+    x, state = torch.zeros(2, 0, 3), (torch.randn(2, 3), torch.rand(2, 3), torch.tensor([0, 4]))
+    _, *moved = torch.vmap(step)(x, *state)
+    _, *alone = step(x[0], *[value[0] for value in state])
+    for new, single, expected in zip(moved, alone, (*state[:2], state[2] + 1), strict=True):
+        assert torch.equal(new, expected)
+        assert torch.equal(single, expected[0])
+
+
 def test_the_functional_form_changes_nothing() -> None:
     state = [torch.zeros(3), torch.ones(3), torch.tensor(4)]
     results = fl.functional.batch_norm_and_statistics(torch.randn(8, 3), *state[:2], num_batches_tracked=state[2])

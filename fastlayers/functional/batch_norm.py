@@ -110,6 +110,10 @@ def batch_norm_and_statistics(
     row, constants, parameters = resolve("batch_norm", activation, True)
     checks.batch_norm(
         x, running_mean, running_var, weight, bias, residual, parameters, num_batches_tracked, True, momentum, eps, channel_dim)
+    if x.numel() == 0:
+        y = _empty_batch_norm(x, weight, bias, residual, parameters, None)
+        moved = (running_mean, running_var, None if num_batches_tracked is None else num_batches_tracked + 1)
+        return (y, *(value for value in moved if value is not None))
     y, moved = autograd.composed.batch_norm_and_statistics(
         x, weight, bias, residual, parameters, seed_for("batch_norm", x, dropout, True, row, seed), *given,
         (row, constants, dropout, True, momentum, eps, channel_dim))
