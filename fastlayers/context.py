@@ -1,10 +1,11 @@
-"""What surrounds a call: a torch.func transform, forward-mode differentiation, a backward pass."""
+"""What surrounds a call: a torch.func transform, forward-mode differentiation, a dispatch mode, a backward pass."""
 from __future__ import annotations
 
 import torch
 from torch.autograd import forward_ad
 
 _transforms_active = torch._C._are_functorch_transforms_active
+_modes = torch._C._len_torch_dispatch_stack
 _graph_task = torch._C._current_graph_task_id
 
 
@@ -14,6 +15,14 @@ def transformed() -> bool:
 
 
 transformed._dynamo_marked_constant = True  # as torch.compiler.assume_constant_result does, without importing the compiler
+
+
+def observed() -> bool:
+    """Whether a TorchDispatchMode is at work, make_fx and FakeTensorMode among them: it sees operators, and no kernel called directly."""
+    return _modes() > 0
+
+
+observed._dynamo_marked_constant = True
 
 
 def recomputing() -> bool:

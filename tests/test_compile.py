@@ -78,6 +78,42 @@ def test_names_compile_before_anything_ran(text: str, monkeypatch: pytest.Monkey
     assert torch.equal(y, call(x))
 
 
+@pytest.mark.parametrize("make", MODULES.values(), ids=MODULES)
+def test_dispatch_modes_see_operators(make) -> None:
+    """make_fx records what runs: a kernel called directly would leave its result in the graph as a constant."""
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    module = make().eval()
+    x, other = torch.randn(2, 6, 4, 3, 5)
+
+    def gradient(x: torch.Tensor) -> torch.Tensor:
+        leaf = x.detach().requires_grad_()
+        return torch.autograd.grad(module(leaf).square().sum(), leaf)[0]
+
+    for call in (module, gradient):
+        torch.testing.assert_close(make_fx(call)(x)(other), call(other))
+
+
+def test_selective_checkpointing() -> None:
+    """Kernels whose results are kept, and kernels that run again, draw the same mask and move running statistics once."""
+    from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
+
+    def kept(context, op, *args, **kwargs) -> CheckpointPolicy:
+        chosen = op is torch.ops.fastlayers.epilogue_forward.default
+        return CheckpointPolicy.MUST_SAVE if chosen else CheckpointPolicy.PREFER_RECOMPUTE
+
+    results = []
+    for selective in (False, True):
+        torch.manual_seed(3)
+        net = torch.nn.Sequential(nn.BatchNorm2d(4, activation="silu"), nn.GELU(dropout=0.3), nn.PReLU())
+        x = torch.randn(6, 4, 3, 5, requires_grad=True)
+        y = checkpoint(net, x, use_reentrant=False, context_fn=lambda: create_selective_checkpoint_contexts(kept)) if selective else net(x)
+        y.square().sum().backward()
+        results.append([y.detach(), x.grad, *[p.grad for p in net.parameters()], *net.buffers()])
+    for expected, actual in zip(*results, strict=True):
+        torch.testing.assert_close(actual, expected)
+
+
 def test_inductor_and_dynamic_batch() -> None:
     """The default compiler, with a batch size that changes."""
     torch._dynamo.reset()

@@ -9,6 +9,7 @@ from torch.autograd import Function
 
 from .. import ops, reference
 from ..backends import select
+from ..context import observed
 
 
 class KernelFunction(Function):
@@ -22,8 +23,8 @@ class KernelFunction(Function):
 
 
 def kernels_for(x: Tensor, activation: str) -> ModuleType:
-    """Who computes: the custom ops while compiling, else the chosen backend."""
-    return ops if torch.compiler.is_compiling() else select(x, activation)
+    """Who computes: the custom ops while compiling and where a dispatch mode wants to see what runs, else the chosen backend."""
+    return ops if torch.compiler.is_compiling() or observed() else select(x, activation)
 
 
 def differentiable(kernels: ModuleType) -> ModuleType:
