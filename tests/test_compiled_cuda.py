@@ -166,7 +166,7 @@ FL_ACTIVATION_KERNELS(float)
 }
 """
 FAULTS = {
-    "wrong sign": ("common/formula.h", "multiply_add(centred, -slope, dz - mean_dz)", "multiply_add(centred, slope, dz - mean_dz)",
+    "wrong sign": ("common/formula.h", "multiply_add(centred, -slope, -mean_dz)", "multiply_add(centred, slope, -mean_dz)",
                    AssertionError),
     "missing mask": ("cuda/epilogue.cuh", "z[j] *= kept ? a.keep_scale : T(0);", "z[j] *= a.keep_scale;", AssertionError),
     "off by one": ("cuda/walk.cuh", "smaller(begin + walk_.length - first, width)", "smaller(begin + walk_.length - first + 1, width)",
