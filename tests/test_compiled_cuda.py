@@ -43,6 +43,7 @@ INSTRUCTIONS: dict[str, float] = {
     "sinusoid backward contiguous": 39.0,
     "sinc forward contiguous": 36.0,
     "sinc backward contiguous": 60.0,
+    "soft_exponential backward contiguous": 58.5,
     "gelu backward contiguous": 36.5,
     "swish backward contiguous": 38.0,
     "snake backward contiguous": 61.5,
@@ -57,7 +58,10 @@ INSTRUCTIONS: dict[str, float] = {
     "rrelu + dropout contiguous": 43.5,
 }
 """Per bfloat16 element and sweep, where a call takes more than compiled.py allows: the formulas are those of float32, as on CPUs."""
-TRAFFIC: dict[str, float] = {}
+TRAFFIC: dict[str, float] = {
+    "apl with 8 hinges forward, channels_last channels_last": 1.5,
+    "apl with 8 hinges backward, channels_last channels_last": 1.88,
+}
 """Sectors over the minimum, likewise."""
 NARROW = tuple(f"apl with 8 hinges {way}, channels_last channels_last" for way in ("forward", "backward"))
 """A thread takes two elements, lest their 32 parameters and sums fill its registers."""
