@@ -195,6 +195,16 @@ template <> struct ForHalfTypes<srelu> {
       const T value = select(sum == product, product * select(right, right_line.rest, left_line.rest), sum);
       return select(right | (x <= p[0]), value, x);
     }
+    template <class T> FL_HD static T derivative(T x, const T* p, T* dp) {
+      const auto right = x >= p[2];
+      const T below = select(right, p[0], x);
+      const auto left = below < p[0];
+      dp[0] = select(left, T(1) - p[1], T(0));
+      dp[1] = select(left, below - p[0], T(0));
+      dp[2] = select(right, T(1) - p[3], T(0));
+      dp[3] = select(right, x - p[2], T(0));
+      return select(right, p[3], select(left, p[1], T(1)));
+    }
 
    private:
     // edge + slope (x - edge) = slope x + offset. Where the offset is lost the product is made a little larger or smaller, as the side of
@@ -211,15 +221,11 @@ template <> struct ForHalfTypes<srelu> {
 
 template <> struct ForHalfTypes<apl> {
   struct type : apl {
-    // Left of -2^100, where sums might overflow, the value there, so many times.
     template <class T> FL_HD static T forward(T x, const T* p, int hinges) {
-      const T near = math::at_least(x, -0x1p100f);
-      T sum = math::at_least(near, 0), limit(0);
-      for (int s = 0; s < hinges; ++s) {
-        sum = multiply_add(p[s], math::at_least(p[hinges + s] - near, 0), sum);
-        limit += select(p[s] == T(0), T(0), p[s] * T(infinity<T>));
-      }
-      return select(x == T(-infinity<T>), limit, select(x < near, sum * (x * T(-0x1p-100f)), sum));
+      const T near = math::at_least(x, bound);
+      T sum = math::at_least(near, 0);
+      for (int s = 0; s < hinges; ++s) sum = multiply_add(p[s], math::at_least(p[hinges + s] - near, 0), sum);
+      return any(x < T(bound)) ? beyond(x, sum, p, hinges) : sum;
     }
     template <class T> FL_HD static T derivative(T x, const T* p, T* dp, int hinges) {
       T sum = select(x < T(0), T(0), T(1));
@@ -230,6 +236,16 @@ template <> struct ForHalfTypes<apl> {
         dp[hinges + s] = bent;
       }
       return sum;
+    }
+
+   private:
+    static constexpr float bound = -0x1p100f;
+
+    // Left of the bound, where sums might overflow, the value there, so many times.
+    template <class T> FL_HD static T beyond(T x, T sum, const T* p, int hinges) {
+      T limit(0);
+      for (int s = 0; s < hinges; ++s) limit += select(p[s] == T(0), T(0), p[s] * T(infinity<T>));
+      return select(x == T(-infinity<T>), limit, select(x < T(bound), sum * (x * T(1 / bound)), sum));
     }
   };
 };

@@ -7,7 +7,7 @@
 
 #include <cmath>
 
-#include "platform.h"
+#include "scalar.h"
 
 namespace fastlayers {
 
@@ -23,7 +23,7 @@ struct PhiloxWords {
   uint32_t word[4];
 };
 
-// Of the product of two words.
+// Of the product of two words, b a constant.
 FL_HD uint32_t high_word(uint32_t a, uint32_t b) {
 #if defined(__CUDA_ARCH__)
   return __umulhi(a, b);
@@ -42,21 +42,35 @@ FL_HD uint32_t exclusive_or(uint32_t a, uint32_t b, uint32_t c) {
 #endif
 }
 
-FL_HD PhiloxWords philox(uint64_t group, uint32_t stream, uint64_t seed) {
-  uint32_t c0 = static_cast<uint32_t>(group), c1 = static_cast<uint32_t>(group >> 32), c2 = stream, c3 = 0;
-  uint32_t k0 = static_cast<uint32_t>(seed), k1 = static_cast<uint32_t>(seed >> 32);
-  for (int round = 0; round < philox_rounds; ++round) {
-    const uint32_t high0 = high_word(philox_multiplier0, c0), high1 = high_word(philox_multiplier1, c2);
+// The keys of the rounds.
+struct PhiloxKeys {
+  uint32_t low[philox_rounds], high[philox_rounds];
+
+  PhiloxKeys() = default;
+  FL_HD explicit PhiloxKeys(uint64_t seed) {
+    for (int round = 0; round < philox_rounds; ++round) {
+      low[round] = static_cast<uint32_t>(seed) + static_cast<uint32_t>(round) * philox_weyl0;
+      high[round] = static_cast<uint32_t>(seed >> 32) + static_cast<uint32_t>(round) * philox_weyl1;
+    }
+  }
+};
+
+FL_HD PhiloxWords philox(uint64_t group, uint32_t stream, const PhiloxKeys& keys) {
+  // The first round, of constants in part.
+  uint32_t c0 = static_cast<uint32_t>(static_cast<uint64_t>(philox_multiplier1) * stream >> 32) ^ static_cast<uint32_t>(group >> 32) ^ keys.low[0];
+  uint32_t c1 = philox_multiplier1 * stream, c2 = high_word(static_cast<uint32_t>(group), philox_multiplier0) ^ keys.high[0];
+  uint32_t c3 = philox_multiplier0 * static_cast<uint32_t>(group);
+  for (int round = 1; round < philox_rounds; ++round) {
+    const uint32_t high0 = high_word(c0, philox_multiplier0), high1 = high_word(c2, philox_multiplier1);
     const uint32_t low0 = philox_multiplier0 * c0, low1 = philox_multiplier1 * c2;
-    c0 = exclusive_or(high1, c1, k0);
-    c2 = exclusive_or(high0, c3, k1);
+    c0 = exclusive_or(high1, c1, keys.low[round]);
+    c2 = exclusive_or(high0, c3, keys.high[round]);
     c1 = low1;
     c3 = low0;
-    k0 += philox_weyl0;
-    k1 += philox_weyl1;
   }
   return {{c0, c1, c2, c3}};
 }
+FL_HD PhiloxWords philox(uint64_t group, uint32_t stream, uint64_t seed) { return philox(group, stream, PhiloxKeys(seed)); }
 
 // Number k of a counter's eight.
 FL_HD uint32_t number_of(const PhiloxWords& words, int k) {
@@ -66,7 +80,10 @@ FL_HD uint32_t number_of(const PhiloxWords& words, int k) {
 }
 
 // What a random activation takes: the number of a 16-bit half word, moved to the middle of its interval of (0, 1).
-template <class T> FL_HD T uniform_of(T number) { return (number + T(0.5f)) * T(0x1p-16f); }
+// beyond: what has been added to it.
+template <class T> FL_HD T uniform_of(T number, float beyond = 0.0f) {
+  return multiply_add(number, T(0x1p-16f), T(0x1p-17f - beyond * 0x1p-16f));
+}
 
 // round(65536 p), where 0 < p < 1 becomes neither 0 nor 65536.
 FL_HD int32_t dropout_threshold(double p) {

@@ -24,6 +24,10 @@ template <class T> FL_HD T inverse_affine_of(T z, T inverse_scale, T mean, T shi
 template <class T> FL_HD T through_statistics(T dz, T centred, T mean_dz, T slope) {
   return multiply_add(centred, -slope, dz - mean_dz);
 }
+// The same with dz = gradient * derivative, which is not rounded.
+template <class T> FL_HD T through_statistics(T gradient, T derivative, T centred, T mean_dz, T slope) {
+  return multiply_add(gradient, derivative, multiply_add(centred, -slope, -mean_dz));
+}
 
 // An activation whose derivative is taken from y, which stands in x's place.
 template <class Activation> struct FromOutputOf : Activation {

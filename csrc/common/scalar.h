@@ -50,7 +50,13 @@ FL_HD double with_sign_of(double magnitude, double sign) { return ::copysign(mag
 
 // x, or -x where the number is odd.
 FL_HD float negated_if_odd(float x, int32_t number) {
+#if defined(__CUDA_ARCH__)
+  float result;
+  asm("{.reg .b32 sign; shl.b32 sign, %2, 31; xor.b32 %0, %1, sign;}" : "=f"(result) : "f"(x), "r"(number));
+  return result;
+#else
   return int_as_float(float_as_int(x) ^ static_cast<int32_t>(static_cast<uint32_t>(number) << 31));
+#endif
 }
 
 // 2^k from the float 1.5 * 2^23 + 127 + k, whose low bits are the exponent field of the result. -126 <= k <= 127.

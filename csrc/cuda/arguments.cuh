@@ -37,7 +37,7 @@ template <class Storage> Arguments<typename Compute<Storage>::type> arguments_of
   a.e = e;
   a.g = g;
   a.walk = walk;
-  a.affine = e.mean || e.scale || e.weight || e.shift;
+  a.affine = e.mean || e.scale || e.weight || e.shift || g.dscale || g.dshift || g.mean_dz;
   a.shifts = e.keep_shift != 0 || e.drop_value != 0;
   a.wide = e.c % kernels.widths[walk.along] == 0 && aligned(16, e.mean, e.scale, e.weight, e.shift, e.parameters, g.mean_dz, g.slope) &&
            (e.parameter_count == 1 || e.parameter_count * sizeof(T) % 16 == 0);

@@ -55,12 +55,12 @@ statistics_kernel(const void* x, typename Compute<Storage>::type* partials, int6
     }
 #pragma unroll
     for (int j = 0; j < width; ++j) values[j] -= pivot[j];
-    if (!place.whole) {
+    if (!place.whole()) {
 #pragma unroll
       for (int j = 0; j < width; ++j) values[j] = place.has(j) ? values[j] : T(0);
     }
     sums.add(values);
-    squares.add_squares(values);
+    squares.add_products(values, values);
   }
   sums.over_block(shared, walk);
   squares.over_block(shared, walk);

@@ -16,7 +16,7 @@ template <class T> struct Arguments {
   void* y;
   T* partials;  // of sums, [sum, chunk, Walk::sums]: dz, dz (x - mean), gradients of the parameters
   Walk walk;
-  bool affine, shifts;     // whether mean, scale, weight or shift is given; keep_shift or drop_value is not 0
+  bool affine, shifts;     // whether mean, scale, weight or shift is given or a gradient of theirs asked for; keep_shift or drop_value is not 0
   bool wide;               // whether per-channel values can be read in whole vectors
   uint32_t threshold;      // of 16 bits; where nothing is kept, kept values become what dropped ones do
   T keep_scale, keep_shift, drop_value;
@@ -58,40 +58,46 @@ template <class Activation, class Storage, int width, bool along> struct Inputs 
   const Arguments<T>& a;
   const Cursor<width, along>& cursor;
   Channel mean, scale, shift, parameters[Activation::parameters ? Activation::parameters : 1];
-  uint64_t seed;
+  PhiloxKeys keys;
 
   __device__ __forceinline__ Inputs(const Arguments<T>& arguments, const Cursor<width, along>& at) : a(arguments), cursor(at) {
     const Epilogue& e = a.e;
-    mean = cursor.per_channel(e.mean, T(0), a.wide);
-    scale = cursor.per_channel(e.scale, T(1), a.wide);
-    if (e.weight) multiply(scale, cursor.per_channel(e.weight, T(1), a.wide));
-    shift = cursor.per_channel(e.shift, T(-0.0), a.wide);
-#pragma unroll
-    for (int k = 0; k < Activation::parameters; ++k) parameters[k] = parameter(k);
-    seed = e.seed ? *e.seed : 0;
-  }
-
-  // Repeats that are not given are 0, which is nothing.
-  __device__ __forceinline__ Channel parameter(int k) const {
-    const int row = k / Activation::repeats * a.e.repeats + k % Activation::repeats;
-    const T* const source = static_cast<const T*>(a.e.parameters) + row * a.e.parameter_count;
-    if (Activation::repeats == 1 || k % Activation::repeats < a.e.repeats) {
-      if (a.e.parameter_count > 1) return cursor.per_channel(source, T(0), a.wide);
-      return cursor.per_channel(static_cast<const T*>(nullptr), *source, a.wide);
+    if (a.affine) {
+      mean = given_or(e.mean, T(0));
+      scale = given_or(e.scale, T(1));
+      if (e.weight) multiply(scale, cursor.template per_channel<T>(e.weight, a.wide));
+      shift = given_or(e.shift, T(-0.0));
     }
-    return cursor.per_channel(static_cast<const T*>(nullptr), T(0), a.wide);
+    if (Activation::parameters && a.e.parameter_count == 1) read_parameters<true>(true);
+    else if (a.wide) read_parameters<false>(true);
+    else read_parameters<false>(false);
+    if (e.seed) keys = PhiloxKeys(*e.seed);
   }
 
-  // centred: x - mean in, z out, the former left in `centred`.
-  __device__ __forceinline__ void pre_activation(const Place& place, T (&centred)[width], T (&z)[width]) const {
-    load<width, Storage>(a.e.x, place, centred);
+  __device__ __forceinline__ Channel given_or(const void* values, T otherwise) const {
+    return values ? cursor.template per_channel<T>(values, a.wide) : cursor.everywhere(otherwise);
+  }
+
+  // Repeats that are not given are 0, which is nothing. shared: a parameter is one number for all channels.
+  template <bool shared> __device__ __forceinline__ void read_parameters(bool wide) {
 #pragma unroll
-    for (int j = 0; j < width; ++j) z[j] = centred[j];
+    for (int k = 0; k < Activation::parameters; ++k) {
+      const int repeat = k % Activation::repeats;
+      const T* const source = static_cast<const T*>(a.e.parameters) + (k / Activation::repeats * a.e.repeats + repeat) * a.e.parameter_count;
+      if (Activation::repeats > 1 && repeat >= a.e.repeats) parameters[k] = cursor.everywhere(T(0));
+      else if constexpr (shared) parameters[k] = cursor.everywhere(*source);
+      else parameters[k] = cursor.template per_channel<T>(source, wide);
+    }
+  }
+
+  // z, and where a.affine x - mean.
+  __device__ __forceinline__ void pre_activation(const Place& place, T (&centred)[width], T (&z)[width]) const {
+    load<width, Storage>(a.e.x, place, z);
     if constexpr (Activation::reads_output) return;
     if (a.affine) {
 #pragma unroll
       for (int j = 0; j < width; ++j) {
-        centred[j] -= mean[j];
+        centred[j] = z[j] - mean[j];
         z[j] = affine_of(centred[j], scale[j], shift[j]);
       }
     }
@@ -109,10 +115,10 @@ template <class Activation, class Storage, int width, bool along> struct Inputs 
     for (int k = 0; k < Activation::parameters; ++k) values[k] = parameters[k][j];
 #pragma unroll
     for (int k = 0; k < Activation::constants; ++k) values[Activation::parameters + k] = a.constants[k];
-    if constexpr (Activation::random) values[Activation::parameters + Activation::constants] = uniform_of(static_cast<T>(numbers[j]));
+    if constexpr (Activation::random) values[Activation::parameters + Activation::constants] = numbers.template uniform<T>(j);
   }
   __device__ __forceinline__ Numbers<width> activation_numbers(const Place& place) const {
-    if constexpr (Activation::random) return numbers_at<width>(place.first, activation_stream, seed);
+    if constexpr (Activation::random) return numbers_at<width>(place.first, activation_stream, keys);
     else return {};
   }
 };
@@ -133,12 +139,15 @@ __global__ void __launch_bounds__(most_threads) forward_kernel(const __grid_cons
       z[j] = Activation::value(z[j], values);
     }
     if (a.e.dropout) {
-      const Numbers<width> numbers = cursor.dropout_numbers(place, inputs.seed);
+      const Numbers<width> numbers = cursor.dropout_numbers(place, inputs.keys);
 #pragma unroll
       for (int j = 0; j < width; ++j) {
         const bool kept = numbers.reaches(j, a.threshold);
         z[j] *= kept ? a.keep_scale : T(0);
-        if (a.shifts) z[j] += kept ? a.keep_shift : a.drop_value;
+      }
+      if (a.shifts) {
+#pragma unroll
+        for (int j = 0; j < width; ++j) z[j] += numbers.reaches(j, a.threshold) ? a.keep_shift : a.drop_value;
       }
     }
     if (a.e.residual_after) {
@@ -151,13 +160,10 @@ __global__ void __launch_bounds__(most_threads) forward_kernel(const __grid_cons
   }
 }
 
-// Terms of elements that a vector does not have become 0.
-template <int count, int width, class T> __device__ __forceinline__ void leave_out(const Place& place, T (&terms)[count][width]) {
+// What a vector's missing elements have becomes 0.
+template <int width, class T> __device__ __forceinline__ void leave_out(const Place& place, T (&terms)[width]) {
 #pragma unroll
-  for (int k = 0; k < count; ++k) {
-#pragma unroll
-    for (int j = 0; j < width; ++j) terms[k][j] = place.has(j) ? terms[k][j] : T(0);
-  }
+  for (int j = 0; j < width; ++j) terms[j] = place.has(j) ? terms[j] : T(0);
 }
 
 // sums: whether the block leaves its sums behind. What it writes besides is a matter of which pointers there are.
@@ -167,15 +173,20 @@ __global__ void __launch_bounds__(most_threads) backward_kernel(const __grid_con
   constexpr int sum_count = sum_first_parameter + Activation::parameters;
   Cursor<width, along> cursor(a.walk);
   const Inputs<Activation, Storage, width, along> inputs(a, cursor);
-  const auto mean_dz = cursor.per_channel(a.g.mean_dz, T(0), a.wide), slope = cursor.per_channel(a.g.slope, T(0), a.wide);
+  typename Inputs<Activation, Storage, width, along>::Channel mean_dz, slope;
+  if (a.g.mean_dz) {
+    mean_dz = cursor.template per_channel<T>(a.g.mean_dz, a.wide);
+    slope = cursor.template per_channel<T>(a.g.slope, a.wide);
+  }
   Sum<T, width, along> totals[sum_count];
   for (; cursor.more(); cursor.advance()) {
     const Place place = cursor.place();
-    T centred[width], dz[width], gradient[width], terms[sum_count][width], values[max_arguments + 1], slopes[max_learnables];
-    if (sums || !Activation::constant_derivative || a.g.mean_dz) inputs.pre_activation(place, centred, dz);
+    T centred[width], z[width], gradient[width], derivative[width], dz[width], values[max_arguments + 1], slopes[max_learnables];
+    T all_slopes[Activation::parameters ? Activation::parameters : 1][width];
+    if (sums || !Activation::constant_derivative || a.g.mean_dz) inputs.pre_activation(place, centred, z);
     load<width, Storage>(a.g.dy, place, gradient);
     if (a.e.dropout) {
-      const Numbers<width> numbers = cursor.dropout_numbers(place, inputs.seed);
+      const Numbers<width> numbers = cursor.dropout_numbers(place, inputs.keys);
 #pragma unroll
       for (int j = 0; j < width; ++j) gradient[j] *= numbers.reaches(j, a.threshold) ? a.keep_scale : T(0);
     }
@@ -183,29 +194,39 @@ __global__ void __launch_bounds__(most_threads) backward_kernel(const __grid_con
 #pragma unroll
     for (int j = 0; j < width; ++j) {
       inputs.arguments_of(j, drawn, values);
-      dz[j] = gradient[j] * Activation::slope(dz[j], values, slopes);
+      derivative[j] = Activation::slope(z[j], values, slopes);
 #pragma unroll
-      for (int k = 0; k < Activation::parameters; ++k) terms[sum_first_parameter + k][j] = gradient[j] * slopes[k];
+      for (int k = 0; k < Activation::parameters; ++k) all_slopes[k][j] = slopes[k];
+    }
+    if constexpr (sums) {
+      if constexpr (!Activation::everywhere) {  // it may have no slope at the 0 that stands for elements which are not there
+        if (!place.whole()) {
+#pragma unroll
+          for (int k = 0; k < Activation::parameters; ++k) leave_out(place, all_slopes[k]);
+          leave_out(place, derivative);
+        }
+      }
+#pragma unroll
+      for (int k = 0; k < Activation::parameters; ++k) totals[sum_first_parameter + k].add_products(gradient, all_slopes[k]);
+    }
+    if (sums || a.g.dresidual || !a.g.mean_dz) {
+#pragma unroll
+      for (int j = 0; j < width; ++j) dz[j] = gradient[j] * derivative[j];
     }
     if (a.g.dresidual) store<Storage>(a.g.dresidual, place, dz);
     if constexpr (sums) {
-#pragma unroll
-      for (int j = 0; j < width; ++j) {
-        terms[sum_dz][j] = dz[j];
-        terms[sum_dz_centred][j] = dz[j] * centred[j];
+      if (a.affine) {
+        totals[sum_dz].add(dz);
+        totals[sum_dz_centred].add_products(dz, centred);
       }
-      if constexpr (!Activation::everywhere) {  // it may have no slope at the 0 that stands for them
-        if (!place.whole) leave_out(place, terms);
-      }
-#pragma unroll
-      for (int k = 0; k < sum_count; ++k) totals[k].add(terms[k]);
     }
     if (a.g.dx) {
       if (a.g.mean_dz) {
 #pragma unroll
-        for (int j = 0; j < width; ++j) dz[j] = through_statistics(dz[j], centred[j], mean_dz[j], slope[j]);
-      }
-      if (a.affine) {
+        for (int j = 0; j < width; ++j) {
+          dz[j] = through_statistics(gradient[j], derivative[j], centred[j], mean_dz[j], slope[j]) * inputs.scale[j];
+        }
+      } else if (a.affine) {
 #pragma unroll
         for (int j = 0; j < width; ++j) dz[j] *= inputs.scale[j];
       }
@@ -213,14 +234,8 @@ __global__ void __launch_bounds__(most_threads) backward_kernel(const __grid_con
     }
   }
   if constexpr (sums) {
-    __shared__ alignas(16) T shared[most_threads * width];
     const int64_t step = static_cast<int64_t>(a.walk.chunks) * a.walk.sums();
-    T* const partials = a.partials + static_cast<int64_t>(cursor.chunk()) * a.walk.sums();
-#pragma unroll
-    for (int k = 0; k < sum_count; ++k) {
-      totals[k].over_block(shared, a.walk);
-      store_sum(cursor, a.walk, partials + k * step, totals[k]);
-    }
+    store_sums(cursor, a.walk, a.partials + static_cast<int64_t>(cursor.chunk()) * a.walk.sums(), step, totals);
   }
 }
 

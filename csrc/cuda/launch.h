@@ -36,6 +36,8 @@ struct Walk {
   int row_vectors;   // planar: vectors that a row touches,
   unsigned multiplier;  // and its reciprocal: n / row_vectors is (n * multiplier >> 32) >> bits
   int bits;
+  int within_step;           // planar: by how many vectors a thread's next one is farther into its row,
+  int64_t first_step, wrap;  // by how many elements into the tensor, and planar by how many more where that is beyond the row
   int sample_rows;   // images of a sample whose channels are dropped whole, 0: every element by itself
 
   FL_HD constexpr int blocks_of_columns() const { return along ? (columns + lanes - 1) / lanes : columns; }
@@ -51,7 +53,7 @@ struct Plan {
 FL_HD constexpr int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 FL_HD constexpr int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 FL_HD constexpr int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
-constexpr int64_t power_of_two(int64_t n) {  // the smallest that is at least n
+FL_HD constexpr int64_t power_of_two(int64_t n) {  // the smallest that is at least n
   int64_t power = 1;
   while (power < n) power *= 2;
   return power;
@@ -104,6 +106,9 @@ constexpr Plan planar_plan(Sizes sizes, int width, bool aligned, bool sums) {
   set_reciprocal(w, w.row_vectors);
   const bool large = c == 1 || w.rows * c >= most_blocks * 128 * 4;
   const int64_t threads = smaller(large ? 128 : 64, larger(32, power_of_two(w.rows)));
+  w.within_step = static_cast<int>(threads % larger(1, w.row_vectors));
+  w.first_step = threads / larger(1, w.row_vectors) * c * s + w.within_step * width;
+  w.wrap = (c - 1) * s;
   set_chunks(w, threads, c, sums || c > 1 ? usual_steps : usual_steps / 2, sums || c > 1);
   return {w, {static_cast<unsigned>(w.chunks * c), static_cast<unsigned>(threads), 0, 1}};
 }
@@ -126,6 +131,7 @@ constexpr Plan along_plan(Sizes sizes, int width, bool aligned) {
   const int64_t threads = large ? 128 : 64, beside = larger((large ? 32 : 16) / width, threads / power_of_two(w.rows));
   const int64_t lanes = smaller(power_of_two(w.columns), beside);
   w.lanes = static_cast<int>(lanes);
+  w.first_step = threads / lanes * w.columns * width;
   set_chunks(w, threads / lanes, w.blocks_of_columns(), usual_steps, true);
   return {w, {static_cast<unsigned>(w.chunks) * w.blocks_of_columns(), static_cast<unsigned>(threads), 0, 1}};
 }

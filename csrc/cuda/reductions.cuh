@@ -24,11 +24,11 @@ template <class T, int width> struct Sum<T, width, false> {
     }
     value += halves[0];
   }
-  __device__ __forceinline__ void add_squares(const T (&terms)[width]) {
-    T squares[width];
+  __device__ __forceinline__ void add_products(const T (&a)[width], const T (&b)[width]) {
+    T sum = a[0] * b[0];
 #pragma unroll
-    for (int j = 0; j < width; ++j) squares[j] = terms[j] * terms[j];
-    add(squares);
+    for (int j = 1; j < width; ++j) sum = multiply_add(a[j], b[j], sum);
+    value += sum;
   }
   __device__ __forceinline__ T& operator[](int) { return value; }
 
@@ -49,9 +49,9 @@ template <class T, int width> struct Sum<T, width, true> {
 #pragma unroll
     for (int j = 0; j < width; ++j) values[j] += terms[j];
   }
-  __device__ __forceinline__ void add_squares(const T (&terms)[width]) {
+  __device__ __forceinline__ void add_products(const T (&a)[width], const T (&b)[width]) {
 #pragma unroll
-    for (int j = 0; j < width; ++j) values[j] = multiply_add(terms[j], terms[j], values[j]);
+    for (int j = 0; j < width; ++j) values[j] = multiply_add(a[j], b[j], values[j]);
   }
   __device__ __forceinline__ T& operator[](int j) { return values[j]; }
 
@@ -98,6 +98,47 @@ __device__ __forceinline__ void store_sum(const Cursor<width, along>& cursor, co
     if (threadIdx.x == 0) sums[cursor.column()] = sum.value;
   } else if (static_cast<int>(threadIdx.x) < walk.lanes && cursor.present()) {
     store_vector(sums + cursor.column() * width, sum.values);
+  }
+}
+
+// The same for several sums, each `step` behind the one before. Planar: values lie in shared memory as [sum, thread], and the threads are
+// shared out among sums, so many neighbours to each.
+template <int count, class T, int width>
+__device__ __forceinline__ void store_sums(const Cursor<width, false>& cursor, const Walk&, T* sums, int64_t step, Sum<T, width, false> (&totals)[count]) {
+  constexpr int groups = static_cast<int>(larger(power_of_two(count), most_threads / 32));  // neighbours are of one warp
+  static_assert(groups <= 32, "a block has no fewer threads");
+  __shared__ T shared[(count + 1) * most_threads];
+  const int neighbours = blockDim.x / groups, stride = blockDim.x + neighbours;  // so that a warp reads from different banks
+  const int k = threadIdx.x >> (__ffs(neighbours) - 1), first = threadIdx.x & (neighbours - 1);
+#pragma unroll
+  for (int i = 0; i < count; ++i) shared[i * stride + threadIdx.x] = totals[i].value;
+  __syncthreads();
+  T total = 0;
+  if (k < count) {
+    const T* value = shared + k * stride + first;
+#pragma unroll
+    for (int i = 0; i < groups; ++i, value += neighbours) total += *value;
+  }
+#pragma unroll
+  for (int offset = 16; offset; offset /= 2) {
+    if (offset < neighbours) total += __shfl_xor_sync(all_lanes, total, offset);
+  }
+  if (k < count && first == 0) sums[k * step + cursor.column()] = total;
+}
+// Along: values lie there as [sum, row, column].
+template <int count, class T, int width>
+__device__ __forceinline__ void store_sums(const Cursor<width, true>& cursor, const Walk& walk, T* sums, int64_t step, Sum<T, width, true> (&totals)[count]) {
+  __shared__ alignas(16) T shared[count][most_threads * width];
+#pragma unroll
+  for (int k = 0; k < count; ++k) store_vector(shared[k] + threadIdx.x * width, totals[k].values);
+  __syncthreads();
+  const int columns = walk.lanes * width, bits = __ffs(columns) - 1, values = blockDim.x * width;
+  const int first = (cursor.column() - static_cast<int>(threadIdx.x) % walk.lanes) * width;
+  for (int i = threadIdx.x; i < count * columns; i += blockDim.x) {
+    const int k = i >> bits, column = i & (columns - 1);
+    T total = shared[k][column];
+    for (int other = column + columns; other < values; other += columns) total += shared[k][other];
+    if (first + column < walk.columns * width) sums[k * step + first + column] = total;
   }
 }
 

@@ -83,26 +83,26 @@ template <int width, class Storage, class T> __device__ __forceinline__ void sto
   }
 }
 
-// A thread's vector: elements first + j of the tensor for low <= j < high. whole: all of them, aligned in memory.
+// A thread's vector: elements first + j of the tensor for low <= j < high. Where it is whole, which is all of them and aligned in memory,
+// low and high may be missing.
 struct Place {
   int64_t first;
-  int low, high;
-  bool whole;
-  int image;
+  int low, high, partial;
 
-  __device__ __forceinline__ bool has(int j) const { return whole || (j >= low && j < high); }
+  __device__ __forceinline__ bool whole() const { return !partial; }
+  __device__ __forceinline__ bool has(int j) const { return whole() || (j >= low && j < high); }
 };
 
 // What a vector does not have is 0.
 template <int width, class Storage, class T> __device__ __forceinline__ void load(const void* tensor, const Place& place, T (&values)[width]) {
   const Storage* const address = static_cast<const Storage*>(tensor) + place.first;
-  if (place.whole) return load_vector(address, values);
+  if (__builtin_expect(place.whole(), true)) return load_vector(address, values);
 #pragma unroll
   for (int j = 0; j < width; ++j) values[j] = place.has(j) ? load(address + j) : T(0);
 }
 template <class Storage, int width, class T> __device__ __forceinline__ void store(void* tensor, const Place& place, const T (&values)[width]) {
   Storage* const address = static_cast<Storage*>(tensor) + place.first;
-  if (place.whole) return store_vector(address, values);
+  if (__builtin_expect(place.whole(), true)) return store_vector(address, values);
 #pragma unroll
   for (int j = 0; j < width; ++j) {
     if (place.has(j)) store(address + j, values[j]);

@@ -31,7 +31,10 @@ template <class T, int width, bool along> __device__ __forceinline__ void invert
 // Numbers of 16 bits, two in a word.
 template <int width> struct Numbers {
   uint32_t word[width / 2];
-  __device__ __forceinline__ uint32_t operator[](int j) const { return j % 2 ? word[j / 2] >> 16 : word[j / 2] & 0xffff; }
+  // Number j as what a random activation takes. The bits of the float 2^23 + n are those of 2^23, and n.
+  template <class T> __device__ __forceinline__ T uniform(int j) const {
+    return uniform_of(static_cast<T>(__uint_as_float(__byte_perm(word[j / 2], 0x4b00, j % 2 ? 0x5432 : 0x5410))), 8388608.0f);
+  }
   // Whether number j is at least a threshold of 16 bits.
   __device__ __forceinline__ bool reaches(int j, uint32_t threshold) const {
     return j % 2 ? word[j / 2] >= threshold << 16 : (word[j / 2] & 0xffff) >= threshold;
@@ -51,8 +54,8 @@ template <int width> struct Numbers {
 };
 
 // Of the elements index, index + 1, ...; index is a multiple of width.
-template <int width> __device__ __forceinline__ Numbers<width> numbers_at(int64_t index, uint32_t stream, uint64_t seed) {
-  const PhiloxWords philox_words = philox(static_cast<uint64_t>(index) / numbers_per_counter, stream, seed);
+template <int width> __device__ __forceinline__ Numbers<width> numbers_at(int64_t index, uint32_t stream, const PhiloxKeys& keys) {
+  const PhiloxWords philox_words = philox(static_cast<uint64_t>(index) / numbers_per_counter, stream, keys);
   const auto& [word] = philox_words;
   const int start = static_cast<int>(index) & (numbers_per_counter - 1);
   if constexpr (width == 8) return {{word[0], word[1], word[2], word[3]}};
@@ -61,35 +64,48 @@ template <int width> __device__ __forceinline__ Numbers<width> numbers_at(int64_
 }
 
 // Of one element, anywhere.
-__device__ __forceinline__ uint32_t number_at(int64_t index, uint32_t stream, uint64_t seed) {
-  return number_of(philox(static_cast<uint64_t>(index) / numbers_per_counter, stream, seed), static_cast<int>(index) & (numbers_per_counter - 1));
+template <class Keys> __device__ __forceinline__ uint32_t number_at(int64_t index, uint32_t stream, const Keys& keys) {
+  return number_of(philox(static_cast<uint64_t>(index) / numbers_per_counter, stream, keys), static_cast<int>(index) & (numbers_per_counter - 1));
 }
 
 template <int width, bool along> class Cursor {
  public:
   __device__ __forceinline__ explicit Cursor(const Walk& walk) : walk_(walk) {
-    const int blocks = walk.blocks_of_columns(), block = blockIdx.x % blocks;
+    const int blocks = along ? walk.blocks_of_columns() : walk.columns, block = blockIdx.x % blocks;
     chunk_ = blockIdx.x / blocks;
     int lane = threadIdx.x;
     if constexpr (along) {
       column_ = block * walk.lanes + threadIdx.x % walk.lanes;
       lane = threadIdx.x / walk.lanes;
       step_ = blockDim.x / walk.lanes;
-      first_channel_ = column_ * width % walk.channels;
+      first_channel_ = present() ? column_ * width % walk.channels : 0;
     } else {
       column_ = first_channel_ = block;
       step_ = blockDim.x;
     }
     end_ = static_cast<int>(smaller(static_cast<int64_t>(chunk_ + 1) * walk.chunk_rows, walk.rows));
     row_ = chunk_ * walk.chunk_rows + lane;
-    if (along && column_ >= walk.columns) row_ = end_;
-    first_ = (static_cast<int64_t>(row_) * walk.columns + column_) * width;
+    if constexpr (along) {
+      if (!present()) row_ = end_;
+      first_ = (static_cast<int64_t>(row_) * walk.columns + column_) * width;
+    } else {
+      const int image = image_of(row_);
+      within_ = row_ - image * walk.row_vectors;
+      first_ = (static_cast<int64_t>(image) * walk.channels + column_) * walk.length + within_ * width;
+    }
   }
 
   __device__ __forceinline__ bool more() const { return row_ < end_; }
   __device__ __forceinline__ void advance() {
     row_ += step_;
-    if constexpr (along) first_ += static_cast<int64_t>(step_ * width) * walk_.columns;
+    first_ += walk_.first_step;
+    if constexpr (!along) {
+      within_ += walk_.within_step;
+      if (within_ >= walk_.row_vectors) {
+        within_ -= walk_.row_vectors;
+        first_ += walk_.wrap;
+      }
+    }
   }
   __device__ __forceinline__ int chunk() const { return chunk_; }
   // Of the chunk; and how many of them the block's threads take at first.
@@ -99,31 +115,32 @@ template <int width, bool along> class Cursor {
   __device__ __forceinline__ bool present() const { return !along || column_ < walk_.columns; }
 
   // The vector at which the thread stands.
-  __device__ __forceinline__ Place place() const {
-    if constexpr (along) {
-      if (walk_.whole) return {first_, 0, width, true, row_};
-      const int high = static_cast<int>(smaller(walk_.numel - first_, width));
-      return {first_, 0, high, walk_.aligned && high == width, row_};
-    } else {
-      const int image = walk_.row_vectors == 1 ? row_ : __umulhi(row_, walk_.multiplier) >> walk_.bits;
-      const int within = row_ - image * walk_.row_vectors;
-      const int64_t row = static_cast<int64_t>(image) * walk_.channels + column_;
-      if (walk_.whole) return {(row * walk_.row_vectors + within) * width, 0, width, true, image};
-      const int64_t begin = row * walk_.length, first = (begin / width + within) * width;
-      const int low = static_cast<int>(larger(begin - first, 0)), high = static_cast<int>(smaller(begin + walk_.length - first, width));
-      return {first, low, high, walk_.aligned && low == 0 && high == width, image};
+  __device__ __forceinline__ Place place() {
+    Place place;
+    place.partial = 0;
+    if (!walk_.whole) {
+      if constexpr (along) {
+        place.low = 0;
+        place.high = static_cast<int>(smaller(walk_.numel - first_, width));
+      } else {
+        const int64_t begin = (static_cast<int64_t>(image_of(row_)) * walk_.channels + column_) * walk_.length;
+        const int64_t first = first_ = (begin / width + within_) * width;
+        place.low = static_cast<int>(larger(begin - first, 0));
+        place.high = static_cast<int>(smaller(begin + walk_.length - first, width));
+      }
+      place.partial = !walk_.aligned || place.low != 0 || place.high != width;
     }
+    place.first = first_;
+    return place;
   }
 
-  // values[c] for the channel of each element of the thread's vectors, `otherwise` where there are none. wide: whole vectors can be read.
-  template <class T> __device__ __forceinline__ PerChannel<T, width, along> per_channel(const void* values, T otherwise, bool wide) const {
+  // values[c] for the channel of each element of the thread's vectors, those of others where the thread has none. wide: whole vectors can
+  // be read.
+  template <class T> __device__ __forceinline__ PerChannel<T, width, along> per_channel(const void* values, bool wide) const {
     const T* const source = static_cast<const T*>(values);
     PerChannel<T, width, along> result;
     if constexpr (along) {
-      if (!source || !present()) {
-#pragma unroll
-        for (int j = 0; j < width; ++j) result.values[j] = otherwise;
-      } else if (wide) {
+      if (wide) {
         load_vector(source + first_channel_, result.values);
       } else {
         int channel = first_channel_;
@@ -134,32 +151,43 @@ template <int width, bool along> class Cursor {
         }
       }
     } else {
-      result.value = source ? source[first_channel_] : otherwise;
+      result.value = source[first_channel_];
     }
+    return result;
+  }
+  // The same number for all elements.
+  template <class T> __device__ __forceinline__ static PerChannel<T, width, along> everywhere(T number) {
+    PerChannel<T, width, along> result;
+    if constexpr (!along) result.value = number;
+    else for (int j = 0; j < width; ++j) result.values[j] = number;
     return result;
   }
 
   // The dropout numbers of a vector: each element's own, or where channels are dropped whole that of its channel.
-  __device__ __forceinline__ Numbers<width> dropout_numbers(const Place& place, uint64_t seed) const {
+  __device__ __forceinline__ Numbers<width> dropout_numbers(const Place& place, const PhiloxKeys& keys) const {
     const bool whole_channels = walk_.sample_rows;
-    if (whole_channels && !along) return Numbers<width>::all(number_at(channel_index(place.image, first_channel_), dropout_stream, seed));
-    if (whole_channels && walk_.channels % width) return numbers_of_channels(seed);
-    return numbers_at<width>(whole_channels ? channel_index(row_, first_channel_) : place.first, dropout_stream, seed);
+    if (whole_channels && !along) return Numbers<width>::all(number_at(channel_index(image_of(row_), first_channel_), dropout_stream, keys));
+    if (whole_channels && walk_.channels % width) return numbers_of_channels(keys);
+    return numbers_at<width>(whole_channels ? channel_index(row_, first_channel_) : place.first, dropout_stream, keys);
   }
 
  private:
   // Element by element; a vector may reach from one sample into the next.
-  __device__ __forceinline__ Numbers<width> numbers_of_channels(uint64_t seed) const {
+  __device__ __forceinline__ Numbers<width> numbers_of_channels(const PhiloxKeys& keys) const {
     const int images = walk_.columns * width / walk_.channels, offset = column_ * width;
     int image = row_ * images + offset / walk_.channels, channel = first_channel_;
     Numbers<width> numbers = {};
 #pragma unroll 1
     for (int j = 0; j < width; ++j) {
-      numbers.push(number_at(channel_index(image, channel), dropout_stream, seed));
+      numbers.push(number_at(channel_index(image, channel), dropout_stream, keys));
       channel = channel + 1 == walk_.channels ? 0 : channel + 1;
       image += channel == 0;
     }
     return numbers;
+  }
+  // The image, counted from 0, of so many planar vectors of a channel.
+  __device__ __forceinline__ int image_of(int vectors) const {
+    return walk_.row_vectors == 1 ? vectors : __umulhi(vectors, walk_.multiplier) >> walk_.bits;
   }
   // Divided in 32 bits: a division of 64 bits is a call, which costs the kernel a stack.
   __device__ __forceinline__ int64_t channel_index(int image, int channel) const {
@@ -168,7 +196,8 @@ template <int width, bool along> class Cursor {
 
   const Walk& walk_;
   int chunk_, column_, first_channel_, row_, end_, step_;
-  int64_t first_;  // along: the first element of the vector
+  int within_;     // planar: which vector of its row
+  int64_t first_;  // its first element, where every vector is whole
 };
 
 }  // namespace fastlayers::cuda
