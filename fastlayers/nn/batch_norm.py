@@ -1,21 +1,20 @@
 """BatchNorm1d, 2d, 3d: torch.nn's, with residual, activation and dropout in the same kernels."""
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
 from .. import checks, functional
 from ..activation_argument import parameter, resolve
 from .activations import from_name
+from .wide_statistics import WideStatistics
 
-_STATISTICS = ("running_mean", "running_var")
 
-
-class _BatchNorm(torch.nn.modules.batchnorm._BatchNorm):
+class _BatchNorm(WideStatistics, torch.nn.modules.batchnorm._BatchNorm):
     """y = dropout(activation(batch_norm(x) + residual))."""
 
+    _statistics = ("running_mean", "running_var")
+    _counter = "num_batches_tracked"
     _dimensions: tuple[int, ...]
     frozen: bool = False
     """Whether the running statistics are used, and left alone, in training too."""
@@ -98,38 +97,10 @@ class _BatchNorm(torch.nn.modules.batchnorm._BatchNorm):
         if input.dim() not in self._dimensions:
             checks.dimensions(type(self).__name__, input, self._dimensions)
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> _BatchNorm:
-        """Running statistics stay float32 under .half() and .bfloat16(): in bfloat16 an average over batches gets stuck."""
-        before = {name: self._buffers.get(name) for name in _STATISTICS}
-        super()._apply(fn, recurse)
-        self._keep_statistics_wide(before)
-        return self
-
-    def _load_from_state_dict(self, *arguments: object) -> None:
-        """As torch's; load_state_dict(assign=True) may bring statistics of a half type."""
-        super()._load_from_state_dict(*arguments)
-        self._keep_statistics_wide({})
-
-    def _keep_statistics_wide(self, before: dict[str, Tensor | None]) -> None:
-        keep_wide(self._buffers, _STATISTICS, "num_batches_tracked", before)
-
     def extra_repr(self) -> str:
         plain = {"dropout": 0, "memory": "default", "skip_nonfinite": False, "frozen": False}
         options = [f", {name}={getattr(self, name)}" for name, default in plain.items() if getattr(self, name) != default]
         return super().extra_repr() + "".join(options)
-
-
-def keep_wide(buffers: dict[str, Tensor | None], statistics: tuple[str, ...], counter: str, before: dict[str, Tensor | None]) -> None:
-    """Statistics of a half type become float32, those that they were before it where known; a count of a floating type becomes int64."""
-    for name in statistics:
-        now = buffers.get(name)
-        if now is not None and now.dtype in (torch.float16, torch.bfloat16):
-            old = before.get(name)
-            wide = now if old is None or old.is_meta or old.dtype == now.dtype else old.to(now.device)
-            buffers[name] = wide.float()
-    count = buffers.get(counter)
-    if count is not None and count.is_floating_point():  # Module.type() casts counts too
-        buffers[counter] = count.long()
 
 
 def _checked(operation: str, activation: str | torch.nn.Module | None, dropout: float, memory: str) -> torch.nn.Module | None:

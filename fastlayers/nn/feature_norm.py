@@ -3,19 +3,17 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from operator import length_hint
 
 import torch
 from torch import Tensor
 
 from .. import checks, functional
-from .batch_norm import keep_wide
-
-_STATISTICS = ("mean", "var")
+from .wide_statistics import WideStatistics
 
 
-class FeatureNorm(torch.nn.Module):
+class FeatureNorm(WideStatistics, torch.nn.Module):
     """Standardise inputs with the mean and deviation of a dataset, feature by feature.
 
     y = (x - mean) / sqrt(var + eps), mean and biased variance over everything that :meth:`fit` has seen; they are buffers, saved in
@@ -46,6 +44,8 @@ class FeatureNorm(torch.nn.Module):
     mean: Tensor
     var: Tensor
     count: Tensor
+    _statistics = ("mean", "var")
+    _counter = "count"
 
     def __init__(
         self, num_features: int, eps: float = 0.0, *, channel_dim: int = 1, device: torch.device | None = None,
@@ -105,21 +105,6 @@ class FeatureNorm(torch.nn.Module):
         self.var.copy_(m2 / count)
         self.count.fill_(count)
         return self
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FeatureNorm:
-        """Mean and variance stay float32: a float16 variance overflows at a deviation of 256."""
-        before = {name: self._buffers[name] for name in _STATISTICS}
-        super()._apply(fn, recurse)
-        self._keep_statistics_wide(before)
-        return self
-
-    def _load_from_state_dict(self, *arguments: object) -> None:
-        """As torch's; load_state_dict(assign=True) may bring statistics of a half type."""
-        super()._load_from_state_dict(*arguments)
-        self._keep_statistics_wide({})
-
-    def _keep_statistics_wide(self, before: dict[str, Tensor]) -> None:
-        keep_wide(self._buffers, _STATISTICS, "count", before)
 
     def extra_repr(self) -> str:
         return f"{self.num_features}, eps={self.eps}, channel_dim={self.channel_dim}"
