@@ -50,7 +50,7 @@ INSTRUCTIONS: dict[str, float] = {
     "apl with 8 hinges backward contiguous": 78.5,
     "apl with 8 hinges forward, channels_last channels_last": 70.5,
     "apl with 8 hinges backward, channels_last channels_last": 126.0,
-    "rrelu + dropout contiguous": 39.0,
+    "rrelu + dropout contiguous": 40.0,
 }
 """Per bfloat16 element and sweep, where a call takes more than compiled.py allows."""
 TRAFFIC: dict[str, float] = {

@@ -46,7 +46,7 @@ struct rrelu : FromInput<0, 2> {
   template <class T> FL_HD static T derivative(T x, const T* p, T*) { return select(x > T(0), T(1), slope(p)); }
 
  private:
-  template <class T> FL_HD static T slope(const T* p) { return multiply_add(p[1], p[2], p[0]); }
+  template <class T> FL_HD static T slope(const T* p) { return p[0] + p[1] * p[2]; }
 };
 
 // x min(max(x + 3, 0), 6) / 6
