@@ -4,6 +4,7 @@
 #   make bench   time everything                (BENCH="--only relu --no-compile")
 #   make cuda    build the CUDA kernels with nvcc and a CUDA build of torch, in an environment of their own; no GPU needed
 #   make docs    write docs/activations.md and its plots from specs.py
+#   make gpu-docs  write the tables of docs/gpu.md: builds the CUDA kernels, runs all kernels in the emulator
 #   make lint    ruff                           make wheel   build dist/*.whl          make clean   remove what make made
 
 PYTHON ?= python3
@@ -20,7 +21,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --quiet --disable-pip-version-check --no-input
 SOURCES := pyproject.toml setup.py tools/build_extensions.py tools/cuda_toolkit.py $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
-.PHONY: demo test bench cuda docs lint wheel clean
+.PHONY: demo test bench cuda docs gpu-docs lint wheel clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.demo
@@ -44,6 +45,9 @@ cuda: $(VENV_CUDA)/.build $(SOURCES)
 
 docs: $(VENV)/.demo
 	$(BIN)/python tools/document_activations.py
+
+gpu-docs: cuda $(VENV)/.test
+	$(BIN)/python tools/document_gpu.py "$$(cd $(VENV_CUDA) && bin/python -c 'import importlib.util as u; print(u.find_spec("fastlayers._CUDA").origin)')"
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check
