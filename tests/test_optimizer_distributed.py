@@ -2,38 +2,17 @@
 from __future__ import annotations
 
 import copy
-import os
-import socket
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-import torch.multiprocessing
+from processes import in_processes, needs_gloo
 from torch import distributed, nn
 
 RULES = {"SGD": {"momentum": 0.9}, "AdamW": {"weight_decay": 0.1}, "NAdam": {}, "Lion": {}, "Adagrad": {}}
 WORLD = 2
 
-pytestmark = pytest.mark.skipif(not distributed.is_available() or not distributed.is_gloo_available(), reason="torch has no gloo")
-
-
-def _process(rank: int, port: int, work: Callable[..., None], arguments: tuple[object, ...]) -> None:
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), RANK=str(rank), WORLD_SIZE=str(WORLD))
-    torch.set_num_threads(1)
-    distributed.init_process_group("gloo", rank=rank, world_size=WORLD)
-    try:
-        work(rank, *arguments)
-    finally:
-        distributed.destroy_process_group()
-
-
-def in_two_processes(work: Callable[..., None], *arguments: object) -> None:
-    """work(rank, *arguments) in each; an assertion that fails in one of them fails here."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
-    torch.multiprocessing.spawn(_process, (port, work, arguments), WORLD)
+pytestmark = needs_gloo
 
 
 def _net() -> nn.Sequential:
@@ -157,8 +136,8 @@ def _fsdp(rank: int, folder: str) -> None:
 
 
 def test_distributed_data_parallel() -> None:
-    in_two_processes(_ddp)
+    in_processes(WORLD, _ddp)
 
 
 def test_fully_sharded_with_a_checkpoint(tmp_path: Path) -> None:
-    in_two_processes(_fsdp, str(tmp_path))
+    in_processes(WORLD, _fsdp, str(tmp_path))

@@ -3,12 +3,11 @@ from __future__ import annotations
 
 from itertools import product
 
-import pytest
 import torch
-from test_optimizer_distributed import WORLD, in_two_processes
-from torch import distributed
+from processes import in_processes, needs_gloo
 
-pytestmark = pytest.mark.skipif(not distributed.is_available() or not distributed.is_gloo_available(), reason="torch has no gloo")
+pytestmark = needs_gloo
+WORLD = 2
 
 
 def _layers(rank: int) -> None:
@@ -31,4 +30,4 @@ def _layers(rank: int) -> None:
 
 
 def test_layers_between_sharded_ones() -> None:
-    in_two_processes(_layers)
+    in_processes(WORLD, _layers)

@@ -1,15 +1,9 @@
 """SyncBatchNorm with real gloo processes against one process that has the whole batch."""
 from __future__ import annotations
 
-import pickle
-import subprocess
-import sys
-import tempfile
-from pathlib import Path
-
 import pytest
 import torch
-import torch.distributed as distributed
+from processes import in_processes, needs_gloo
 from torch.autograd import forward_ad
 
 import fastlayers as fl
@@ -17,7 +11,7 @@ from fastlayers import nn
 
 SHARES = ((5, 3), (8, 0), (1, 4, 0, 3))
 WAYS = ("eager", "channels_last", "bfloat16", "compiled", "inplace", "ddp", "cumulative", "reference")
-pytestmark = pytest.mark.skipif(not (distributed.is_available() and distributed.is_gloo_available()), reason="torch has no gloo")
+pytestmark = needs_gloo
 
 
 def make(way: str) -> nn.BatchNorm2d:
@@ -79,9 +73,7 @@ def check_transforms_are_refused() -> None:
     torch.vmap(layer.eval())(x[None])
 
 
-def worker(rank: int, shares: tuple[int, ...], folder: str) -> None:
-    distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=len(shares))
-    torch.set_num_threads(1)
+def worker(rank: int, shares: tuple[int, ...]) -> dict[str, list]:
     first = sum(shares[:rank])
     found = {}
     for way in WAYS:
@@ -91,28 +83,12 @@ def worker(rank: int, shares: tuple[int, ...], folder: str) -> None:
             found[way] = train(way, layer, slice(first, first + shares[rank]))
     check_no_samples_anywhere()
     check_transforms_are_refused()
-    Path(folder, f"{rank}.pickle").write_bytes(pickle.dumps(found))
-    distributed.barrier()
-    distributed.destroy_process_group()
-
-
-def run_ranks(shares: tuple[int, ...]) -> list[dict[str, list]]:
-    """What each rank found."""
-    count = len(shares)
-    with tempfile.TemporaryDirectory() as folder:
-        code = (f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}); import test_sync_batch_norm as test; "
-                f"test.worker(int(sys.argv[1]), {shares}, {folder!r})")
-        running = [subprocess.Popen([sys.executable, "-c", code, str(rank)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-                   for rank in range(count)]
-        outputs = [process.communicate(timeout=240)[0] for process in running]
-        for process, output in zip(running, outputs, strict=True):
-            assert process.returncode == 0, output[-3000:]
-        return [pickle.loads(Path(folder, f"{rank}.pickle").read_bytes()) for rank in range(count)]
+    return found
 
 
 @pytest.mark.parametrize("shares", SHARES, ids=str)
 def test_ranks_together_are_one_process_with_the_whole_batch(shares: tuple[int, ...]) -> None:
-    found = run_ranks(shares)  # once for all ways: starting processes is what takes the time
+    found = in_processes(len(shares), worker, shares)  # once for all ways: starting processes is what takes the time
     for way in WAYS:
         check_way(way, shares, found)
 
