@@ -38,7 +38,6 @@ def _soft_logarithm(x, alpha):
     logarithm, q, near = math.log_near_one(u, w)
     inverse = SCALE / u
     outside = ((logarithm - 1 + inverse) / alpha) / alpha
-    inverse = tl.where(u < 0, float("nan"), inverse)
     return -logarithm / alpha, inverse, tl.where(near, shift * shift * (inverse + q), outside) + inverse
 
 
@@ -59,14 +58,14 @@ def _soft_exponential(x, alpha):
     for k in tl.static_range(10 if x.dtype == tl.float32 else 16):
         g = tl.fma(g, small, _SOFT_SERIES[(6 if x.dtype == tl.float32 else 0) + k])
     finite = math.at_least(v, -1000.0)
-    outside = ((tl.fma(finite, slope, -grown)) / rate) / rate
+    outside = (tl.fma(finite, slope, -tl.where(grown < float("inf"), grown, 0.0)) / rate) / rate
     to_alpha = 1 + tl.where(tl.abs(v) < 0.5, x * x * g, outside)
     return tl.where(alpha > 0, grown / rate + alpha, x), slope, to_alpha
 
 
 @triton.jit
 def _half_logarithm(x, alpha):
-    """_soft_logarithm for half types, from the hardware's logarithm and its power; near 0 log(1 + w) is w + w^2 Q."""
+    """_soft_logarithm for half types, from the hardware's logarithm and reciprocal; near 0 log(1 + w) is w + w^2 Q."""
     SCALE: tl.constexpr = 2.0**-32
     square = alpha * alpha
     offset = 1 - square
@@ -75,9 +74,9 @@ def _half_logarithm(x, alpha):
     w = -alpha * shift
     near = tl.abs(w) < 0.25
     q = math.polynomial(w, _LOGARITHM_HALF, 5)
-    exponent = math.fast_log2(tl.fma(x, tl.broadcast_to(-alpha * SCALE, x.shape), tl.broadcast_to(offset * SCALE, x.shape)) + rest * SCALE)
-    root = tl.exp2(tl.fma(exponent, -0.5, -16.0))
-    slope = root * root
+    u = tl.fma(x, tl.broadcast_to(-alpha * SCALE, x.shape), tl.broadcast_to(offset * SCALE, x.shape)) + rest * SCALE
+    exponent = math.fast_log2(u)
+    slope = math.fast_reciprocal(u) * SCALE
     value = tl.where(near, tl.fma(w * q, shift, shift), tl.fma(exponent, tl.broadcast_to(-LN_2 / alpha, x.shape), -32 * LN_2 / alpha))
     outside = (tl.fma(exponent, LN_2, 32 * LN_2 - 1) + slope) / alpha / alpha
     return value, slope, tl.where(near, shift * shift * (slope + q), outside) + slope

@@ -123,6 +123,15 @@ def fast_log2(x):
 
 
 @triton.jit
+def fast_reciprocal(x):
+    """1 / x of a float32 within one unit: the hardware's own, which Triton has no name for."""
+    if _INTERPRET or not is_cuda():
+        return 1.0 / x
+    else:
+        return tl.inline_asm_elementwise("rcp.approx.f32 $0, $1;", "=r,r", [x], dtype=tl.float32, is_pure=True, pack=1)
+
+
+@triton.jit
 def scaled_exp(y, low):
     """(e, f): exp(y + low) is e f, and e is a normal number; low must be tiny.
 

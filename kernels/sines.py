@@ -167,7 +167,7 @@ def half_phase_of_product(a, x, AT_INFINITY: tl.constexpr):
     """r of a x = n pi + r for x of a half type, see _reduce: the upper 12 bits of a times x are exact."""
     if _INTERPRET:
         y = a * x
-        return tl.where(tl.abs(y) == float("inf"), AT_INFINITY, y)
+        return tl.where(tl.abs(y) < float("inf"), y, tl.where(tl.abs(x) < float("inf"), 0.0, tl.where(x == x, AT_INFINITY, x)))
     else:
         high = (a.to(tl.int32, bitcast=True) & -4096).to(tl.float32, bitcast=True)
         y = high * x
@@ -176,7 +176,8 @@ def half_phase_of_product(a, x, AT_INFINITY: tl.constexpr):
         if _beyond_moderate(y, None):
             _, other = _reduce_huge(a * x, False)
             r = tl.where(tl.abs(y) > _MODERATE, other, r)
-            r = tl.where(tl.abs(a * x) < float("inf"), r, tl.where(y == y, AT_INFINITY, y))
+            r = tl.where(tl.abs(a * x) < float("inf"), r, 0.0)  # whatever the phase of a product that overflows
+            r = tl.where(tl.abs(x) < float("inf"), r, tl.where(x == x, AT_INFINITY, x))
         return r
 
 

@@ -1,6 +1,7 @@
 """The kernel interface of every backend against the reference formula in float64, over the table in cases.py."""
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import cases
@@ -12,7 +13,7 @@ from fastlayers import reference
 from fastlayers.backends import select
 from fastlayers.reference import activations
 from fastlayers.reference.dropout import multiplier_like
-from fastlayers.reference.epilogue import activation_arguments, channel_sum, per_channel
+from fastlayers.reference.epilogue import accumulate_dtype, activation_arguments, channel_sum, per_channel
 
 EPS = 1e-5
 
@@ -333,6 +334,28 @@ def test_non_finite_values_propagate(backend: str) -> None:
     arguments = (None, None, None, None, None, torch.tensor(1234), "identity", (), 0.5, 0)
     got, want = select(x).epilogue_forward(x, *arguments), reference.epilogue_forward(x, *arguments)
     assert torch.equal(got.nan_to_num(nan=5.0), want.nan_to_num(nan=5.0))
+
+
+@pytest.mark.parametrize("dtype", cases.DTYPES, ids=str)
+@pytest.mark.parametrize(("name", "alpha"), [(row.name, None) for row in cases.ACTIVATIONS.values() if not row.random] + [
+    ("snake", 0.0), ("snake", 30.0), ("soft_exponential", -1.0), ("soft_exponential", 0.0), ("soft_exponential", 1.0)])
+def test_far_ends(backend: str, name: str, alpha: float | None, dtype: torch.dtype) -> None:
+    """At infinities, NaN, the largest and other large numbers y and gradients are finite, infinite of a sign, or NaN as the reference's."""
+    sizes = (math.inf, torch.finfo(dtype).max, 1e4, 100, 20, 6)
+    x = torch.tensor([[math.nan, *sizes, *(-size for size in sizes)]], dtype=torch.float64).to(dtype)
+    row, wide = cases.ACTIVATIONS[name], accumulate_dtype(x)
+    parameters = cases.learnable(row, x.size(1), wide)
+    if alpha is not None:
+        parameters = torch.full_like(parameters, alpha)
+    constants = tuple(float(constant.default) for constant in row.constants)
+    rest = (None, None, None, None, parameters, None, name, constants, 0.0, 1)
+    found = []
+    for kernels in (select(x), reference):
+        gradients = kernels.epilogue_backward(torch.ones_like(x), x, *rest, False, (True, False, False, False, parameters is not None))
+        values = (kernels.epilogue_forward(x, *rest), gradients[0], gradients[4] if name != "snake" else None)  # x cos(alpha x)
+        found.append([torch.where(value.isfinite(), 0, value) for value in values if value is not None])
+    for value, expected in zip(*found, strict=True):
+        torch.testing.assert_close(value, expected, rtol=0, atol=0, equal_nan=True)
 
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])

@@ -49,7 +49,7 @@ struct soft_exponential : FromInput<1, 0> {
 
  protected:
   // The formulas in double. Series near 0, where they cancel.
-  FL_HD static double times(double a, double x) { return a == 0 ? 0 : a * x; }
+  FL_HD static double times(double a, double x) { return a == 0 && x == x ? 0 : a * x; }
   FL_HD static double left_parameter(double x, double a) {
     const double w = -a * (x + a), d = x + a;
     double h = 0;

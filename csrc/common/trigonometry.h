@@ -35,7 +35,7 @@ template <class T, class Bits> FL_APART void replace_far(T a, T x, Bits& quadran
   }
 }
 
-// sin(a x) and cos(a x), the product not rounded; NaN at infinity. 2 ULP.
+// sin(a x) and cos(a x), the product not rounded; NaN where x is infinite. 2 ULP.
 template <class T, bool = is_double<T>> class Angle;
 
 template <class T> class Angle<T, false> {
@@ -84,13 +84,15 @@ template <class T> class Angle<T, false> {
 template <class T> class Angle<T, true> {
  public:
   FL_HD explicit Angle(T x) : x_(x) {}
-  FL_HD Angle(T a, T x) : x_(a * x) {}
+  FL_HD Angle(T a, T x) : x_(a * x) {
+    x_ = select((absolute(x_) == T(infinity<T>)) & (absolute(x) < T(infinity<T>)), T(0.0), x_);  // nobody knows the phase of an overflow
+  }
   FL_HD T sin() const { return lane_by_lane(x_, [](double v) { return ::sin(v); }); }
   FL_HD T cos() const { return lane_by_lane(x_, [](double v) { return ::cos(v); }); }
   FL_HD T sin_low() const { return T(0.0); }
 
  private:
-  const T x_;
+  T x_;
 };
 
 // 2 ULP.
