@@ -16,7 +16,6 @@ from pathlib import Path
 from types import ModuleType
 
 import ptxsim.cuda
-import pybind11
 import torch
 from torch.utils import cpp_extension
 
@@ -33,7 +32,7 @@ def sources(root: Path) -> dict[Path, list[str]]:
     """What the library is made of: each file with the commands' options."""
     csrc = root / "csrc"
     bindings = [*(csrc / f"bindings{part}.cpp" for part in PARTS), *csrc.glob("*_cuda.cpp"), ptxsim.cuda.runtime_source()]
-    includes = [f"-I{path}" for path in (csrc, pybind11.get_include(), sysconfig.get_path("include"), *cpp_extension.include_paths())]
+    includes = [f"-I{path}" for path in (csrc, sysconfig.get_path("include"), *cpp_extension.include_paths())]
     return {path: KERNELS for path in sorted((csrc / "cuda").glob("*.cu"))} | {path: BINDINGS + includes for path in sorted(bindings)}
 
 

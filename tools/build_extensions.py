@@ -45,10 +45,9 @@ class BuildExtension(build_ext):
         return reason is None
 
     def build_extension(self, extension):
-        from pybind11 import get_include
         from torch.utils import cpp_extension
 
-        extension.include_dirs += ["csrc", get_include(), *cpp_extension.include_paths()]
+        extension.include_dirs += ["csrc", *cpp_extension.include_paths()]  # torch's carry pybind11, in the version of its own bindings
         extension.library_dirs += cpp_extension.library_paths()
         jobs = self._cuda_kernels(extension) if extension.name.endswith("_CUDA") else self._cpu_kernels(extension)
         module = extension.name.rpartition(".")[2]
