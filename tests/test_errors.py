@@ -15,8 +15,8 @@ NAMES = ", ".join(fl.specs.ACTIVATIONS)
 X = torch.randn(4, 3)
 
 
-def batch_norm(x=X, mean=None, var=None, **keywords):
-    return F.batch_norm(x, torch.zeros(3) if mean is None else mean, torch.ones(3) if var is None else var, training=True, **keywords)
+def batch_norm(x=X, mean=None, var=None, training=True, **keywords):
+    return F.batch_norm(x, torch.zeros(3) if mean is None else mean, torch.ones(3) if var is None else var, training=training, **keywords)
 
 
 class Tanh(torch.nn.Module):
@@ -58,7 +58,8 @@ REFUSED = [
     # values
     (lambda: batch_norm(seed=2**64, dropout=0.5), ValueError,
      "batch_norm: seed must be between -2^63 and 2^63 - 1, got 18446744073709551616"),
-    (lambda: batch_norm(eps=0.0), ValueError, "batch_norm: eps must be above 0 when training, got 0.0"),
+    (lambda: batch_norm(eps=0.0), ValueError, "batch_norm: eps must be positive when training, got 0.0"),
+    (lambda: batch_norm(training=False, eps=-1e-3), ValueError, "batch_norm: eps must be non-negative, got -0.001"),
     (lambda: F.relu(X, dropout=1.5, training=False), ValueError, "relu: dropout must be between 0 and 1, got 1.5"),
     (lambda: batch_norm(activation=Tanh()), ValueError, "batch_norm: activation must be a module of "),
     (lambda: nn.BatchNorm1d(3, activation=nn.SiLU(dropout=0.5)), ValueError,
