@@ -374,7 +374,7 @@ def batch_norm(
     if num_batches_tracked is not None and (num_batches_tracked.dtype is not torch.int64 or num_batches_tracked.numel() != 1):
         raise RuntimeError(f"{operation}: num_batches_tracked must be a 0-d int64 tensor, got {_name(num_batches_tracked.dtype)} of shape "
                            f"{tuple(num_batches_tracked.shape)}")
-    if not (eps > 0 or eps == 0 and not training):
+    if not (eps > 0 or (eps == 0 and not training)):
         raise ValueError(f"{operation}: eps must be {'positive when training' if training else 'non-negative'}, got {eps}")
     if training and alone:  # other ranks may have values
         more_than_one_value(operation, x, channel_dim)
