@@ -111,6 +111,7 @@ def test_copies_go_on_alike(name: str, kwargs: dict, how: str) -> None:
         other.load_state_dict(copy.deepcopy(optimizer.state_dict()))
     run(3, optimizer, other)
     assert other.max_grad_norm == 0.5
+    assert {name for name in vars(other) if name[0] != "_"} == {name for name in vars(optimizer) if name[0] != "_"}
     assert all(torch.equal(p, q) for p, q in zip(params, other_params, strict=True))
 
 

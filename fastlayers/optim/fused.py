@@ -305,7 +305,8 @@ class FusedStep(torch.optim.Optimizer):
         return [(p, state_dict["state"][key]) for key, p in zip(ids, params, strict=False) if key in state_dict["state"]]
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**super().__getstate__(), **self._options()._asdict(), "_skipped": self._skipped}
+        given = {name: value for name, value in vars(self).items() if name in options.NAMES}
+        return {**super().__getstate__(), **given, "_skipped": self._skipped}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         groups = getattr(self, "param_groups", [])
