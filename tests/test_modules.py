@@ -257,6 +257,16 @@ def test_running_statistics_stay_wide_in_half_models() -> None:
     assert torch.equal(before.half().running_mean, torch.full((2,), 1 + 2**-20)), "never rounded on the way"
 
 
+@pytest.mark.parametrize("kind", [nn.BatchNorm1d, nn.SyncBatchNorm, nn.LazyBatchNorm1d], ids=lambda kind: kind.__name__)
+def test_an_activation_by_name_takes_device_and_dtype(kind) -> None:
+    """As weight and bias do: its learnable parameters are the layer's."""
+    features = () if kind is nn.LazyBatchNorm1d else (3,)
+    layer = kind(*features, dtype=torch.float64, activation="prelu", affine=False)
+    assert layer(torch.randn(4, 3, dtype=torch.float64)).dtype is layer.activation.weight.dtype is torch.float64
+    assert kind(*features, device="meta", activation="apl", affine=False).activation.a.is_meta
+    assert kind(*features, dtype=torch.float64, device="meta", activation="relu").activation is not None
+
+
 def test_activation_argument_takes_names_constants_and_modules() -> None:
     x = torch.randn(6, 4)
     by_name = nn.BatchNorm1d(4, activation="leaky_relu(negative_slope=0.3)")

@@ -31,10 +31,14 @@ class FusedActivation(torch.nn.Module):
         return ", ".join(part for part in (super().extra_repr(), f"dropout={self.dropout}" if self.dropout else "") if part)
 
 
-def from_name(operation: str, text: str) -> torch.nn.Module:
-    """The module that a name such as "relu", or "leaky_relu(0.2)", stands for."""
+def from_name(
+    operation: str, text: str, device: torch.device | None = None, dtype: torch.dtype | None = None
+) -> torch.nn.Module:
+    """The module that a name such as "relu", or "leaky_relu(0.2)", stands for; device and dtype are of its learnable parameters."""
     row, constants = parse(operation, text)
     keywords = dict([row.keyword]) if row.keyword else {}
+    if row.learnables:
+        keywords |= {"device": device, "dtype": dtype}
     return CLASSES[row.module](**constants, **keywords)
 
 

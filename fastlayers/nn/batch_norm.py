@@ -27,7 +27,7 @@ class _BatchNorm(WideStatistics, torch.nn.modules.batchnorm._BatchNorm):
         device: torch.device | None = None, dtype: torch.dtype | None = None, *, bias: bool = True,
         activation: str | torch.nn.Module | None = None, dropout: float = 0.0, skip_nonfinite: bool = False, memory: str = "default",
     ) -> None:
-        activation = _checked(type(self).__name__, activation, dropout, memory)
+        activation = _checked(type(self).__name__, activation, dropout, memory, device, dtype)
         super().__init__(num_features, eps, momentum, affine, track_running_stats, device=device, dtype=dtype,
                          **({} if bias else {"bias": False}))  # torch before 2.13 does not know the argument
         self._set_options(activation, dropout, skip_nonfinite, memory)
@@ -103,12 +103,22 @@ class _BatchNorm(WideStatistics, torch.nn.modules.batchnorm._BatchNorm):
         return super().extra_repr() + "".join(options)
 
 
-def _checked(operation: str, activation: str | torch.nn.Module | None, dropout: float, memory: str) -> torch.nn.Module | None:
+def _checked(
+    operation: str, activation: str | torch.nn.Module | None, dropout: float, memory: str, device: torch.device | None,
+    dtype: torch.dtype | None,
+) -> torch.nn.Module | None:
     """The block's activation as a module; its options are checked."""
     checks.memory(operation, memory)
     checks.probability(operation, "dropout", dropout)
+    return _as_module(operation, activation, device, dtype)
+
+
+def _as_module(
+    operation: str, activation: str | torch.nn.Module | None, device: torch.device | None, dtype: torch.dtype | None
+) -> torch.nn.Module | None:
+    """An ``activation=`` argument as a module of the block, checked."""
     if isinstance(activation, str):
-        return from_name(operation, activation)
+        return from_name(operation, activation, device, dtype)
     if activation is not None:
         resolve(operation, activation)
     return activation
@@ -122,7 +132,7 @@ class _LazyBatchNorm(torch.nn.modules.batchnorm._LazyNormBase):
         device: torch.device | None = None, dtype: torch.dtype | None = None, *, bias: bool = True,
         activation: str | torch.nn.Module | None = None, dropout: float = 0.0, skip_nonfinite: bool = False, memory: str = "default",
     ) -> None:
-        activation = _checked(type(self).__name__, activation, dropout, memory)
+        activation = _checked(type(self).__name__, activation, dropout, memory, device, dtype)
         super().__init__(eps, momentum, affine, track_running_stats, device, dtype, **({} if bias else {"bias": False}))
         self._set_options(activation, dropout, skip_nonfinite, memory)
 
