@@ -60,8 +60,16 @@ def resolve(operation: str, activation: str | torch.nn.Module, training: bool = 
     if isinstance(activation, torch.nn.Module):
         if activation.__dict__.get("dropout"):  # which nobody would apply
             raise ValueError(f"{operation}: activation must have no dropout of its own beside the block's, got {activation!r}")
+        if type(activation) not in _ROWS_OF_CLASS:
+            _check_inherits(operation, type(activation))
         return resolve_module(operation, activation)
     raise TypeError(f"{operation}: activation must be a name or an activation module, got {type(activation).__name__}")
+
+
+def _check_inherits(operation: str, kind: type[torch.nn.Module]) -> None:
+    """A subclass computes its row only with the forward of the row's class; the module of a block is never called."""
+    known = next((base for base in kind.__mro__ if base in _ROWS_OF_CLASS), kind)
+    checks.inherited_forward(operation, kind, known)
 
 
 def resolve_module(operation: str, module: torch.nn.Module) -> Resolved:

@@ -317,6 +317,12 @@ def learnable(operation: str, row: Activation, values: Sequence[Tensor]) -> None
                                f"{' and '.join(map(str, shapes))}")
 
 
+def inherited_forward(operation: str, kind: type[torch.nn.Module], base: type[torch.nn.Module]) -> None:
+    """A subclass of an activation computes what its base does."""
+    if kind.forward is not base.forward:
+        raise ValueError(f"{operation}: activation must have the forward of {base.__name__}, got {kind.__name__} with one of its own")
+
+
 def halves(operation: str, x: Tensor, dim: int) -> int:
     """x can be cut in two along dimension dim; counted from the front, as kernels take it."""
     if x.dim() == 0:

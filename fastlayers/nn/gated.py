@@ -49,7 +49,7 @@ class GLU(_Gated, torch.nn.GLU):
         dim: the dimension that is cut in two. Default -1.
         activation: a name ("silu", "leaky_relu(0.2)"), or an activation module of fastlayers.nn or torch.nn whose learnable
             parameters are one value each; keyword only; default "sigmoid". "identity" makes the bilinear unit, "gelu_tanh" the GEGLU
-            of T5. RReLU, which draws random numbers, is refused.
+            of T5. RReLU, which draws random numbers, is refused. The module itself is not called, and forward hooks on it do not run.
         gate_first: whether the activation is that of the first half, activation(a) * b, as in fused gate and up projections; keyword
             only; default False.
         dropout: probability of dropping an element of y while training; keyword only; default 0.
