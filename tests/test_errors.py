@@ -23,6 +23,20 @@ class Tanh(torch.nn.Module):
     """Shares a name with a class of torch.nn, not what it computes."""
 
 
+class Doubled(torch.nn.ReLU):
+    """Computes something else than its base class."""
+
+    def forward(self, input):
+        return 2 * super().forward(input)
+
+
+class Tripled(nn.SiLU):
+    """The same of a class of fastlayers."""
+
+    def forward(self, input):
+        return 3 * super().forward(input)
+
+
 REFUSED = [
     # dtype, shape and device of tensors
     (lambda: batch_norm(weight=torch.ones(3, dtype=torch.int64)), RuntimeError,
@@ -64,6 +78,16 @@ REFUSED = [
     (lambda: batch_norm(activation=Tanh()), ValueError, "batch_norm: activation must be a module of "),
     (lambda: nn.BatchNorm1d(3, activation=nn.SiLU(dropout=0.5)), ValueError,
      "BatchNorm1d: activation must have no dropout of its own beside the block's, got SiLU(dropout=0.5)"),
+    (lambda: nn.BatchNorm1d(3, activation=Doubled()), ValueError,
+     "BatchNorm1d: activation must have the forward of ReLU, got Doubled with one of its own"),
+    (lambda: nn.GLU(activation=Tripled()), ValueError,
+     "GLU: activation must have the forward of SiLU, got Tripled with one of its own"),
+    (lambda: F.bias_activation(X, None, Doubled()), ValueError,
+     "bias_activation: activation must have the forward of ReLU, got Doubled with one of its own"),
+    (lambda: setattr(nn.BatchNorm1d(3), "activation", torch.relu), TypeError,
+     "BatchNorm1d: activation must be a name or an activation module, got builtin_function_or_method"),
+    (lambda: setattr(nn.BatchNorm1d(3), "activation", "swish(x"), ValueError,
+     "BatchNorm1d: activation must read like name or name(constant=number), got 'swish(x'"),
     (lambda: batch_norm(activation="leaky_relu('steep')"), ValueError,
      "batch_norm: activation must read like name or name(constant=number), got \"leaky_relu('steep')\""),
     (lambda: batch_norm(activation="leaky_relu(0.2)(3)"), ValueError,

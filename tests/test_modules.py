@@ -257,6 +257,48 @@ def test_running_statistics_stay_wide_in_half_models() -> None:
     assert torch.equal(before.half().running_mean, torch.full((2,), 1 + 2**-20)), "never rounded on the way"
 
 
+class Renamed(torch.nn.ReLU):
+    """A user's subclass that computes what its base class does."""
+
+
+class Doubled(nn.SiLU):
+    """A user's subclass that does not."""
+
+    def forward(self, input):
+        return 2 * super().forward(input)
+
+
+def test_subclasses_of_activations() -> None:
+    """One that inherits its forward serves in a block (tests/test_errors.py has the other kind); alone, each computes its own."""
+    x = torch.randn(8, 4)
+    expected = nn.BatchNorm1d(4, activation="relu")(x)
+    assert torch.equal(nn.BatchNorm1d(4, activation=Renamed())(x), expected)
+    parametrized = torch.nn.utils.parametrizations.weight_norm(nn.PReLU(4), dim=0)
+    assert nn.BatchNorm1d(4, activation=parametrized)(x).shape == x.shape
+    assert torch.equal(Doubled()(x), 2 * nn.SiLU()(x))
+
+
+@pytest.mark.parametrize("kind", [nn.BatchNorm1d, nn.SyncBatchNorm, nn.LazyBatchNorm1d], ids=lambda kind: kind.__name__)
+def test_an_activation_may_be_changed_later(kind) -> None:
+    """By name or as a module, where there was one and where there was none; learnable parameters are then the layer's."""
+    features, x = () if kind is nn.LazyBatchNorm1d else (4,), torch.randn(8, 4)
+    normalised = kind(*features)(x)
+    for first in (None, "tanh", "prelu"):
+        layer = kind(*features, activation=first)
+        layer.activation = "relu"
+        assert torch.equal(layer(x), normalised.relu())
+        assert isinstance(layer.activation, torch.nn.ReLU)
+        layer.activation = None
+        assert torch.equal(layer(x), normalised)
+        layer.activation = nn.Sigmoid()
+        close(layer(x), normalised.sigmoid())
+    layer = kind(*features, dtype=torch.float64)
+    layer.activation = "prelu"
+    layer(x.double()).sum().backward()
+    assert layer.activation.weight.grad.dtype is torch.float64
+    assert "activation.weight" in layer.state_dict()
+
+
 @pytest.mark.parametrize("kind", [nn.BatchNorm1d, nn.SyncBatchNorm, nn.LazyBatchNorm1d], ids=lambda kind: kind.__name__)
 def test_an_activation_by_name_takes_device_and_dtype(kind) -> None:
     """As weight and bias do: its learnable parameters are the layer's."""

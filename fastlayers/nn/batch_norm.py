@@ -39,6 +39,14 @@ class _BatchNorm(WideStatistics, torch.nn.modules.batchnorm._BatchNorm):
         self.skip_nonfinite = skip_nonfinite
         self.memory = memory
 
+    def __setattr__(self, name: str, value: object) -> None:
+        """As torch's; an activation may be given by name later, too."""
+        if name == "activation":
+            weight = self._parameters.get("weight")
+            place = (None, None) if weight is None else (weight.device, weight.dtype)
+            value = _as_module(type(self).__name__, value, *place)
+        super().__setattr__(name, value)
+
     def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
         """y = dropout(activation(batch_norm(input) + residual)), shape, dtype and memory format of input.
 
@@ -150,7 +158,9 @@ under ``.half()`` and ``.bfloat16()``.
 
 Args:
     num_features, eps, momentum, affine, track_running_stats, device, dtype, bias: as in ``torch.nn.{name}``.
-    activation: a name ("relu", "leaky_relu(0.2)"), or an activation module of fastlayers.nn or torch.nn; keyword only.
+    activation: a name ("relu", "leaky_relu(0.2)"), or an activation module of fastlayers.nn or torch.nn, which is kept as the
+        attribute ``activation`` and may be changed later. Its formula becomes part of the kernels: the module itself is not called, and
+        forward hooks on it do not run. Keyword only.
     dropout: probability of dropping an element of the result while training; keyword only.
     skip_nonfinite: a batch that would make a running statistic infinite or NaN leaves all of them alone; keyword only.
     memory: "default" keeps x for backward, "inplace" y where x can be had back from it, which costs nothing where the next layer keeps
