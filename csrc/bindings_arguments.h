@@ -12,6 +12,7 @@
 #include <tuple>
 #include <vector>
 
+#include "bindings_memory.h"
 #include "common/activations.h"
 #include "common/dropout.h"
 #include "common/epilogue.h"
@@ -79,16 +80,14 @@ inline Tensor empty_channels(const Tensor& x, int64_t c) { return new_tensor(x, 
 
 inline const void* data_of(const Optional& tensor) { return tensor ? tensor->const_data_ptr() : nullptr; }
 
-// Kernels read memory, and a lazily negated or zero tensor does not hold there what it stands for.
-inline void check_materialised(const char* op, const char* name, const Tensor& tensor) {
-  TORCH_CHECK_VALUE(!tensor.is_neg() && !tensor._is_zerotensor(), op, ": ", name,
-                    " must be held in memory as it is (resolve_neg()), got a lazily negated or zero tensor");
+inline void check_in_memory(const Tensor& tensor) {
+  if (!in_memory(tensor)) throw NotInMemory();
 }
 
 // x as (n, c, s) in memory order. A tensor of too few dimensions to have channels is one channel.
 inline void check_x(const char* op, const Tensor& x, int64_t channel_dim, Epilogue& e) {
   TORCH_CHECK_VALUE(is_here(x), op, ": x must be on ", device_name, ", got one on ", x.device());
-  check_materialised(op, "x", x);
+  check_in_memory(x);
   e.dtype = data_type_of(op, x);
   TORCH_CHECK_VALUE(x.is_non_overlapping_and_dense(), op, ": x must be dense, got sizes ", x.sizes(), " and strides ", x.strides());
   e.x = x.const_data_ptr();
@@ -109,7 +108,7 @@ inline void check_like(const char* op, const char* name, const Tensor& tensor, c
                    tensor.scalar_type());
   TORCH_CHECK_VALUE(tensor.device() == x.device(), op, ": ", name, " must be on x's device ", x.device(), ", got one on ",
                     tensor.device());
-  check_materialised(op, name, tensor);
+  check_in_memory(tensor);
   TORCH_CHECK_VALUE(tensor.sizes() == x.sizes(), op, ": ", name, " must have x's shape ", x.sizes(), ", got ", tensor.sizes());
   if (tensor.strides() == x.strides()) return;
   for (int64_t d = 0; d < x.dim(); ++d) {
@@ -125,7 +124,7 @@ inline void check_vector(const char* op, const char* name, const Optional& vecto
                    vector->scalar_type());
   TORCH_CHECK_VALUE(vector->device() == x.device(), op, ": ", name, " must be on x's device ", x.device(), ", got one on ",
                     vector->device());
-  check_materialised(op, name, *vector);
+  check_in_memory(*vector);
   TORCH_CHECK_VALUE(vector->dim() == 1 && vector->size(0) == c && vector->is_contiguous(), op, ": ", name,
                     " must be contiguous with shape [", c, "], got shape ", vector->sizes(), " and strides ", vector->strides());
 }
@@ -142,6 +141,7 @@ inline void check_activation(const char* op, const Tensor& x, const Optional& pa
                     parameters ? "a tensor" : "None");
   e.parameter_count = e.repeats = 1;
   if (!parameters) return;
+  check_in_memory(*parameters);
   TORCH_CHECK_TYPE(parameters->scalar_type() == accumulate_type(x), op, ": parameters must be ", accumulate_type(x), ", got ",
                    parameters->scalar_type());
   const int64_t rows = parameters->dim() == 2 ? parameters->size(0) : parameters->dim() == 1 ? 1 : 0;
@@ -163,6 +163,7 @@ using Outcome = std::optional<std::array<double, 3>>;
 inline void check_dropout(const char* op, const Optional& seed, double p, Epilogue& e, int64_t sample = 0, const Outcome& outcome = {}) {
   e.dropout = seed.has_value() && p != 0;
   if (!seed) return;
+  check_in_memory(*seed);
   TORCH_CHECK_VALUE(p >= 0 && p <= 1, op, ": p must be in [0, 1], got ", p);
   TORCH_CHECK_TYPE(seed->scalar_type() == at::kLong && seed->dim() == 0 && is_here(*seed), op, ": seed must be a 0-d int64 tensor on ",
                    device_name, ", got ", seed->scalar_type(), " of shape ", seed->sizes(), " on ", seed->device());

@@ -67,8 +67,8 @@ std::tuple<Optional, Optional> gated_backward(const Tensor& dy, const Tensor& x,
 }  // namespace
 
 void bind_gated(py::module_& module) {
-  module.def("gated_forward", &gated_forward);
-  module.def("gated_backward", &gated_backward);
+  define(module, "gated_forward", &gated_forward);
+  define(module, "gated_backward", &gated_backward);
 }
 
 }  // namespace fastlayers

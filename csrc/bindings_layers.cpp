@@ -211,18 +211,18 @@ Tensor dropout_mask(int64_t first, int64_t count, const Tensor& seed, double p) 
 void bind_layers(py::module_& module) {
   const auto sample = py::arg("sample") = 0;
   const auto outcome = py::arg("outcome") = py::none();
-  module.def("epilogue_forward", &epilogue_forward, py::arg("x"), py::arg("mean"), py::arg("scale"), py::arg("shift"),
-             py::arg("residual"), py::arg("parameters"), py::arg("seed"), py::arg("activation"), py::arg("constants"), py::arg("p"),
-             py::arg("channel_dim"), py::arg("residual_after") = py::none(), sample, outcome);
-  module.def("epilogue_backward", &epilogue_backward, py::arg("dy"), py::arg("x"), py::arg("mean"), py::arg("scale"), py::arg("shift"),
-             py::arg("residual"), py::arg("parameters"), py::arg("seed"), py::arg("activation"), py::arg("constants"), py::arg("p"),
-             py::arg("channel_dim"), py::arg("from_output"), py::arg("output_mask"), sample, outcome);
-  module.def("epilogue_inverse", &epilogue_inverse);
-  module.def("batch_norm_statistics", &batch_norm_statistics);
-  module.def("batch_norm_forward", &batch_norm_forward);
-  module.def("batch_norm_backward", &batch_norm_backward);
-  module.def("batch_norm_backward_input", &batch_norm_backward_input);
-  module.def("dropout_mask", &dropout_mask, "Whether elements first .. first + count - 1 are kept: bool [count].");
+  define(module, "epilogue_forward", &epilogue_forward, py::arg("x"), py::arg("mean"), py::arg("scale"), py::arg("shift"),
+         py::arg("residual"), py::arg("parameters"), py::arg("seed"), py::arg("activation"), py::arg("constants"), py::arg("p"),
+         py::arg("channel_dim"), py::arg("residual_after") = py::none(), sample, outcome);
+  define(module, "epilogue_backward", &epilogue_backward, py::arg("dy"), py::arg("x"), py::arg("mean"), py::arg("scale"), py::arg("shift"),
+         py::arg("residual"), py::arg("parameters"), py::arg("seed"), py::arg("activation"), py::arg("constants"), py::arg("p"),
+         py::arg("channel_dim"), py::arg("from_output"), py::arg("output_mask"), sample, outcome);
+  define(module, "epilogue_inverse", &epilogue_inverse);
+  define(module, "batch_norm_statistics", &batch_norm_statistics);
+  define(module, "batch_norm_forward", &batch_norm_forward);
+  define(module, "batch_norm_backward", &batch_norm_backward);
+  define(module, "batch_norm_backward_input", &batch_norm_backward_input);
+  define(module, "dropout_mask", &dropout_mask, "Whether elements first .. first + count - 1 are kept: bool [count].");
 #if !defined(FL_CUDA)
   module.def("cpu_capability", &cpu_capability_name, "The instruction set in use: baseline, avx2 or avx512.");
 #endif

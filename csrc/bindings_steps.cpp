@@ -7,9 +7,9 @@
 namespace fastlayers {
 namespace {
 
-// Whether x is of this kind, and laid out like its parameter.
+// Whether x is of this kind, in memory, and laid out like its parameter.
 bool fits(const at::Tensor& x, at::ScalarType type, const at::Tensor& param) {
-  return x.defined() && x.layout() == at::kStrided && x.scalar_type() == type && x.device() == param.device() &&
+  return x.defined() && x.layout() == at::kStrided && in_memory(x) && x.scalar_type() == type && x.device() == param.device() &&
          x.sizes() == param.sizes() && same_order(x, param);
 }
 

@@ -8,6 +8,7 @@
 #include <torch/csrc/autograd/python_variable.h>
 #include <torch/csrc/utils/pybind.h>
 
+#include "bindings_memory.h"
 #include "updates.h"
 
 namespace py = pybind11;
@@ -56,6 +57,7 @@ const at::Tensor& dense(const Tensors& list, int64_t i, at::ScalarType type, at:
   const at::Tensor& x = list[i];
   if (x.device() != device) list.refuse(i, text("be on ", device), x.device());
   if (x.layout() != at::kStrided) list.refuse(i, "be dense", x.layout());
+  if (!in_memory(x)) list.refuse(i, "be held in memory as it is", "a lazily negated or zero tensor");
   if (x.scalar_type() != type) list.refuse(i, text("all be ", type), x.scalar_type());
   if (!x.is_non_overlapping_and_dense()) list.refuse(i, "fill their memory without gaps", text("strides ", x.strides()));
   return x;

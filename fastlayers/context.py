@@ -1,7 +1,9 @@
-"""What surrounds a call: a torch.func transform, forward-mode differentiation, a dispatch mode, a backward pass."""
+"""What surrounds a call: a torch.func transform, forward-mode differentiation, a dispatch mode, a backward pass; and tensors without
+memory of their own."""
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 from torch.autograd import forward_ad
 
 _transforms_active = torch._C._are_functorch_transforms_active
@@ -28,3 +30,8 @@ observed._dynamo_marked_constant = True
 def recomputing() -> bool:
     """Whether a backward pass is running in this thread: a forward called then is activation checkpointing's second one."""
     return not torch.compiler.is_compiling() and _graph_task() != -1
+
+
+def in_memory(x: Tensor) -> bool:
+    """Whether x holds in memory what it stands for: not a lazily negated or zero one, nor one that autograd batches gradients with."""
+    return not (x.is_neg() or x._is_zerotensor()) and (x.layout is not torch.strided or torch._C._has_storage(x))

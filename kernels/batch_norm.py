@@ -16,6 +16,7 @@ from torch import Tensor
 from .. import reference
 from . import launch, reductions, tiles
 from .epilogue import launch_backward, launch_forward
+from .memory import or_reference
 
 
 @triton.jit
@@ -201,6 +202,7 @@ def _launch_finish(
     )
 
 
+@or_reference
 def batch_norm_statistics(x: Tensor, channel_dim: int) -> tuple[Tensor, Tensor]:
     """(mean, M2) of each channel, [C] each."""
     if x.numel() == 0:
@@ -228,6 +230,7 @@ def _statistics_to_use(
     return mean, rstd
 
 
+@or_reference
 def batch_norm_forward(
     x: Tensor, weight: Tensor | None, bias: Tensor | None, running_mean: Tensor | None, running_var: Tensor | None,
     num_batches_tracked: Tensor | None, residual: Tensor | None, parameters: Tensor | None, seed: Tensor | None, activation: str,
@@ -244,6 +247,7 @@ def batch_norm_forward(
     return y, mean, rstd
 
 
+@or_reference
 def batch_norm_backward(
     dy: Tensor, x: Tensor, mean: Tensor, rstd: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None,
     parameters: Tensor | None, seed: Tensor | None, activation: str, constants: Sequence[float], p: float, training: bool,
@@ -274,6 +278,7 @@ def batch_norm_backward(
     )
 
 
+@or_reference
 def batch_norm_backward_input(
     dy: Tensor, x: Tensor, mean: Tensor, rstd: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None,
     parameters: Tensor | None, seed: Tensor | None, activation: str, constants: Sequence[float], p: float, channel_dim: int,

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..reference.dropout import threshold
 from . import launch
+from .memory import or_reference
 
 
 @triton.jit
@@ -139,6 +140,7 @@ def outcome_bits(outcome: Sequence[float] | None) -> tuple[int | None, int | Non
     return (scale, shift, dropped) if shift or dropped else (scale, None, None)
 
 
+@or_reference
 def dropout_mask(first: int, count: int, seed: Tensor, p: float) -> Tensor:
     """Whether elements first .. first + count - 1 are kept: bool [count]."""
     kept = torch.empty(count, dtype=torch.bool, device=seed.device)

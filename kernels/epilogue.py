@@ -16,6 +16,7 @@ from .. import reference
 from ..specs import ACTIVATIONS
 from . import formulas, inverses, launch, reductions, tiles
 from .dropout import dropout_key, keeps, mask_place, outcome_bits, seed_value, uniform_number
+from .memory import or_reference
 
 _DROPOUT = ("threshold", "keep_scale", "keep_shift", "drop_value", "sample_rows")
 
@@ -350,6 +351,7 @@ def launch_forward(
     return y
 
 
+@or_reference
 def epilogue_forward(
     x: Tensor, mean: Tensor | None, scale: Tensor | None, shift: Tensor | None, residual: Tensor | None,
     parameters: Tensor | None, seed: Tensor | None, activation: str, constants: Sequence[float], p: float, channel_dim: int,
@@ -362,6 +364,7 @@ def epilogue_forward(
         x, mean, scale, None, shift, residual, parameters, seed, activation, constants, p, channel_dim, residual_after, sample, outcome)
 
 
+@or_reference
 def epilogue_inverse(
     y: Tensor, mean: Tensor, scale: Tensor, shift: Tensor | None, residual: Tensor | None, parameters: Tensor | None, activation: str,
     constants: Sequence[float], channel_dim: int,
@@ -416,6 +419,7 @@ def launch_backward(
     return dx, dresidual, partials, learnable if want_dparameters and columns == 1 else 0
 
 
+@or_reference
 def epilogue_backward(
     dy: Tensor, x: Tensor, mean: Tensor | None, scale: Tensor | None, shift: Tensor | None, residual: Tensor | None,
     parameters: Tensor | None, seed: Tensor | None, activation: str, constants: Sequence[float], p: float, channel_dim: int,

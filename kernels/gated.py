@@ -19,6 +19,7 @@ from ..specs import ACTIVATIONS
 from . import formulas, launch, reductions, tiles
 from .dropout import dropout_key, keeps
 from .epilogue import _arguments
+from .memory import or_reference
 
 
 @triton.jit
@@ -125,6 +126,7 @@ def _plan(x: Tensor, dim: int, sums: bool) -> tuple[launch.Plan, tuple[int, ...]
     return plan, (*plan.sizes[:2], numel, length, *launch.reciprocal(length)), constants
 
 
+@or_reference
 def gated_forward(
     x: Tensor, parameters: Tensor | None, seed: Tensor | None, activation: str, constants: Sequence[float], p: float, dim: int,
     gate_first: bool,
@@ -142,6 +144,7 @@ def gated_forward(
     return y
 
 
+@or_reference
 def gated_backward(
     dy: Tensor, x: Tensor, parameters: Tensor | None, seed: Tensor | None, activation: str, constants: Sequence[float], p: float,
     dim: int, gate_first: bool, output_mask: Sequence[bool],

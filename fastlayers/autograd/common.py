@@ -16,7 +16,7 @@ class KernelFunction(Function):
     """A Function whose apply is torch's without the part in Python: 2.5 us less a call.
 
     That part looks for torch.func transforms, under which no Function of this package is called (see composed.py), and unwraps tensors
-    that have outlived a transform; kernels refuse those, for they hold no memory.
+    that have outlived a transform; the reference, which computes what kernels cannot read in memory, knows those.
     """
 
     apply = torch._C._FunctionBase.__dict__["apply"]

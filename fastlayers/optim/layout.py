@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..backends import extension
+from ..context import in_memory
 
 
 def is_sharded(x: Tensor) -> bool:
@@ -37,7 +38,9 @@ def placed_like(value: Tensor, p: Tensor) -> Tensor:
 
 
 def is_dense(x: Tensor) -> bool:
-    """Whether x fills its memory without gaps or overlaps, in any order of its dimensions."""
+    """Whether x fills its memory without gaps or overlaps, in any order of its dimensions; a lazily negated or zero tensor has none."""
+    if not in_memory(x):
+        return False
     expected = 1
     for stride, size in sorted((stride, size) for stride, size in zip(x.stride(), x.shape, strict=True) if size != 1):
         if stride != expected:
@@ -57,7 +60,7 @@ def same_order(x: Tensor, model: Tensor) -> bool:
 def in_order_of(x: Tensor, model: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     """x itself, or a copy of it in the memory order and, if given, the dtype wanted."""
     dtype = dtype or x.dtype
-    if x.dtype == dtype and same_order(x, model):
+    if x.dtype == dtype and same_order(x, model) and in_memory(x):
         return x
     return torch.empty_strided(model.size(), model.stride(), dtype=dtype, device=x.device).copy_(x)
 
@@ -94,5 +97,5 @@ def fitting(
 
 
 def _fits(x: Tensor | None, dtype: torch.dtype, p: Tensor) -> bool:
-    return (x is not None and x.layout == torch.strided and x.dtype == dtype and x.device == p.device and x.shape == p.shape
-            and same_order(x, p))
+    return (x is not None and x.layout == torch.strided and in_memory(x) and x.dtype == dtype and x.device == p.device
+            and x.shape == p.shape and same_order(x, p))

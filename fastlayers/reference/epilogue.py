@@ -44,7 +44,7 @@ def per_channel(vector: Tensor, x: Tensor, channel_dim: int) -> Tensor:
 
 def channel_sum(value: Tensor, channel_dim: int) -> Tensor:
     """Sum over everything but the channel dimension: [C]."""
-    return value.movedim(channel_dim, 0).flatten(1).sum(1) if value.dim() > 1 else value.clone()
+    return value.sum([dim for dim in range(value.dim()) if dim != channel_dim]) if value.dim() > 1 else value.clone()
 
 
 def epilogue_forward(

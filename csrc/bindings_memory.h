@@ -1,0 +1,31 @@
+// What kernels cannot read in memory the reference computes.
+#pragma once
+
+#include <ATen/ATen.h>
+#include <pybind11/stl.h>
+#include <torch/csrc/utils/pybind.h>
+
+namespace fastlayers {
+
+// Whether a tensor holds in memory what it stands for: not a lazily negated or zero one, nor one that autograd batches gradients with.
+inline bool in_memory(const at::Tensor& x) {
+  return !x.is_neg() && !x._is_zerotensor() && (x.layout() != at::kStrided || x.unsafeGetTensorImpl()->has_storage());
+}
+
+// Thrown by the checks of a function's arguments.
+struct NotInMemory {};
+
+// Binds the function; for arguments that are not in memory, fastlayers.reference's of that name.
+template <class Result, class... Values, class... Extra>
+void define(pybind11::module_& module, const char* name, Result (*function)(Values...), const Extra&... extra) {
+  const auto call = [name, function](Values... values) -> Result {
+    try {
+      return function(values...);
+    } catch (const NotInMemory&) {
+      return pybind11::module_::import("fastlayers.reference").attr(name)(values...).template cast<Result>();
+    }
+  };
+  module.def(name, call, extra...);
+}
+
+}  // namespace fastlayers
