@@ -19,6 +19,7 @@ from torch import Tensor
 from .specs import Activation
 
 FLOATING = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+_STRIDED = torch.strided
 
 
 def one_of(operation: str, argument: str, value: object, allowed: Sequence[object]) -> None:
@@ -77,11 +78,13 @@ def tensor(operation: str, argument: str, value: object) -> None:
 
 
 def floating(operation: str, x: Tensor) -> None:
-    """x has one of the four dtypes that kernels take."""
-    if not isinstance(x, Tensor):
+    """x is strided and has one of the four dtypes that kernels take."""
+    if type(x) is not Tensor:
         tensor(operation, "x", x)
     if x.dtype not in FLOATING:
         raise RuntimeError(f"{operation}: x must be float32, bfloat16, float16 or float64, got {_name(x.dtype)}")
+    if x.layout is not _STRIDED:
+        raise RuntimeError(f"{operation}: x must be dense, got a {_name(x.layout).lstrip('_')} tensor of shape {tuple(x.shape)}")
 
 
 class NotAProbability(ValueError, RuntimeError):
@@ -127,6 +130,7 @@ def one_source(operation: str, generator: object) -> None:
 
 def channels_to_drop(operation: str, x: Tensor, wanted: Sequence[int], strict: bool) -> None:
     """The number of dimensions of channel dropout's x; unless strict, another one than wanted is only warned of, as in torch."""
+    tensor(operation, "x", x)
     if x.dim() in wanted:
         return
     rule = f"{operation}: x must be {' or '.join(f'{n}-D' for n in wanted)}, got {x.dim()}-D of shape {tuple(x.shape)}"
@@ -340,10 +344,15 @@ def gate(operation: str, row: Activation, value: Tensor | None, x: Tensor) -> No
         raise ValueError(f"{operation}: activation must not draw random numbers, got {row.name} in training")
     if value is None:
         return
-    if value.size(-1) != 1:
-        raise RuntimeError(f"{operation}: {row.learnables[0].name} must hold 1 value, a gate has no channels, got {value.size(-1)}")
+    one_value(operation, row, value, "a gate")
     _dtype_for(operation, row.learnables[0].name, value, x)
     _on_device(operation, row.learnables[0].name, value, x)
+
+
+def one_value(operation: str, row: Activation, value: Tensor | None, what: str) -> None:
+    """Learnable parameters of an activation are one value each, where there are no channels."""
+    if value is not None and value.size(-1) != 1:
+        raise RuntimeError(f"{operation}: {row.learnables[0].name} must hold 1 value, {what} has no channels, got {value.size(-1)}")
 
 
 def _dtype_for(operation: str, argument: str, value: Tensor, x: Tensor) -> None:

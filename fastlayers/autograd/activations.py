@@ -31,7 +31,7 @@ class Activation(KernelFunction):
     def backward(ctx, dy):
         saved, parameters = ctx.saved_tensors
         name, constants, channel_dim, from_output = ctx.arguments
-        if dy.stride() != saved.stride():
+        if not (dy.is_contiguous() and saved.is_contiguous()):
             dy = with_stride(dy, saved.stride())
         mask = _ONLY_DX if parameters is None else (ctx.needs_input_grad[0], False, False, False, ctx.needs_input_grad[1])
         dx, _, _, _, dparameters = differentiable(ctx.kernels).epilogue_backward(

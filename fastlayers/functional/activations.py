@@ -11,6 +11,7 @@ from .. import autograd, checks
 from ..activation_argument import Resolved, drawing, pack, with_constants
 from ..specs import ACTIVATIONS, Activation
 from .epilogue import IDENTITY, fused
+from .jagged import is_jagged, on_values
 
 _TORCH_NAMES = {"log_sigmoid": "logsigmoid"}  # where torch.nn.functional spells a row's name otherwise
 
@@ -25,6 +26,9 @@ def apply(
     dropping = dropout and training
     if activation is IDENTITY and not dropping:
         return x  # whatever it is, as torch.nn.Identity does
+    if type(x) is not Tensor and is_jagged(x):
+        checks.one_value(operation, row, parameters, "a jagged x")
+        return on_values(lambda x: apply(operation, x, activation, dropout=dropout, training=training, seed=seed), x)
     checks.floating(operation, x)
     if dropping or row.random:
         return fused(operation, x, None, None, None, activation, dropout, training, seed, 1 if x.dim() > 1 else 0)
@@ -88,7 +92,7 @@ def _docstring(rows: tuple[Activation, ...], names: list[str]) -> str:
     for row in rows:
         chosen = f" for {row.keyword[0]}={row.keyword[1]!r}" if row.keyword else ""
         lines += [f"{row.formula}{chosen}", f"{row.derivative}", f"Source: {row.source}.", ""]
-    lines += ["Args:", "    x: any shape; float32, float64, float16 or bfloat16, any strides."]
+    lines += ["Args:", "    x: any shape; float32, float64, float16 or bfloat16, any strides; jagged nested tensors too."]
     size = f"(S, 1) or (S, C), or (S,): 1 <= S <= {first.repeats.most} of them" if first.repeats else "(1,) or (C,)"
     lines += [f"    {learnable.name}: {size}, C = x.size(1); in x's dtype, or float32." for learnable in first.learnables]
     lines += [f"    {constant.name}: {constant.described()}." for constant in first.constants]

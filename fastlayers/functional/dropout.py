@@ -10,6 +10,7 @@ from torch import Tensor
 from .. import autograd, checks
 from ..reference.dropout import alpha_outcome, threshold
 from .epilogue import IDENTITY, fused
+from .jagged import is_jagged, on_values
 
 CONVENTIONS = ("train", "eval")
 """When values are scaled: kept ones by 1 / (1 - p) while training, or all of them by 1 - p when evaluating."""
@@ -25,10 +26,10 @@ def dropout(
     mask again from the seed: 8 bytes are saved, no mask.
 
     Args:
-        x: any shape; float32, float64, float16 or bfloat16, any strides.
+        x: any shape; float32, float64, float16 or bfloat16, any strides; a jagged nested tensor counts as its values.
         p: in [0, 1]; 0 < p < 1 is never rounded to either.
         training: False returns x.
-        inplace: write y into x and return x.
+        inplace: write y into x and return x, unless it is jagged.
         scale: "train" as above; "eval" leaves kept values alone and multiplies by 1 - t / 65536 where not training.
         residual_after: like x, or None.
         seed: an int or 0-d int64 tensor that fixes the mask; None draws one.
@@ -165,7 +166,11 @@ def _dropout(
     generator: torch.Generator | None, residual_after: Tensor | None = None,
 ) -> Tensor:
     """All kinds; scale is one of CONVENTIONS or "alpha"."""
+    checks.tensor(operation, "x", x)
     checks.probability(operation, "p", p)
+    if type(x) is not Tensor and is_jagged(x) and not by_channel:
+        y = on_values(lambda x: _dropout(operation, x, p, training, False, False, scale, seed, generator), x)
+        return y if residual_after is None else y + residual_after
     factor = None
     if p == 0 or x.numel() == 0 or (not training and scale != "eval"):
         y = x
