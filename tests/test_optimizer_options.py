@@ -170,6 +170,10 @@ def test_averages_and_swapping_them(device, name: str, dtype: torch.dtype) -> No
             torch.testing.assert_close(p.detach().cpu(), mean.to(dtype), rtol=2 * torch.finfo(dtype).eps, atol=2e-6)
         with pytest.raises(RuntimeError, match=f"^{name}: step must be called after swap_ema"):
             optimizer.step()
+        averages = [p.detach().clone() for p in params]
+        with optimizer.swap_ema():  # a function that is called in the block may have one of its own
+            assert all(torch.equal(p, q) for p, q in zip(params, averages, strict=True))
+        assert all(torch.equal(p, q) for p, q in zip(params, averages, strict=True))
         again = copy.deepcopy(optimizer)
     assert all(torch.equal(p, q) for p, q in zip(params, before, strict=True))
     set_grads(params)
@@ -265,6 +269,8 @@ def test_states_with_masters_go_to_torch_and_back() -> None:
         one.step()
         for p, q in zip(params, before, strict=True):  # steps of 0.1 from where the other one stopped
             torch.testing.assert_close(p, q, rtol=0, atol=0.15)
+        moved = torch.cat([(p.detach() - q).flatten() for p, q in zip(params, before, strict=True)]).abs()
+        assert (moved > 0.01).float().mean() > 0.5
         if next_one is not None:
             next_one.load_state_dict(copy.deepcopy(one.state_dict()))
 

@@ -13,16 +13,19 @@ if TYPE_CHECKING:
 
 
 class Swapped:
-    """What ``swap_ema`` returns: leaving its block swaps again."""
+    """What ``swap_ema`` returns: its block sees the averages, and leaves in place what was there before."""
 
     def __init__(self, optimizer: FusedStep) -> None:
         self._optimizer = optimizer
 
     def __enter__(self) -> None:
-        return None
+        self._inside = not self._optimizer._swapped  # another such block: the call has brought the weights back
+        if self._inside:
+            swap(self._optimizer)
 
     def __exit__(self, *exception: object) -> None:
-        swap(self._optimizer)
+        if not self._inside:
+            swap(self._optimizer)
 
 
 def are_swapped(optimizer: FusedStep) -> bool:

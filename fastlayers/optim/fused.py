@@ -109,7 +109,7 @@ class FusedStep(torch.optim.Optimizer):
         if torch.compiler.is_compiling():
             return self._traced_step(closure)
         if type(self).step is FusedStep.step and self._is_watched():
-            return _watched_step(self, closure)
+            return _watched_step(self, *([] if closure is None else [closure]))
         return self._plain_step(closure)
 
     step.hooked = True  # torch would wrap it to call hooks and to record a profile, for 40 us where there is neither
@@ -235,7 +235,7 @@ class FusedStep(torch.optim.Optimizer):
         """Put the averages that ``ema_decay`` keeps in the place of the parameters, or bring the parameters back.
 
         Returns:
-            A context manager: ``with optimizer.swap_ema(): evaluate(model)`` swaps back at the end of the block.
+            A context manager: ``with optimizer.swap_ema(): evaluate(model)`` swaps back at the end of the block, which may hold others.
 
         Raises:
             RuntimeError: ``Adam: ema_decay must be given and a step made before swap_ema(), got no averages``; ``step`` refuses while
