@@ -1,8 +1,10 @@
 """Which backend runs: the names, what is available and why not, and the choice. Nothing else in the code decides."""
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.util
+from collections.abc import Callable
 from types import ModuleType
 
 import torch
@@ -144,7 +146,7 @@ def _select(x: Tensor) -> ModuleType:
 
 
 class backend:
-    """Choose the backend, for the process or for a ``with`` block.
+    """Choose the backend, for the process, for a ``with`` block or, as a decorator, for a function.
 
     Args:
         name: "auto" (the default: the fastest that runs on the tensor at hand), "reference", "cpp", "triton" or "cuda".
@@ -167,7 +169,7 @@ class backend:
         reason = "" if name == "auto" else _reason_against(name)
         if reason:
             raise RuntimeError(f"backend: name must be an available backend, got {name!r}: {reason}")
-        self._previous, _choice = _choice, name
+        self._previous, self._name, _choice = _choice, name, name
 
     def __enter__(self) -> backend:
         return self
@@ -175,6 +177,17 @@ class backend:
     def __exit__(self, *exception: object) -> None:
         global _choice
         _choice = self._previous
+
+    def __call__(self, function: Callable[..., object]) -> Callable[..., object]:
+        """Have function run on this backend, and nothing else."""
+        self.__exit__()
+
+        @functools.wraps(function)
+        def run(*arguments: object, **keywords: object) -> object:
+            with backend(self._name):
+                return function(*arguments, **keywords)
+
+        return run
 
 
 def backends(activation: str | None = None) -> dict[str, str]:

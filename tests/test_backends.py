@@ -36,6 +36,21 @@ def test_context_manager_and_setter() -> None:
     assert name_of(x) == default
 
 
+def test_decorator() -> None:
+    """The function runs on the backend, whenever it is called; nothing else does."""
+    default = name_of(torch.zeros(1))
+
+    @fl.backend("reference")
+    def name(x, *, suffix=""):
+        """Doc."""
+        return name_of(x) + suffix
+
+    assert name_of(torch.zeros(1)) == default
+    assert name(torch.zeros(1), suffix="!") == "fastlayers.reference!"
+    assert name_of(torch.zeros(1)) == default
+    assert (name.__name__, name.__doc__) == ("name", "Doc.")
+
+
 def test_the_choice_survives_an_exception() -> None:
     default = name_of(torch.zeros(1))
     with pytest.raises(KeyError), fl.backend("reference"):
