@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from . import checks
-from .specs import ACTIVATIONS, Activation
+from .specs import ACTIVATIONS, TORCH_NAMES, Activation
 
 
 class Resolved(NamedTuple):
@@ -135,24 +135,30 @@ def row_of_module(operation: str, module: torch.nn.Module) -> Activation:
 
 def parse(operation: str, text: str) -> tuple[Activation, dict[str, float]]:
     """Row and constants of a name such as "silu", or of a name with constants such as "leaky_relu(negative_slope=0.2)"."""
-    name = text.partition("(")[0]
-    checks.one_of(operation, "activation", name.strip(), tuple(ACTIVATIONS))
-    row = ACTIVATIONS[name.strip()]
-    return row, dict(_constants_in(operation, text, row.name))
+    name = text.partition("(")[0].strip()
+    name = _OUR_NAMES.get(name, name)
+    checks.one_of(operation, "activation", name, tuple(ACTIVATIONS))
+    name, constants = _call_in(operation, text, name)
+    return ACTIVATIONS[name], dict(constants)
 
 
-def _constants_in(operation: str, text: str, name: str) -> tuple[tuple[str, float], ...]:
-    """The constants that a text gives row ``name``, by name."""
+_OUR_NAMES = {theirs: ours for ours, theirs in TORCH_NAMES.items()}
+
+
+def _call_in(operation: str, text: str, name: str) -> tuple[str, tuple[tuple[str, float], ...]]:
+    """The row that a text which begins with row ``name`` stands for, and the constants that it gives, by name."""
     row = ACTIVATIONS[name]
     try:
         call = ast.parse(text.strip(), mode="eval").body
         given = [] if isinstance(call, ast.Name) else [
-            *((constant.name, float(ast.literal_eval(value))) for constant, value in zip(row.constants, call.args, strict=False)),
-            *((keyword.arg, float(ast.literal_eval(keyword.value))) for keyword in call.keywords),
+            *((constant.name, ast.literal_eval(value)) for constant, value in zip(row.constants, call.args, strict=False)),
+            *((keyword.arg, ast.literal_eval(keyword.value)) for keyword in call.keywords),
         ]
         keywords = dict(given)
         if not isinstance(getattr(call, "func", call), ast.Name) or len(keywords) < len(given):
             raise ValueError
+        selected = keywords.pop(*row.keyword) if row.keyword else None
+        keywords = {constant: float(value) for constant, value in keywords.items()}
         surplus = not isinstance(call, ast.Name) and len(call.args) > len(row.constants)
     except (SyntaxError, ValueError, AttributeError, TypeError):
         raise ValueError(f"{operation}: activation must read like name or name(constant=number), got {text!r}") from None
@@ -163,10 +169,19 @@ def _constants_in(operation: str, text: str, name: str) -> tuple[tuple[str, floa
     if missing:
         raise ValueError(f"{operation}: {row.name} must be given {' and '.join(missing)}, got {text!r}")
     checks.constants(operation, row, [keywords.get(constant.name, constant.default) for constant in row.constants])
-    return tuple(keywords.items())
+    return _selected(operation, row, selected).name, tuple(keywords.items())
 
 
-_constants_in._dynamo_marked_constant = True  # see context.py; Dynamo does not trace ast, and makes constants of numbers and text only
+def _selected(operation: str, row: Activation, value: object) -> Activation:
+    """The row of row's module that its keyword selects with this value."""
+    if row.keyword is None:
+        return row
+    rows = {other.keyword[1]: other for other in ACTIVATIONS.values() if other.module == row.module}
+    checks.one_of(operation, row.keyword[0], value, tuple(rows))
+    return rows[value]
+
+
+_call_in._dynamo_marked_constant = True  # see context.py; Dynamo does not trace ast, and makes constants of numbers and text only
 
 
 def _resolve_text(operation: str, text: str, training: bool) -> Resolved:

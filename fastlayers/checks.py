@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 import keyword
 import math
+import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from numbers import Integral, Real
@@ -136,7 +137,17 @@ def channels_to_drop(operation: str, x: Tensor, wanted: Sequence[int], strict: b
     rule = f"{operation}: x must be {' or '.join(f'{n}-D' for n in wanted)}, got {x.dim()}-D of shape {tuple(x.shape)}"
     if strict:
         raise RuntimeError(rule)
-    warnings.warn(f"{rule}; as torch's, it will be refused in the future", stacklevel=4)
+    warnings.warn(f"{rule}; as torch's, it will be refused in the future", stacklevel=_outside())
+
+
+def _outside() -> int:
+    """The stacklevel, for a check that warns, of the caller outside this package and torch.nn."""
+    level = 3
+    if not torch.compiler.is_compiling():
+        frame = sys._getframe(level)
+        while frame.f_back and frame.f_globals.get("__name__", "").startswith(("fastlayers.", "torch.nn.")):
+            frame, level = frame.f_back, level + 1
+    return level
 
 
 def has_channels(operation: str, x: Tensor) -> None:

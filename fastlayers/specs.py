@@ -439,4 +439,6 @@ def _by_name(rows: tuple) -> dict:
 
 
 ACTIVATIONS: dict[str, Activation] = _by_name(_ACTIVATIONS)
+TORCH_NAMES = {"log_sigmoid": "logsigmoid"}
+"""Where torch.nn.functional spells a row's name otherwise."""
 UPDATE_RULES: dict[str, UpdateRule] = _by_name(_UPDATE_RULES)

@@ -47,7 +47,7 @@ def test_arguments_are_torchs(name: str) -> None:
     assert issubclass(ours, theirs)
     assert vars(cases.module(name)).keys() >= vars(theirs(**required(name))).keys()
     row = ROWS_BY_MODULE[name][0]
-    function_name = {"log_sigmoid": "logsigmoid"}.get(row.name, row.name)
+    function_name = fl.specs.TORCH_NAMES.get(row.name, row.name)
     function = getattr(torch.nn.functional, function_name, None)
     if function is None or not inspect.isfunction(function):
         return

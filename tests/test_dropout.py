@@ -458,3 +458,11 @@ def test_the_extension_checks_samples() -> None:
             _C.epilogue_forward(*arguments, None, sample)
     with pytest.raises(ValueError, match="residual_after must have"):
         _C.epilogue_forward(*arguments, torch.ones(2, 3, 5))
+
+
+@pytest.mark.parametrize("layer", [F.dropout2d, F.dropout3d, fl.nn.Dropout2d(), torch.nn.Sequential(fl.nn.Dropout3d())],
+                         ids=["2d", "3d", "Dropout2d", "in a Sequential"])
+def test_a_warning_names_the_line_that_called(layer) -> None:
+    with pytest.warns(UserWarning, match="x must be .*-D") as caught:
+        layer(torch.ones(2, 3))
+    assert [warning.filename for warning in caught] == [__file__]

@@ -278,6 +278,17 @@ def test_subclasses_of_activations() -> None:
     assert torch.equal(Doubled()(x), 2 * nn.SiLU()(x))
 
 
+def test_a_layer_of_torch_may_become_one_of_ours() -> None:
+    """By its class alone, as users of torch.nn's lazy layers are used to."""
+    x, layer = torch.randn(8, 4), torch.nn.BatchNorm1d(4)
+    expected = layer(x)
+    layer.__class__ = nn.BatchNorm1d
+    close(layer(x), expected)
+    assert repr(layer) == repr(nn.BatchNorm1d(4))
+    layer.activation = "relu"
+    close(layer(x), expected.relu())
+
+
 @pytest.mark.parametrize("kind", [nn.BatchNorm1d, nn.SyncBatchNorm, nn.LazyBatchNorm1d], ids=lambda kind: kind.__name__)
 def test_an_activation_may_be_changed_later(kind) -> None:
     """By name or as a module, where there was one and where there was none; learnable parameters are then the layer's."""
@@ -315,6 +326,8 @@ def test_activation_argument_takes_names_constants_and_modules() -> None:
     for activation in (nn.LeakyReLU(0.3), torch.nn.LeakyReLU(0.3), "leaky_relu(0.3)"):
         assert torch.equal(nn.BatchNorm1d(4, activation=activation)(x), by_name(x))
     assert torch.equal(nn.BatchNorm1d(4, activation="gelu_tanh")(x), nn.BatchNorm1d(4, activation=torch.nn.GELU("tanh"))(x))
+    assert torch.equal(nn.BatchNorm1d(4, activation="gelu(approximate='tanh')")(x), nn.BatchNorm1d(4, activation="gelu_tanh")(x))
+    assert torch.equal(nn.BatchNorm1d(4, activation="logsigmoid")(x), nn.BatchNorm1d(4, activation=torch.nn.LogSigmoid())(x))
     learnable = nn.BatchNorm1d(4, activation="prelu")
     learnable(x).sum().backward()
     assert learnable.activation.weight.grad is not None

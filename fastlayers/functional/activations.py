@@ -9,11 +9,9 @@ from torch import Tensor
 
 from .. import autograd, checks
 from ..activation_argument import Resolved, drawing, pack, with_constants
-from ..specs import ACTIVATIONS, Activation
+from ..specs import ACTIVATIONS, TORCH_NAMES, Activation
 from .epilogue import IDENTITY, fused
 from .jagged import is_jagged, on_values
-
-_TORCH_NAMES = {"log_sigmoid": "logsigmoid"}  # where torch.nn.functional spells a row's name otherwise
 
 
 def apply(
@@ -79,7 +77,7 @@ def _function(rows: tuple[Activation, ...]) -> Callable[..., Tensor]:
 
 def _torch_function_in_place(row: Activation) -> Callable[..., Tensor] | None:
     """torch.nn.functional's function of the row if it can work in place: there is no traffic left to save then."""
-    function = getattr(torch.nn.functional, _TORCH_NAMES.get(row.name, row.name), None)
+    function = getattr(torch.nn.functional, TORCH_NAMES.get(row.name, row.name), None)
     if function is None or not hasattr(torch.nn, row.module) or not inspect.isfunction(function):
         return None
     return function if "inplace" in inspect.signature(function).parameters else None
@@ -111,7 +109,7 @@ def _functions() -> dict[str, Callable[..., Tensor]]:
     for row in ACTIVATIONS.values():
         grouped.setdefault(row.module, []).append(row)
     functions = {rows[0].name: _function(tuple(rows)) for rows in grouped.values()}
-    return functions | {theirs: functions[ours] for ours, theirs in _TORCH_NAMES.items()}
+    return functions | {theirs: functions[ours] for ours, theirs in TORCH_NAMES.items()}
 
 
 FUNCTIONS = _functions()

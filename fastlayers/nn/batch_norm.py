@@ -19,6 +19,7 @@ class _BatchNorm(WideStatistics, torch.nn.modules.batchnorm._BatchNorm):
     frozen: bool = False
     """Whether the running statistics are used, and left alone, in training too."""
     _stopped: tuple[str, ...] = ()
+    dropout: float = 0.0
     skip_nonfinite: bool = False
     memory: str = "default"
 
