@@ -383,7 +383,7 @@ template <class Activation, class Storage, bool along, Sweep sweep> struct Backw
 };
 
 template <class Activation, class Storage, bool along> void run_backward(const Run<Storage>& r) {
-  if constexpr (Activation::quick && !Activation::reads_output) {
+  if constexpr (Activation::quick && !Activation::reads_output && sizeof(Storage) == 2) {
     const bool normalises = r.affine && !r.numbers && !r.residual && !r.dresidual && !r.parked;
     if (normalises && r.sums && !r.dx) return BackwardLoop<Activation, Storage, along, Sweep::sums>::run(r);
     if (normalises && r.dx && r.corrected && !r.sums) return BackwardLoop<Activation, Storage, along, Sweep::input>::run(r);
