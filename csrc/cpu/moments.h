@@ -150,16 +150,21 @@ template <class Storage> class MomentsWorker {
 
   // The mean of the channel's first few elements at step q.
   double first_pilot(int64_t c, int64_t q) const {
+    using V = Vector<T>;
     const Geometry& g = pass_.geometry;
     const int64_t sample = g.along ? q * g.repeat : q / g.blocks, start = g.along ? 0 : q % g.blocks * longest_run;
     const int64_t count = smaller(sum_lanes, g.along ? (g.n - sample) * g.s : g.s - start);
-    double sum = 0;
-    int64_t left = count;
-    for (int64_t n = sample; left > 0; ++n) {
-      const Storage* const row = pass_.run.x + (n * g.c + c) * g.s;
-      for (int64_t s = start; s < g.s && left > 0; ++s, --left) sum += load<Vector<T>>(row + s, 1)[0];
+    T values[sum_lanes] = {};
+    const Storage* row = pass_.run.x + (sample * g.c + c) * g.s + start;
+    if (!g.along && count == sum_lanes) {
+      for (int i = 0; i < sum_lanes; i += V::size) store(values + i, load<V>(row + i));
+      return sum_of_lanes(values) / sum_lanes;
     }
-    return sum / count;
+    int64_t filled = 0;
+    for (; filled < count; row += (g.c - 1) * g.s + start) {
+      for (int64_t s = start; s < g.s && filled < count; ++s, ++filled) values[filled] = load<V>(row++, 1)[0];
+    }
+    return sum_of_lanes(values) / count;
   }
 
   // The same for all channels of a group at once, where channels lie side by side.
