@@ -161,7 +161,7 @@ template <class Storage> class MomentsWorker {
       return sum_of_lanes(values) / sum_lanes;
     }
     int64_t filled = 0;
-    for (; filled < count; row += (g.c - 1) * g.s + start) {
+    for (; filled < count; row += (g.c - 1) * g.s) {
       for (int64_t s = start; s < g.s && filled < count; ++s, ++filled) values[filled] = load<V>(row++, 1)[0];
     }
     return sum_of_lanes(values) / count;

@@ -220,7 +220,7 @@ template <class Storage> class Worker {
     }
   }
 
-  // The loop on elements [offset, offset + count) along channels, the first at the beginning of a row: in pieces of whole rows, or parts of one.
+  // The loop on elements [offset, offset + count) along channels, from the beginning of a row on: in pieces of whole rows, or parts of one.
   void call_along(int64_t offset, int64_t count, int64_t last) {
     const int64_t row = geometry_.period, most = has_numbers() ? RandomNumbers::longest : count;
     for (int64_t start = 0, piece; start < count; start += piece) {

@@ -1,7 +1,7 @@
 // In which order the elements of an (n, c, s) tensor are visited, and how a reduction is cut.
 //
-// Planar (s large): a run is at most `longest_run` elements of one row (sample, channel). Along (s small: channels_last and
-// matrices): a run crosses the channels of a group, of several samples when they are short. A *step* is one run of each channel
+// Planar (s large): a run is at most `longest_run` elements of one row (sample, channel). Along (s small: channels_last and matrices):
+// a run is rows across the channels of a group, a row several samples where one fills no cache lines. A *step* is one run of each channel
 // (planar) or of all channels (along) of a group; partial sums are folded into double every `fold` steps, and `chunk` steps are the
 // unit of a reduction. Both depend on the shape alone, so sums have the same bits for any number of threads.
 #pragma once
@@ -16,7 +16,7 @@ namespace fastlayers::FL_CPU_CAPABILITY {
 
 constexpr int64_t longest_run = 2048;
 constexpr int64_t longest_row = 1024;       // along channels
-constexpr int64_t elements_per_run = 2048;  // along channels: with the next one's, what is fetched stays in L1
+constexpr int64_t elements_per_run = 2048;  // along channels: with the next one's, x and dy stay in L1
 constexpr int64_t longest_sum = 128;        // a float of a run along channels is added to so often before it is folded into double
 constexpr int64_t line_elements = 32;       // of the smallest type
 constexpr int64_t elements_per_task = 1 << 15;  // below this, another thread costs more than it brings
