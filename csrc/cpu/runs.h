@@ -143,7 +143,8 @@ template <class Activation, class Storage, bool along, Sweep sweep> struct Backw
   FL_HD explicit BackwardLoop(const Run<Storage>& r)
       : inputs(r), dy(r.dy), dx(r.dx), dresidual(r.dresidual), parked(r.parked), numbers(r.numbers), threshold(r.threshold),
         keep(r.keep_scale), nothing(static_cast<T>(0)),
-        past_caches(can_pass_caches<along>(r, r.dx) && can_pass_caches<along>(r, r.dresidual)), corrected(r.corrected), sums_memory(r.sums), sums_step(r.sums_step) {}
+        past_caches(can_pass_caches<along>(r, r.dx) && can_pass_caches<along>(r, r.dresidual)), corrected(r.corrected),
+        sums_memory(r.sums), sums_step(r.sums_step) {}
 
   FL_HD int sum_count() const { return sum_first_parameter + inputs.learnables(); }
 
