@@ -18,6 +18,7 @@ template <int learnable_count, int constant_count> struct FromInput {
   static constexpr bool reads_output = false;
   static constexpr bool constant_derivative = false;  // the same for every x
 
+  static constexpr bool quick = false;  // whether loops without branches are worth having, it being so few instructions
   // What stands in p for constant k of those given.
   static double constant(const double* given, int k) { return given[k]; }
 };

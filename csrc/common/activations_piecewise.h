@@ -7,6 +7,7 @@ namespace fastlayers::FL_NAMESPACE {
 namespace activations {
 
 struct identity : Invertible<FromOutput<0, 0>> {
+  static constexpr bool quick = true;
   static constexpr bool constant_derivative = true;
 
   template <class T> FL_HD static T inverse(T y, const T*) { return y; }
@@ -16,6 +17,8 @@ struct identity : Invertible<FromOutput<0, 0>> {
 };
 
 struct relu : FromOutput<0, 0> {
+  static constexpr bool quick = true;
+
   template <class T> FL_HD static T forward(T x, const T*) { return select(x <= T(0), T(0), x); }
   template <class T> FL_HD static T derivative(T x, const T*, T*) { return select(x <= T(0), T(0), T(1)); }  // 1 at NaN, as torch
   template <class T> FL_HD static T derivative_from_output(T y, const T*) { return select(y <= T(0), T(0), T(1)); }
@@ -23,6 +26,8 @@ struct relu : FromOutput<0, 0> {
 
 // p: negative_slope
 struct leaky_relu : Invertible<FromOutput<0, 1>> {
+  static constexpr bool quick = true;
+
   template <class T> FL_HD static T inverse(T y, const T* p) { return select(y > T(0), y, y / p[0]); }
   template <class T> FL_HD static T forward(T x, const T* p) { return select(x > T(0), x, x * p[0]); }
   template <class T> FL_HD static T derivative(T x, const T* p, T*) { return select(x > T(0), T(1), p[0]); }
@@ -80,6 +85,8 @@ struct hardtanh : FromOutput<0, 2> {
 };
 
 struct relu6 : FromOutput<0, 0> {
+  static constexpr bool quick = true;
+
   template <class T> FL_HD static T forward(T x, const T*) { return minimum(T(6), maximum(T(0), x)); }
   template <class T> FL_HD static T derivative(T x, const T* p, T*) { return derivative_from_output(x, p); }
   template <class T> FL_HD static T derivative_from_output(T y, const T*) { return select((y <= T(0)) | (y >= T(6)), T(0), T(1)); }
@@ -119,6 +126,8 @@ struct squared_relu : FromInput<0, 0> {
 
 // p: weight
 struct prelu : Invertible<FromInput<1, 0>> {
+  static constexpr bool quick = true;
+
   template <class T> FL_HD static T inverse(T y, const T* p) { return select(y > T(0), y, y / p[0]); }
   template <class T> FL_HD static T forward(T x, const T* p) { return select(x > T(0), x, x * p[0]); }
   template <class T> FL_HD static T derivative(T x, const T* p, T* dp) {

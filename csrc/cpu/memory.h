@@ -13,6 +13,15 @@ namespace {
 typedef uint16_t HalfWords __attribute__((vector_size(FL_VECTOR_BYTES / 2)));
 typedef uint32_t Words __attribute__((vector_size(FL_VECTOR_BYTES)));
 
+#if defined(FL_AVX512)
+FL_HD __m512i word_numbers() {
+  typedef uint16_t AllWords __attribute__((vector_size(64)));
+  AllWords numbers;
+  for (int i = 0; i < 32; ++i) numbers[i] = i;
+  return (__m512i)numbers;
+}
+#endif
+
 // Zero-extension of 16-bit lanes to 32 bits, and back for lanes that fit. GCC makes several instructions of __builtin_convertvector.
 #if defined(FL_AVX512)
 FL_HD Words widen(HalfWords narrow) { return (Words)_mm512_cvtepu16_epi32((__m256i)narrow); }
@@ -28,14 +37,27 @@ FL_HD Words widen(HalfWords narrow) { return __builtin_convertvector(narrow, Wor
 FL_HD HalfWords narrow(Words wide) { return __builtin_convertvector(wide, HalfWords); }
 #endif
 
-FL_HD Vector<float> to_float(HalfWords words, BFloat16) {
-  return {reinterpret_cast<Vector<float>::Lanes>(widen(words) << 16)};
+// Zero-extension into the upper halves of 32-bit lanes, and the upper halves: with AVX-512 a permutation, half of a shift and a conversion.
+#if defined(FL_AVX512)
+FL_HD Words raise(HalfWords low) {
+  const __m512i halves = _mm512_srli_epi16(word_numbers(), 1);
+  return (Words)_mm512_maskz_permutexvar_epi16(0xaaaaaaaa, halves, _mm512_castsi256_si512((__m256i)low));
 }
+FL_HD HalfWords upper_halves(Words wide) {
+  const __m512i odd = _mm512_or_si512(_mm512_slli_epi16(word_numbers(), 1), _mm512_set1_epi16(1));
+  return (HalfWords)_mm512_castsi512_si256(_mm512_permutexvar_epi16(odd, (__m512i)wide));
+}
+#else
+FL_HD Words raise(HalfWords low) { return widen(low) << 16; }
+FL_HD HalfWords upper_halves(Words wide) { return narrow(wide >> 16); }
+#endif
+
+FL_HD Vector<float> to_float(HalfWords words, BFloat16) { return {reinterpret_cast<Vector<float>::Lanes>(raise(words))}; }
 
 // A NaN is cut: its upper half is one, too, after any arithmetic.
 FL_HD HalfWords from_float(Vector<float> value, BFloat16) {
   const Words bits = reinterpret_cast<Words>(value.lanes), rounded = bits + 0x7fff + ((bits >> 16) & 1);
-  return narrow((value.lanes == value.lanes ? rounded : bits) >> 16);
+  return upper_halves(value.lanes == value.lanes ? rounded : bits);
 }
 
 #if defined(FL_AVX512)

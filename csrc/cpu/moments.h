@@ -18,27 +18,31 @@ template <class Storage, bool along> struct StatisticsLoop {
   static constexpr int64_t short_sum = 16 * sum_lanes;  // a lane adds this many sixteenths before what it has joins the others: a
                                                         // square that dwarfs the rest makes every addition after it round alike
 
-  using Pilot = ColumnReader<V, along>;
+  const Run<Storage>& r;
+  V pilot[strip_vectors<Storage>], sums[strip_vectors<Storage>], squares[strip_vectors<Storage>];  // of a strip
 
-  template <bool whole> FL_HD static V deviation(const Run<Storage>& r, const Pilot& pilot, int64_t i, Access<whole> access) {
-    return access.counted(access.template stream<V>(r.x + i) - access.read(pilot, i));
+  template <bool whole> FL_HD void enter(int j, int64_t lane, Access<whole> access) {
+    pilot[j] = access.template column<V, true>(r.columns[column_mean], lane);
+    sums[j] = squares[j] = V(static_cast<T>(0));
+  }
+  template <bool whole> FL_HD void step(int j, int64_t i, Access<whole> access) {
+    const V d = access.template stream<V>(r.x + i) - pilot[j];
+    sums[j] += d;
+    squares[j] = multiply_add(d, d, squares[j]);
+  }
+  template <bool whole> FL_HD void leave(int j, int64_t lane, Access<whole> access) {
+    T *const first = r.sums + lane, *const second = first + r.sums_step;
+    access.write(first, access.template read<V>(first) + sums[j]);
+    access.write(second, access.template read<V>(second) + squares[j]);
   }
 
-  template <bool whole> FL_HD static void step_along(const Run<Storage>& r, const Pilot& pilot, int64_t i, Access<whole> access) {
-    const V d = deviation(r, pilot, i, access);
-    T *const first = r.sums + i, *const second = first + r.sums_step;
-    access.write(first, access.template read<V>(first) + d);
-    access.write(second, multiply_add(d, d, access.template read<V>(second)));
+  template <bool whole> FL_HD static V deviation(const Run<Storage>& r, V pilot, int64_t i, Access<whole> access) {
+    return access.counted(access.template stream<V>(r.x + i) - pilot);
   }
 
-  static void run(const Run<Storage>& r) {
-    const Pilot pilot(r.columns[column_mean]);
+  static void run_uniform(const Run<Storage>& r) {
+    const V pilot(*r.columns[column_mean].values);
     int64_t i = 0;
-    if constexpr (along) {
-      for (; i + V::size <= r.count; i += V::size) step_along(r, pilot, i, Access<true>{});
-      if (i < r.count) step_along(r, pilot, i, Access<false>{static_cast<int>(r.count - i)});
-      return;
-    }
     T *const first = r.sums, *const second = r.sums + r.sums_step;
     while (i + sum_lanes <= r.count) {
       const int64_t end = smaller(r.count, i + short_sum);
@@ -62,6 +66,15 @@ template <class Storage, bool along> struct StatisticsLoop {
       const V d = deviation(r, pilot, i, Access<false>{static_cast<int>(smaller(r.count - i, V::size))});
       store(first + j, load<V>(first + j) + d);
       store(second + j, multiply_add(d, d, load<V>(second + j)));
+    }
+  }
+
+  static void run(const Run<Storage>& r) {
+    if constexpr (along) {
+      StatisticsLoop loop{r};
+      walk_rows(r, loop);
+    } else {
+      run_uniform(r);
     }
   }
 };
@@ -137,16 +150,21 @@ template <class Storage> class MomentsWorker {
 
   // The mean of the channel's first few elements at step q.
   double first_pilot(int64_t c, int64_t q) const {
+    using V = Vector<T>;
     const Geometry& g = pass_.geometry;
     const int64_t sample = g.along ? q * g.repeat : q / g.blocks, start = g.along ? 0 : q % g.blocks * longest_run;
     const int64_t count = smaller(sum_lanes, g.along ? (g.n - sample) * g.s : g.s - start);
-    double sum = 0;
-    int64_t left = count;
-    for (int64_t n = sample; left > 0; ++n) {
-      const Storage* const row = pass_.run.x + (n * g.c + c) * g.s;
-      for (int64_t s = start; s < g.s && left > 0; ++s, --left) sum += load<Vector<T>>(row + s, 1)[0];
+    T values[sum_lanes] = {};
+    const Storage* row = pass_.run.x + (sample * g.c + c) * g.s + start;
+    if (!g.along && count == sum_lanes) {
+      for (int i = 0; i < sum_lanes; i += V::size) store(values + i, load<V>(row + i));
+      return sum_of_lanes(values) / sum_lanes;
     }
-    return sum / count;
+    int64_t filled = 0;
+    for (; filled < count; row += (g.c - 1) * g.s) {
+      for (int64_t s = start; s < g.s && filled < count; ++s, ++filled) values[filled] = load<V>(row++, 1)[0];
+    }
+    return sum_of_lanes(values) / count;
   }
 
   // The same for all channels of a group at once, where channels lie side by side.

@@ -74,6 +74,15 @@ template <class Storage> void set_up(Pass<Storage>& pass, const Epilogue& e, con
   }
 }
 
+// The sum of 16 numbers, in pairs: short chains of additions, in the same order on every processor.
+template <class T> FL_HD double sum_of_lanes(const T* lanes) {
+  double sums[sum_lanes / 2];
+  for (int i = 0; i < 8; ++i) sums[i] = static_cast<double>(lanes[i]) + static_cast<double>(lanes[i + 8]);
+  for (int i = 0; i < 4; ++i) sums[i] += sums[i + 4];
+  for (int i = 0; i < 2; ++i) sums[i] += sums[i + 2];
+  return sums[0] + sums[1];
+}
+
 // One thread's share of a pass: where it stands, the columns of its group, its partial sums.
 template <class Storage> class Worker {
  public:
@@ -129,7 +138,7 @@ template <class Storage> class Worker {
     for (int k = 0; k < pass_.sum_count; ++k) {
       double* const row = sums + k * geometry_.c + first_channel_;
       if (geometry_.along) add_up_along(lanes_.data() + k * geometry_.padded_row(), channels, row);
-      else for (int64_t c = 0; c < channels; ++c) row[c] = total(lanes_.data() + (c * pass_.sum_count + k) * sum_lanes);
+      else for (int64_t c = 0; c < channels; ++c) row[c] = sum_of_lanes(lanes_.data() + (c * pass_.sum_count + k) * sum_lanes);
     }
   }
 
@@ -146,18 +155,13 @@ template <class Storage> class Worker {
   }
 
  private:
-  bool in_place() const { return geometry_.s == 1 && geometry_.repeat == 1; }
+  int64_t samples_per_row() const { return geometry_.period / (geometry_.group * geometry_.s); }
+  bool in_place() const { return geometry_.s == 1 && samples_per_row() == 1; }
 
-  static double total(const T* lanes) {
-    double sum = 0;
-    for (int i = 0; i < sum_lanes; ++i) sum += lanes[i];
-    return sum;
-  }
-
-  // Of a run's elements, the sum of each channel's.
+  // Of a row's elements, the sum of each channel's.
   void add_up_along(const T* lanes, int64_t channels, double* __restrict sums) const {
     for (int64_t c = 0; c < channels; ++c) sums[c] = 0;
-    for (int64_t repeat = 0; repeat < geometry_.repeat; ++repeat, lanes += channels * geometry_.s) {
+    for (int64_t sample = 0; sample < samples_per_row(); ++sample, lanes += channels * geometry_.s) {
       if (geometry_.s == 1) {
         for (int64_t c = 0; c < channels; ++c) sums[c] += lanes[c];
       } else {
@@ -168,13 +172,13 @@ template <class Storage> class Worker {
     }
   }
 
-  // The column's values for every element of a run along the group.
+  // The column's values for every element of a row along the group.
   Column<T> spread(Column<T> column, int row) {
     if (column.step == 0) return column;
     if (!copies_columns_) return column.from(first_channel_);
     T* const values = table_.data() + row * geometry_.padded_row();
     T* next = values;
-    for (int64_t repeat = 0; repeat < geometry_.repeat; ++repeat) {
+    for (int64_t sample = 0; sample < samples_per_row(); ++sample) {
       for (int64_t c = first_channel_; c < last_channel_; ++c) {
         for (int64_t i = 0; i < geometry_.s; ++i) *next++ = column.values[c];
       }
@@ -188,7 +192,7 @@ template <class Storage> class Worker {
       const int64_t sample = q * geometry_.repeat;
       const int64_t offset = (sample * geometry_.c + first_channel_) * geometry_.s;
       const int64_t count = smaller(geometry_.repeat, geometry_.n - sample) * channels * geometry_.s;
-      call(offset, count, channels == geometry_.c ? geometry_.numel() : offset + count, lanes_.data(), geometry_.padded_row());
+      call_along(offset, count, channels == geometry_.c ? geometry_.numel() : offset + count);
     }
   }
 
@@ -201,30 +205,45 @@ template <class Storage> class Worker {
         const int64_t row = sample * geometry_.c + c;
         const int64_t last = geometry_.blocks > 1 ? row + 1 : sample * geometry_.c + last_channel_;
         T* const lanes = lanes_.data() + (c - first_channel_) * pass_.sum_count * sum_lanes;
-        call(row * geometry_.s + start, count, last * geometry_.s, lanes, sum_lanes);
+        call_uniform(row * geometry_.s + start, count, last * geometry_.s, lanes);
       }
     }
   }
 
-  // The loop on elements [offset, offset + count), in pieces that have numbers; up to `last` they are visited next.
-  void call(int64_t offset, int64_t count, int64_t last, T* lanes, int64_t lanes_step) {
-    const int64_t piece = pass_.dropout || pass_.random ? RandomNumbers::longest : count;
-    if (count <= piece) return call_piece(offset, count, last, lanes, lanes_step);
-    const int64_t along = geometry_.along ? 1 : 0;
+  bool has_numbers() const { return pass_.dropout || pass_.random; }
+
+  // The loop on elements [offset, offset + count) of one channel, in pieces that have numbers; up to `last` they are visited next.
+  void call_uniform(int64_t offset, int64_t count, int64_t last, T* lanes) {
+    const int64_t piece = has_numbers() ? RandomNumbers::longest : count;
     for (int64_t start = 0; start < count; start += piece) {
-      call_piece(offset + start, smaller(piece, count - start), last, lanes + along * start, lanes_step);
-      move_columns(along * piece);
+      call(offset + start, smaller(piece, count - start), 1, last, lanes, sum_lanes);
     }
-    move_columns(-along * divide_up(count, piece) * piece);
+  }
+
+  // The loop on elements [offset, offset + count) along channels, from the beginning of a row on: in pieces of whole rows, or parts of one.
+  void call_along(int64_t offset, int64_t count, int64_t last) {
+    const int64_t row = geometry_.period, most = has_numbers() ? RandomNumbers::longest : count;
+    for (int64_t start = 0, piece; start < count; start += piece) {
+      const int64_t lane = start % row, left = count - start;
+      const int64_t rows = lane ? 0 : smaller(most, left) / row;
+      piece = rows ? rows * row : smaller(smaller(most, left), row - lane);
+      move_columns(lane);
+      call(offset + start, rows ? row : piece, larger(1, rows), last, lanes_.data() + lane, geometry_.padded_row());
+      move_columns(-lane);
+    }
   }
 
   void move_columns(int64_t elements) {
+    if (elements == 0) return;
     for (int k = 0; k < varying_count_; ++k) run_.columns[varying_[k]] = run_.columns[varying_[k]].from(elements);
   }
 
-  void call_piece(int64_t offset, int64_t count, int64_t last, T* lanes, int64_t lanes_step) {
+  // The loop on `rows` rows of `row` elements from `offset` on.
+  void call(int64_t offset, int64_t row, int64_t rows, int64_t last, T* lanes, int64_t lanes_step) {
     const Run<Storage>& source = pass_.run;
-    run_.count = count;
+    const int64_t count = row * rows;
+    run_.count = run_.stride = row;
+    run_.rows = rows;
     run_.x = source.x + offset;
     run_.dy = source.dy ? source.dy + offset : nullptr;
     run_.residual = source.residual ? source.residual + offset : nullptr;

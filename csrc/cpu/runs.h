@@ -1,151 +1,67 @@
 // The innermost loops: one run of consecutive elements, forward, backward or back from y to x. Those of statistics are in moments.h.
 //
-// A run is either of one channel (`uniform`: a channel's values are held in registers) or crosses channels (`along`: they are read
-// beside x, one value per element). Loops take 16 elements at a time, whatever the register width, and keep 16 partial sums, so
-// that sums have the same bits on AVX2 and AVX-512.
+// Loops take 16 elements at a time, whatever the register width, and keep 16 partial sums, so that sums have the same bits on AVX2 and
+// AVX-512.
 #pragma once
 
 #include "../common/activations.h"
 #include "../common/formula.h"
 #include "dropout.h"
-#include "memory.h"
+#include "walk.h"
 
 namespace fastlayers::FL_CPU_CAPABILITY {
 
-constexpr int sum_lanes = 16;
-constexpr int64_t prefetch_bytes = 2048;  // tensors are fetched this far ahead: the loops keep the processor too busy to see as far itself
-
-FL_HD int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
-FL_HD int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
-
-// Values of a parameter: those of channel or element i are at values + i * step, step 0 or 1. Sixteen may be read where step is 0.
-template <class T> struct Column {
-  const T* values;
-  int64_t step;
-
-  FL_HD Column from(int64_t i) const { return {values + i * step, step}; }
-};
-
-// The columns of a run, and the sums that backward gathers, in the order they are kept.
-enum ColumnName { column_mean, column_scale, column_shift, column_mean_dz, column_slope, column_arguments };
-constexpr int column_count = column_arguments + max_arguments;
-enum Sum { sum_dz, sum_dz_centred, sum_first_parameter };
-
-template <class Storage> struct Run {
-  using T = typename Compute<Storage>::type;
-
-  int64_t count;
-  const Storage *x, *dy, *residual, *residual_after;  // the residuals may be null
-  Storage *y, *dx, *dresidual;       // dx and dresidual may be null
-  T* parked;                         // dz for a second visit of the same elements, or null
-  const uint16_t* numbers;           // of the run's elements, or null for no dropout
-  const uint16_t* uniform_numbers;   // for a random activation
-  int32_t threshold;
-  T keep_scale, keep_shift, drop_value;
-  bool past_caches;  // whether results are so large that they leave the caches before anyone reads them
-  bool shifts;  // whether keep_shift or drop_value is anything but 0
-  bool affine, corrected;  // whether mean, scale, shift are anything but 0, 1, 0; whether mean_dz and slope are anything but 0
-  int repeats;             // how many of each learnable parameter there are
-  Column<T> columns[column_count];
-  T* sums;  // sum k is at sums + k * sums_step: 16 partial ones (uniform) or one per element (along). Null: none wanted
-  int64_t sums_step;
-};
-
 namespace {
 
-// A column as the loops read it.
-template <class V, bool along> class ColumnReader;
+// A vector's share of the columns: held in registers for all that a uniform run or a strip visits.
+template <class Activation, class V, bool along> struct Columns {
+  using T = typename V::Scalar;
+  V mean, scale, shift, mean_dz, slope, arguments[max_arguments];
 
-template <class V> class ColumnReader<V, false> {
- public:
-  FL_HD explicit ColumnReader(const Column<typename V::Scalar>& column) : value_(*column.values) {}
-  FL_HD V at(int64_t) const { return value_; }
-  FL_HD V at(int64_t, int) const { return value_; }
-
- private:
-  V value_;
-};
-
-template <class V> class ColumnReader<V, true> {
- public:
-  FL_HD explicit ColumnReader(const Column<typename V::Scalar>& column) : values_(column.values), mask_(-column.step) {}
-  FL_HD V at(int64_t i) const { return load<V>(values_ + (i & mask_)); }
-  FL_HD V at(int64_t i, int count) const { return load<V>(values_ + (i & mask_), count); }
-
- private:
-  const typename V::Scalar* values_;
-  int64_t mask_;
-};
-
-// Loads and stores of V::size elements, or of the first `count` where the run ends inside the vector.
-template <bool whole> struct Access {
-  int count;
-
-  template <class V, class Storage> FL_HD V read(const Storage* address) const {
-    if constexpr (whole) return load<V>(address);
-    else return load<V>(address, count);
-  }
-  // read from a tensor that the loop walks through.
-  template <class V, class Storage> FL_HD V stream(const Storage* address) const {
-    if constexpr (whole) __builtin_prefetch(reinterpret_cast<const char*>(address) + prefetch_bytes);
-    return read<V>(address);
-  }
-  template <class V, class Storage> FL_HD void write(Storage* address, V value) const {
-    if constexpr (whole) store(address, value);
-    else store(address, value, count);
-  }
-  // write of a result. past_caches asks for an address that is a multiple of what is written.
-  template <class V, class Storage> FL_HD void write(Storage* address, V value, bool past_caches) const {
-    if constexpr (whole) {
-      if (past_caches) return store_past_caches(address, value);
-    }
-    write(address, value);
-  }
-  template <class V, bool along> FL_HD V read(const ColumnReader<V, along>& column, int64_t i) const {
-    if constexpr (whole) return column.at(i);
-    else return column.at(i, count);
-  }
-  // What may be added to a sum: nothing for lanes past the end.
-  template <class V> FL_HD V counted(V value) const {
-    if constexpr (whole) return value;
-    else return select(first_lanes<typename V::Scalar>(count), value, V(static_cast<typename V::Scalar>(0)));
+  // For the vector at `lane`; the activation has `count` arguments beside random ones.
+  template <class Storage, bool whole> FL_HD void load(const Run<Storage>& r, int count, int64_t lane, Access<whole> access) {
+    const auto column = [&](int k) __attribute__((always_inline)) { return access.template column<V, along>(r.columns[k], lane); };
+    mean = column(column_mean);
+    scale = column(column_scale);
+    shift = column(column_shift);
+    mean_dz = column(column_mean_dz);
+    slope = column(column_slope);
+    for (int k = 0; k < count; ++k) arguments[k] = column(column_arguments + k);
   }
 };
-
-// Whether vectors from this address on can be written past the caches.
-template <class V, class Storage> FL_HD bool aligned(const Storage* address) {
-  return reinterpret_cast<uintptr_t>(address) % (V::size * sizeof(Storage)) == 0;
-}
 
 // What both directions do first: z = (x - mean) * scale + shift + residual, and the activation's arguments.
 template <class Activation, class Storage, bool along> struct Inputs {
   using V = Vector<typename Compute<Storage>::type>;
-  using Reader = ColumnReader<V, along>;
+  using StripColumns = Columns<Activation, V, along>;
   const Run<Storage>& run;
   const Storage* const x;
   const Storage* const residual;
   const bool affine;
-  const Reader mean, scale, shift;
+  StripColumns columns[along ? strip_vectors<Storage> : 1];
 
-  FL_HD explicit Inputs(const Run<Storage>& r)
-      : run(r), x(r.x), residual(r.residual), affine(r.affine), mean(r.columns[column_mean]),
-        scale(r.columns[column_scale]), shift(r.columns[column_shift]) {}
+  FL_HD explicit Inputs(const Run<Storage>& r) : run(r), x(r.x), residual(r.residual), affine(r.affine) {}
 
-  template <bool whole> FL_HD V pre_activation(int64_t i, Access<whole> access, V& centred) const {
+  template <bool whole> FL_HD void enter(int j, int64_t lane, Access<whole> access) {
+    columns[j].load(run, learnables() + Activation::constants, lane, access);
+  }
+  FL_HD StripColumns& columns_of(int j) { return columns[along ? j : 0]; }
+
+  template <bool normalised, bool whole> FL_HD V pre_activation(int j, int64_t i, Access<whole> access, V& centred) {
     centred = access.template stream<V>(x + i);
     V z = centred;
     if constexpr (Activation::reads_output) return z;
-    if (affine) {
-      centred -= access.read(mean, i);
-      z = affine_of(centred, access.read(scale, i), access.read(shift, i));
+    if (normalised || affine) {
+      centred -= columns_of(j).mean;
+      z = affine_of(centred, columns_of(j).scale, columns_of(j).shift);
     }
-    if (residual) z += access.template stream<V>(residual + i);
+    if (!normalised && residual) z += access.template stream<V>(residual + i);
     return z;
   }
-  template <bool whole> FL_HD void read_arguments(int64_t i, Access<whole> access, V* arguments) const {
-    const int count = learnables() + Activation::constants;
-    for (int k = 0; k < count; ++k) arguments[k] = access.read(Reader(run.columns[column_arguments + k]), i);
-    if constexpr (Activation::random) arguments[count] = uniform(run.uniform_numbers + i, V());
+  // Of vector j, at element i.
+  FL_HD const V* arguments(int j, int64_t i) {
+    if constexpr (Activation::random) columns_of(j).arguments[learnables() + Activation::constants] = uniform(run.uniform_numbers + i, V());
+    return columns_of(j).arguments;
   }
 
   // Of the activation, which may have a number of each of them that is known only now.
@@ -163,9 +79,9 @@ template <class Activation, class Storage, bool along> struct Inputs {
   }
 };
 
-template <class Activation, class Storage, bool along> struct ForwardLoop {
+template <class Activation, class Storage, bool along, bool more> struct ForwardLoop {
   using V = Vector<typename Compute<Storage>::type>;
-  const Inputs<Activation, Storage, along> inputs;
+  Inputs<Activation, Storage, along> inputs;
   Storage* const y;
   const uint16_t* const numbers;
   const int32_t threshold;
@@ -174,14 +90,15 @@ template <class Activation, class Storage, bool along> struct ForwardLoop {
 
   FL_HD explicit ForwardLoop(const Run<Storage>& r)
       : inputs(r), y(r.y), numbers(r.numbers), threshold(r.threshold), keep(r.keep_scale),
-        nothing(static_cast<typename V::Scalar>(0)), past_caches(r.past_caches && aligned<V>(r.y)) {}
+        nothing(static_cast<typename V::Scalar>(0)), past_caches(can_pass_caches<along>(r, r.y)) {}
 
+  template <bool whole> FL_HD void enter(int j, int64_t lane, Access<whole> access) { inputs.enter(j, lane, access); }
+  template <bool whole> FL_HD void leave(int, int64_t, Access<whole>) {}
   // more: whether anything but a scale comes after the activation.
-  template <bool more, bool whole> FL_HD void step(int64_t i, Access<whole> access) const {
+  template <bool whole> FL_HD void step(int j, int64_t i, Access<whole> access) {
     const Run<Storage>& run = inputs.run;
-    V arguments[max_arguments], centred;
-    inputs.read_arguments(i, access, arguments);
-    V value = inputs.value(inputs.pre_activation(i, access, centred), arguments);
+    V centred;
+    V value = inputs.value(inputs.template pre_activation<false>(j, i, access, centred), inputs.arguments(j, i));
     if (numbers) value *= kept_or_dropped(numbers + i, threshold, keep, nothing);
     if constexpr (more) {
       if (run.shifts) value += kept_or_dropped(numbers + i, threshold, V(run.keep_shift), V(run.drop_value));
@@ -189,27 +106,29 @@ template <class Activation, class Storage, bool along> struct ForwardLoop {
     }
     access.write(y + i, value, past_caches);
   }
-
-  template <bool more> FL_HD void go(int64_t count) const {
-    int64_t i = 0;
-    for (; i + V::size <= count; i += V::size) step<more>(i, Access<true>{});
-    if (i < count) step<more>(i, Access<false>{static_cast<int>(count - i)});
-  }
-
-  static void run(const Run<Storage>& r) {
-    const ForwardLoop loop(r);
-    if (r.shifts || r.residual_after) loop.template go<true>(r.count);
-    else loop.template go<false>(r.count);
-  }
 };
 
-template <class Activation, class Storage, bool along> struct BackwardLoop {
+template <class Activation, class Storage, bool along> void run_forward(const Run<Storage>& r) {
+  if (!Activation::quick || r.shifts || r.residual_after) {
+    ForwardLoop<Activation, Storage, along, true> loop(r);
+    walk<along>(r, loop);
+  } else {
+    ForwardLoop<Activation, Storage, along, !Activation::quick> loop(r);
+    walk<along>(r, loop);
+  }
+}
+
+// What a sweep of backward does: anything that its run asks for; or, in the two of batch norm, nothing but gather sums, or nothing but
+// write dx through the statistics: a loop without branches takes three quarters of the time in half types. In float32 memory is waited for.
+enum class Sweep { any, sums, input };
+
+template <class Activation, class Storage, bool along, Sweep sweep> struct BackwardLoop {
   using T = typename Compute<Storage>::type;
   using V = Vector<T>;
   static constexpr int most_sums = sum_first_parameter + Activation::learnables * Activation::most_repeats;
   static constexpr int group = sum_lanes / V::size;  // vectors that make up the 16 partial sums
 
-  const Inputs<Activation, Storage, along> inputs;
+  Inputs<Activation, Storage, along> inputs;
   const Storage* const dy;
   Storage *const dx, *const dresidual;
   T* const parked;
@@ -217,22 +136,21 @@ template <class Activation, class Storage, bool along> struct BackwardLoop {
   const int32_t threshold;
   const V keep, nothing;
   const bool past_caches, corrected;
-  const ColumnReader<V, along> mean_dz, slope;
   T* const sums_memory;
   const int64_t sums_step;
-  V sums[most_sums][group];  // of a uniform run
+  V sums[most_sums][along ? strip_vectors<Storage> : group];
 
   FL_HD explicit BackwardLoop(const Run<Storage>& r)
       : inputs(r), dy(r.dy), dx(r.dx), dresidual(r.dresidual), parked(r.parked), numbers(r.numbers), threshold(r.threshold),
-        keep(r.keep_scale), nothing(static_cast<T>(0)), past_caches(r.past_caches && aligned<V>(r.dx) && aligned<V>(r.dresidual)), corrected(r.corrected),
-        mean_dz(r.columns[column_mean_dz]), slope(r.columns[column_slope]), sums_memory(r.sums), sums_step(r.sums_step) {}
+        keep(r.keep_scale), nothing(static_cast<T>(0)),
+        past_caches(can_pass_caches<along>(r, r.dx) && can_pass_caches<along>(r, r.dresidual)), corrected(r.corrected),
+        sums_memory(r.sums), sums_step(r.sums_step) {}
 
-  // Adds to sum k: along channels in memory beside the elements; in a uniform run in registers, at its ragged end in memory.
-  template <bool whole> FL_HD void add(int k, int j, int64_t i, Access<whole> access, V value) {
-    if constexpr (along) {
-      T* const address = sums_memory + k * sums_step + i;
-      access.write(address, access.template read<V>(address) + value);
-    } else if constexpr (whole) {
+  FL_HD int sum_count() const { return sum_first_parameter + inputs.learnables(); }
+
+  // Adds to sum k in registers, at the ragged end of a uniform run in memory.
+  template <bool whole> FL_HD void add(int k, int j, Access<whole> access, V value) {
+    if constexpr (along || whole) {
       sums[k][j] += value;
     } else {
       T* const address = sums_memory + k * sums_step + j * V::size;
@@ -241,120 +159,140 @@ template <class Activation, class Storage, bool along> struct BackwardLoop {
   }
 
   template <bool whole> FL_HD void step(int j, int64_t i, Access<whole> access) {
-    V arguments[max_arguments], slopes[max_learnables], centred;
-    inputs.read_arguments(i, access, arguments);
-    const V z = inputs.pre_activation(i, access, centred);
+    V slopes[max_learnables], centred;
+    const V z = inputs.template pre_activation<sweep != Sweep::any>(j, i, access, centred);
     V gradient = access.template stream<V>(dy + i);
-    if (numbers) gradient *= kept_or_dropped(numbers + i, threshold, keep, nothing);
-    const V dz = gradient * inputs.derivative(z, arguments, slopes);
-    if (dresidual) access.write(dresidual + i, dz, past_caches);
-    if (parked) access.write(parked + i, dz);
-    if (dx) {
+    if (sweep == Sweep::any && numbers) gradient *= kept_or_dropped(numbers + i, threshold, keep, nothing);
+    const V dz = gradient * inputs.derivative(z, inputs.arguments(j, i), slopes);
+    if (sweep == Sweep::any && dresidual) access.write(dresidual + i, dz, past_caches);
+    if (sweep == Sweep::any && parked) access.write(parked + i, dz);
+    if (sweep == Sweep::input || (sweep == Sweep::any && dx)) {
       V result = dz;
-      if (corrected) result = through_statistics(dz, centred, access.read(mean_dz, i), access.read(slope, i));
-      if (inputs.affine) result *= access.read(inputs.scale, i);
+      const auto& columns = inputs.columns_of(j);
+      if (sweep == Sweep::input || corrected) result = through_statistics(dz, centred, columns.mean_dz, columns.slope);
+      if (sweep == Sweep::input || inputs.affine) result *= columns.scale;
       access.write(dx + i, result, past_caches);
     }
+    if (sweep == Sweep::input || (sweep == Sweep::any && !sums_memory)) return;
+    add(sum_dz, j, access, dz);
+    add(sum_dz_centred, j, access, dz * centred);
+    for (int k = 0; k < inputs.learnables(); ++k) add(sum_first_parameter + k, j, access, gradient * slopes[k]);
+  }
+
+  // Of a strip: its sums begin at 0 and join those in memory.
+  template <bool whole> FL_HD void enter(int j, int64_t lane, Access<whole> access) {
+    inputs.enter(j, lane, access);
+    for (int k = 0; k < sum_count(); ++k) sums[k][j] = V(static_cast<T>(0));
+  }
+  template <bool whole> FL_HD void leave(int j, int64_t lane, Access<whole> access) {
     if (!sums_memory) return;
-    add(sum_dz, j, i, access, dz);
-    add(sum_dz_centred, j, i, access, dz * centred);
-    for (int k = 0; k < inputs.learnables(); ++k) add(sum_first_parameter + k, j, i, access, gradient * slopes[k]);
+    for (int k = 0; k < sum_count(); ++k) {
+      T* const address = sums_memory + k * sums_step + lane;
+      access.write(address, access.template read<V>(address) + sums[k][j]);
+    }
   }
 
   // Moves the partial sums of a uniform run between memory and registers.
   template <bool in> FL_HD void exchange_sums() {
-    for (int k = 0; k < sum_first_parameter + inputs.learnables(); ++k) {
+    for (int k = 0; k < sum_count(); ++k) {
       for (int j = 0; j < group; ++j) {
         T* const address = sums_memory + k * sums_step + j * V::size;
-        if constexpr (in) sums[k][j] = along || !sums_memory ? V(static_cast<T>(0)) : load<V>(address);
-        else if (!along && sums_memory) store(address, sums[k][j]);
+        if constexpr (in) sums[k][j] = sums_memory ? load<V>(address) : V(static_cast<T>(0));
+        else if (sums_memory) store(address, sums[k][j]);
       }
     }
   }
 
   // dx = dy f'(x), where that is all: a plain activation of a small tensor is as fast as its loop is short.
   FL_HD bool is_plain() const {
-    return !along && dx && !sums_memory && !numbers && !dresidual && !parked && !corrected && !inputs.affine && !inputs.residual;
+    return dx && !sums_memory && !numbers && !dresidual && !parked && !corrected && !inputs.affine && !inputs.residual;
   }
-  template <bool whole> FL_HD void plain_step(int64_t i, const V* arguments, Access<whole> access) const {
+  template <bool whole> FL_HD void plain_step(int64_t i, Access<whole> access) const {
     V slopes[max_learnables];
     const V gradient = access.template stream<V>(dy + i);
-    access.write(dx + i, gradient * inputs.derivative(access.template stream<V>(inputs.x + i), arguments, slopes), past_caches);
+    const V z = access.template stream<V>(inputs.x + i);
+    access.write(dx + i, gradient * inputs.derivative(z, inputs.columns[0].arguments, slopes), past_caches);
   }
   FL_HD void go_plain(int64_t count) const {
-    V arguments[max_arguments];
-    inputs.read_arguments(0, Access<true>{}, arguments);
     int64_t i = 0;
-    for (; i + V::size <= count; i += V::size) plain_step(i, arguments, Access<true>{});
-    if (i < count) plain_step(i, arguments, Access<false>{static_cast<int>(count - i)});
+    for (; i + V::size <= count; i += V::size) plain_step(i, Access<true>{});
+    if (i < count) plain_step(i, Access<false>{static_cast<int>(count - i)});
+  }
+  FL_HD void go_uniform(int64_t count) {
+    inputs.enter(0, 0, Access<true>{});
+    if constexpr (!Activation::random) {
+      if (is_plain()) return go_plain(count);
+    }
+    exchange_sums<true>();
+    int64_t i = 0;
+    for (; i + sum_lanes <= count; i += sum_lanes) {
+#pragma GCC unroll 8
+      for (int j = 0; j < group; ++j) step(j, i + j * V::size, Access<true>{});
+    }
+    exchange_sums<false>();
+#pragma GCC unroll 1
+    for (int j = 0; i < count; ++j, i += V::size) step(j, i, Access<false>{static_cast<int>(smaller(count - i, V::size))});
   }
 
   static void run(const Run<Storage>& r) {
     BackwardLoop loop(r);
-    if constexpr (!Activation::random) {
-      if (loop.is_plain()) return loop.go_plain(r.count);
-    }
-    loop.template exchange_sums<true>();
-    const int64_t count = r.count;
-    int64_t i = 0;
-    for (; i + sum_lanes <= count; i += sum_lanes) {
-#pragma GCC unroll 8
-      for (int j = 0; j < group; ++j) loop.step(j, i + j * V::size, Access<true>{});
-    }
-    loop.template exchange_sums<false>();
-#pragma GCC unroll 1
-    for (int j = 0; i < count; ++j, i += V::size) loop.step(j, i, Access<false>{static_cast<int>(smaller(count - i, V::size))});
+    if constexpr (along) walk_rows(r, loop);
+    else loop.go_uniform(r.count);
   }
 };
+
+template <class Activation, class Storage, bool along> void run_backward(const Run<Storage>& r) {
+  if constexpr (Activation::quick && !Activation::reads_output && sizeof(Storage) == 2) {
+    const bool normalises = r.affine && !r.numbers && !r.residual && !r.dresidual && !r.parked;
+    if (normalises && r.sums && !r.dx) return BackwardLoop<Activation, Storage, along, Sweep::sums>::run(r);
+    if (normalises && r.dx && r.corrected && !r.sums) return BackwardLoop<Activation, Storage, along, Sweep::input>::run(r);
+  }
+  BackwardLoop<Activation, Storage, along, Sweep::any>::run(r);
+}
 
 // dx from the dz that BackwardLoop has parked.
 template <class Storage, bool along> struct ParkedLoop {
   using T = typename Compute<Storage>::type;
   using V = Vector<T>;
-  using Reader = ColumnReader<V, along>;
 
-  const Storage* const x;
+  Inputs<activations::identity, Storage, along> inputs;
   const T* const parked;
   Storage* const dx;
   const bool past_caches;
-  const Reader mean, scale, mean_dz, slope;
 
-  FL_HD explicit ParkedLoop(const Run<Storage>& r)
-      : x(r.x), parked(r.parked), dx(r.dx), past_caches(r.past_caches && aligned<V>(r.dx)), mean(r.columns[column_mean]),
-        scale(r.columns[column_scale]), mean_dz(r.columns[column_mean_dz]), slope(r.columns[column_slope]) {}
+  FL_HD explicit ParkedLoop(const Run<Storage>& r) : inputs(r), parked(r.parked), dx(r.dx), past_caches(can_pass_caches<along>(r, r.dx)) {}
 
-  template <bool whole> FL_HD void step(int64_t i, Access<whole> access) const {
-    const V centred = access.template read<V>(x + i) - access.read(mean, i), dz = access.template read<V>(parked + i);
-    const V result = through_statistics(dz, centred, access.read(mean_dz, i), access.read(slope, i));
-    access.write(dx + i, result * access.read(scale, i), past_caches);
+  template <bool whole> FL_HD void enter(int j, int64_t lane, Access<whole> access) { inputs.enter(j, lane, access); }
+  template <bool whole> FL_HD void leave(int, int64_t, Access<whole>) {}
+  template <bool whole> FL_HD void step(int j, int64_t i, Access<whole> access) {
+    const auto& columns = inputs.columns_of(j);
+    const V centred = access.template read<V>(inputs.x + i) - columns.mean, dz = access.template read<V>(parked + i);
+    access.write(dx + i, through_statistics(dz, centred, columns.mean_dz, columns.slope) * columns.scale, past_caches);
   }
 
   static void run(const Run<Storage>& r) {
-    const ParkedLoop loop(r);
-    int64_t i = 0;
-    for (; i + V::size <= r.count; i += V::size) loop.step(i, Access<true>{});
-    if (i < r.count) loop.step(i, Access<false>{static_cast<int>(r.count - i)});
+    ParkedLoop loop(r);
+    walk<along>(r, loop);
   }
 };
 
 // x from y, which stands in x's place; the column of the scale holds its reciprocal.
 template <class Activation, class Storage, bool along> struct InverseLoop {
   using V = Vector<typename Compute<Storage>::type>;
+  Inputs<Activation, Storage, along> inputs;
 
-  template <bool whole> FL_HD static void step(const Inputs<Activation, Storage, along>& inputs, int64_t i, Access<whole> access) {
-    V arguments[max_arguments];
-    inputs.read_arguments(i, access, arguments);
-    V z = Activation::inverse(access.template stream<V>(inputs.x + i), arguments);
+  template <bool whole> FL_HD void enter(int j, int64_t lane, Access<whole> access) { inputs.enter(j, lane, access); }
+  template <bool whole> FL_HD void leave(int, int64_t, Access<whole>) {}
+  template <bool whole> FL_HD void step(int j, int64_t i, Access<whole> access) {
+    const auto& columns = inputs.columns_of(j);
+    V z = Activation::inverse(access.template stream<V>(inputs.x + i), inputs.arguments(j, i));
     if (inputs.residual) z -= access.template stream<V>(inputs.residual + i);
-    access.write(inputs.run.y + i,
-                 inverse_affine_of(z, access.read(inputs.scale, i), access.read(inputs.mean, i), access.read(inputs.shift, i)));
+    access.write(inputs.run.y + i, inverse_affine_of(z, columns.scale, columns.mean, columns.shift));
   }
 
   static void run(const Run<Storage>& r) {
-    const Inputs<Activation, Storage, along> inputs(r);
-    int64_t i = 0;
-    for (; i + V::size <= r.count; i += V::size) step(inputs, i, Access<true>{});
-    if (i < r.count) step(inputs, i, Access<false>{static_cast<int>(r.count - i)});
+    InverseLoop loop{Inputs<Activation, Storage, along>(r)};
+    walk<along>(r, loop);
   }
 };
 
@@ -376,8 +314,8 @@ namespace {
 template <class Row, class Storage> constexpr ActivationLoops<Storage> loops_of() {
   using Activation = typename Chosen<Row, sizeof(Storage) == 2>::type;
   ActivationLoops<Storage> loops = {
-      {ForwardLoop<Activation, Storage, false>::run, ForwardLoop<Activation, Storage, true>::run},
-      {BackwardLoop<Activation, Storage, false>::run, BackwardLoop<Activation, Storage, true>::run},
+      {run_forward<Activation, Storage, false>, run_forward<Activation, Storage, true>},
+      {run_backward<Activation, Storage, false>, run_backward<Activation, Storage, true>},
       {nullptr, nullptr},
       {nullptr, nullptr},
       Activation::learnables,
@@ -386,8 +324,8 @@ template <class Row, class Storage> constexpr ActivationLoops<Storage> loops_of(
       Activation::constant,
   };
   if constexpr (Activation::from_output) {
-    loops.backward_from_output[0] = BackwardLoop<FromOutputOf<Activation>, Storage, false>::run;
-    loops.backward_from_output[1] = BackwardLoop<FromOutputOf<Activation>, Storage, true>::run;
+    loops.backward_from_output[0] = run_backward<FromOutputOf<Activation>, Storage, false>;
+    loops.backward_from_output[1] = run_backward<FromOutputOf<Activation>, Storage, true>;
   }
   if constexpr (Activation::invertible) {
     loops.inverse[0] = InverseLoop<Activation, Storage, false>::run;

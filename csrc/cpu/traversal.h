@@ -1,7 +1,7 @@
 // In which order the elements of an (n, c, s) tensor are visited, and how a reduction is cut.
 //
-// Planar (s large): a run is at most `longest_run` elements of one row (sample, channel). Along (s small: channels_last and
-// matrices): a run crosses the channels of a group, of several samples when they are short. A *step* is one run of each channel
+// Planar (s large): a run is at most `longest_run` elements of one row (sample, channel). Along (s small: channels_last and matrices):
+// a run is rows across the channels of a group, a row several samples where one fills no cache lines. A *step* is one run of each channel
 // (planar) or of all channels (along) of a group; partial sums are folded into double every `fold` steps, and `chunk` steps are the
 // unit of a reduction. Both depend on the shape alone, so sums have the same bits for any number of threads.
 #pragma once
@@ -15,7 +15,12 @@
 namespace fastlayers::FL_CPU_CAPABILITY {
 
 constexpr int64_t longest_run = 2048;
+constexpr int64_t longest_row = 1024;       // along channels
+constexpr int64_t elements_per_run = 2048;  // along channels: with the next one's, x and dy stay in L1
+constexpr int64_t longest_sum = 128;        // a float of a run along channels is added to so often before it is folded into double
+constexpr int64_t line_elements = 32;       // of the smallest type
 constexpr int64_t elements_per_task = 1 << 15;  // below this, another thread costs more than it brings
+constexpr int64_t chunk_elements = 1 << 17;     // of a reduction along channels
 constexpr int64_t cached_bytes = 1 << 19;       // a slab of this size is still in L2 when it is visited again
 
 FL_HD int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -42,6 +47,7 @@ struct Geometry {
   bool along;
   int64_t blocks;  // planar: runs in one row
   int64_t repeat;  // along: samples in one run
+  int64_t period;  // along: elements in a row of a run, whose columns and sums are kept
   int64_t group;   // channels visited together
   int64_t steps, fold, chunk;
 
@@ -55,9 +61,9 @@ struct Geometry {
   FL_HD int64_t count(int64_t q0, int64_t q1) const { return elements_before(q1) - elements_before(q0); }
   // Units of (chunk, group) that make a task worth a thread.
   FL_HD int64_t grain() const { return larger(1, elements_per_task * groups() * chunks() / larger(1, numel())); }
-  // The longest run along channels, and how far apart rows of that length are kept.
-  FL_HD int64_t row() const { return group * s * repeat; }
-  FL_HD int64_t padded_row() const { return divide_up(row(), sum_lanes) * sum_lanes; }
+  // Elements of the longest run along channels, and how far apart the columns and sums of its rows are kept.
+  FL_HD int64_t run() const { return group * s * repeat; }
+  FL_HD int64_t padded_row() const { return divide_up(period, sum_lanes) * sum_lanes; }
 
  private:
   FL_HD int64_t elements_before(int64_t q) const {
@@ -66,26 +72,32 @@ struct Geometry {
   }
 };
 
-// How many samples of `period` elements one run takes: enough for a long loop, and whole vectors where that is cheap.
-FL_HD int64_t samples_per_run(int64_t n, int64_t period) {
-  int64_t aligned = sum_lanes;  // the least number of samples whose elements are a multiple of 16
-  while (aligned > 1 && period * (aligned / 2) % sum_lanes == 0) aligned /= 2;
-  const int64_t unit = aligned * period <= longest_run / 2 ? aligned : 1;
-  return clamped(divide_up(longest_run / 4, unit * period) * unit, 1, n);
+// Sets repeat, period and fold of runs along channels: rows are whole cache lines of any type where that takes few samples.
+FL_HD void set_rows(Geometry& g) {
+  const int64_t elements = g.group * g.s;
+  int64_t samples = line_elements;
+  while (samples > 1 && elements * (samples / 2) % line_elements == 0) samples /= 2;
+  if (samples * elements > longest_row) samples = 1;
+  const int64_t rows = larger(1, elements_per_run / (samples * elements));
+  g.repeat = clamped(rows * samples, 1, g.n);
+  g.period = smaller(samples, g.n) * elements;
+  g.fold = larger(1, longest_sum / rows);
 }
 
 // The traversal of a reduction over n and s.
 FL_HD Geometry reduction_geometry(int64_t n, int64_t c, int64_t s, int64_t element_bytes) {
-  Geometry g = {n, c, s, s < 64 && (s == 1 || n >= 8) && c > 1, 1, 1, 1, 0, 1, 1};
+  Geometry g = {n, c, s, s < 64 && (s == 1 || n >= 8) && c > 1, 1, 1, 0, 1, 0, 1, 1};
   if (g.along) {
     const bool small = s == 1 && n * c <= 4 * longest_run;  // columns are read in place, which beats longer runs over copies of them
-    g.repeat = c * s <= longest_run / 2 && !small ? samples_per_run(n, c * s) : 1;
     g.group = c * s <= longest_run ? c : larger(1, longest_run / 2 / (sum_lanes * s) * sum_lanes);
+    g.period = g.group * s;
+    g.fold = small ? 16 : longest_sum;
+    if (c * s <= longest_run / 2 && !small) set_rows(g);
     g.steps = divide_up(n, g.repeat);
-    g.fold = small ? 16 : 128;  // values that one float sums; longer runs spread a channel over several
-    g.chunk = 256;
+    g.chunk = g.repeat == 1 ? 256 : g.fold * larger(1, chunk_elements / (g.fold * g.run()));
     if (g.repeat == 1 && g.chunks() == 1) {  // few rows: groups are what threads can share
       g.group = clamped(elements_per_task / 2 / (n * s) / sum_lanes * sum_lanes, smaller(g.group, 256), g.group);
+      g.period = g.group * s;
     }
   } else {
     g.blocks = larger(1, divide_up(s, longest_run));
@@ -105,7 +117,7 @@ FL_HD Geometry plain_geometry(int64_t n, int64_t c, int64_t s) {
   Geometry g = reduction_geometry(n, c, s, 1);
   const int64_t wanted = elements_per_task / 2;
   if (g.along) {
-    g.chunk = larger(1, wanted / g.row());
+    g.chunk = larger(1, wanted / g.run());
   } else if (c == 1 && n == 1) {
     g.chunk = wanted / longest_run;
   } else {

@@ -1,0 +1,158 @@
+// What a run is, how its elements are read and written, and in which order its loops visit them.
+//
+// A run is either of one channel (`uniform`) or rows that cross channels (`along`), visited strip by strip of a cache line's width, down
+// the rows: either way a channel's values and sums are held in registers.
+#pragma once
+
+#include "../common/activations.h"
+#include "memory.h"
+
+namespace fastlayers::FL_CPU_CAPABILITY {
+
+constexpr int sum_lanes = 16;
+constexpr int64_t prefetch_bytes = 2048;  // tensors are fetched this far ahead: the loops keep the processor too busy to see as far itself
+
+FL_HD int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+FL_HD int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
+
+// Values of a parameter: those of channel or element i are at values + i * step, step 0 or 1. Sixteen may be read where step is 0.
+template <class T> struct Column {
+  const T* values;
+  int64_t step;
+
+  FL_HD Column from(int64_t i) const { return {values + i * step, step}; }
+};
+
+// The columns of a run, and the sums that backward gathers, in the order they are kept.
+enum ColumnName { column_mean, column_scale, column_shift, column_mean_dz, column_slope, column_arguments };
+constexpr int column_count = column_arguments + max_arguments;
+enum Sum { sum_dz, sum_dz_centred, sum_first_parameter };
+
+template <class Storage> struct Run {
+  using T = typename Compute<Storage>::type;
+
+  int64_t count, rows, stride;  // along: `rows` rows of `count` elements, `stride` apart
+  const Storage *x, *dy, *residual, *residual_after;  // the residuals may be null
+  Storage *y, *dx, *dresidual;       // dx and dresidual may be null
+  T* parked;                         // dz for a second visit of the same elements, or null
+  const uint16_t* numbers;           // of the run's elements, or null for no dropout
+  const uint16_t* uniform_numbers;   // for a random activation
+  int32_t threshold;
+  T keep_scale, keep_shift, drop_value;
+  bool past_caches;  // whether results are so large that they leave the caches before anyone reads them
+  bool shifts;  // whether keep_shift or drop_value is anything but 0
+  bool affine, corrected;  // whether mean, scale, shift are anything but 0, 1, 0; whether mean_dz and slope are anything but 0
+  int repeats;             // how many of each learnable parameter there are
+  Column<T> columns[column_count];
+  T* sums;  // sum k is at sums + k * sums_step: 16 partial ones (uniform) or one per element of a row (along). Null: none wanted
+  int64_t sums_step;
+};
+
+namespace {
+
+// Loads and stores of V::size elements, or of the first `count` where the run ends inside the vector.
+template <bool whole> struct Access {
+  int count = 0;
+  int64_t ahead = prefetch_bytes;  // how far ahead tensors are fetched
+
+  template <class V, class Storage> FL_HD V read(const Storage* address) const {
+    if constexpr (whole) return load<V>(address);
+    else return load<V>(address, count);
+  }
+  // read from a tensor that the loop walks through.
+  template <class V, class Storage> FL_HD V stream(const Storage* address) const {
+    if constexpr (whole) __builtin_prefetch(reinterpret_cast<const char*>(address) + ahead);
+    return read<V>(address);
+  }
+  template <class V, class Storage> FL_HD void write(Storage* address, V value) const {
+    if constexpr (whole) store(address, value);
+    else store(address, value, count);
+  }
+  // write of a result. past_caches asks for an address that is a multiple of what is written.
+  template <class V, class Storage> FL_HD void write(Storage* address, V value, bool past_caches) const {
+    if constexpr (whole) {
+      if (past_caches) return store_past_caches(address, value);
+    }
+    write(address, value);
+  }
+  // Of a column beside a run of one channel, or beside element `lane` and those after it.
+  template <class V, bool along> FL_HD V column(const Column<typename V::Scalar>& column, int64_t lane) const {
+    if constexpr (along) return read<V>(column.values + (lane & -column.step));
+    else return V(*column.values);
+  }
+  // What may be added to a sum: nothing for lanes past the end.
+  template <class V> FL_HD V counted(V value) const {
+    if constexpr (whole) return value;
+    else return select(first_lanes<typename V::Scalar>(count), value, V(static_cast<typename V::Scalar>(0)));
+  }
+};
+
+// Whether vectors from this address on can be written past the caches.
+template <class V, class Storage> FL_HD bool aligned(const Storage* address) {
+  return reinterpret_cast<uintptr_t>(address) % (V::size * sizeof(Storage)) == 0;
+}
+
+// Vectors that make up a strip of a run along channels: a cache line, for lines that are written past the caches to be written whole.
+template <class Storage> constexpr int strip_vectors = 64 / sizeof(Storage) / Vector<typename Compute<Storage>::type>::size;
+
+// body(j) for j < count, which is `most` where the loop is unrolled.
+template <int most, bool unrolled, class Body> FL_HD void for_each_vector(int count, Body body) {
+  if constexpr (unrolled) {
+#pragma GCC unroll 2
+    for (int j = 0; j < most; ++j) body(j);
+  } else {
+#pragma GCC unroll 1
+    for (int j = 0; j < count; ++j) body(j);
+  }
+}
+
+// Carries a loop over a run along channels, strip by strip, down the rows: loop.enter takes a strip's columns, step an element's vector,
+// leave what has been gathered. Tensors are fetched one run ahead, in the order of memory: the strided order alone is half as fast.
+template <class Storage, class Loop> FL_HD void walk_rows(const Run<Storage>& r, Loop& loop) {
+  constexpr int size = Vector<typename Compute<Storage>::type>::size, most = strip_vectors<Storage>;
+  constexpr bool unrolled = most <= 2;
+  constexpr int64_t least = unrolled ? most : 1, element = sizeof(Storage), line = most * size * element;
+  int64_t lane = 0, fetched = larger(r.rows * r.stride * element, prefetch_bytes);
+  while (lane + least * size <= r.count) {
+    const int vectors = static_cast<int>(smaller(most, (r.count - lane) / size));
+    for_each_vector<most, unrolled>(vectors, [&](int j) __attribute__((always_inline)) { loop.enter(j, lane + j * size, Access<true>{}); });
+    int64_t i = lane;
+    for (int64_t row = 0; row < r.rows; ++row, i += r.stride, fetched += line) {
+      const Access<true> access{0, fetched - i * element};
+      for_each_vector<most, unrolled>(vectors, [&](int j) __attribute__((always_inline)) { loop.step(j, i + j * size, access); });
+    }
+    for_each_vector<most, unrolled>(vectors, [&](int j) __attribute__((always_inline)) { loop.leave(j, lane + j * size, Access<true>{}); });
+    lane += vectors * size;
+  }
+  for (; lane < r.count; lane += size) {
+    const Access<false> access{static_cast<int>(smaller(size, r.count - lane))};
+    loop.enter(0, lane, access);
+    for (int64_t row = 0; row < r.rows; ++row) loop.step(0, lane + row * r.stride, access);
+    loop.leave(0, lane, access);
+  }
+}
+
+// Over a uniform run, in which nothing is gathered.
+template <class Storage, class Loop> FL_HD void walk_uniform(const Run<Storage>& r, Loop& loop) {
+  constexpr int size = Vector<typename Compute<Storage>::type>::size;
+  int64_t i = 0;
+  loop.enter(0, 0, Access<true>{});
+  for (; i + size <= r.count; i += size) loop.step(0, i, Access<true>{});
+  if (i < r.count) loop.step(0, i, Access<false>{static_cast<int>(r.count - i)});
+}
+
+template <bool along, class Storage, class Loop> FL_HD void walk(const Run<Storage>& r, Loop& loop) {
+  if constexpr (along) walk_rows(r, loop);
+  else walk_uniform(r, loop);
+}
+
+// Whether what the run writes at this address can go past the caches: whole vectors, of whole lines.
+template <bool along, class Storage> FL_HD bool can_pass_caches(const Run<Storage>& r, const Storage* address) {
+  constexpr int vector_bytes = Vector<typename Compute<Storage>::type>::size * sizeof(Storage);
+  if (!r.past_caches) return false;
+  if (along && r.rows > 1 && (r.stride * sizeof(Storage) % 64 || reinterpret_cast<uintptr_t>(address) % 64)) return false;
+  return reinterpret_cast<uintptr_t>(address) % vector_bytes == 0;
+}
+
+}  // namespace
+}  // namespace fastlayers::FL_CPU_CAPABILITY
