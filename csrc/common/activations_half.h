@@ -112,6 +112,16 @@ template <> struct ForHalfTypes<quick_gelu> {
   };
 };
 
+template <> struct ForHalfTypes<rrelu> {
+  struct type : rrelu {
+    template <class T> FL_HD static T forward(T x, const T* p) { return select(x > T(0), x, slope(p) * x); }
+    template <class T> FL_HD static T derivative(T x, const T* p, T*) { return select(x > T(0), T(1), slope(p)); }
+
+   private:
+    template <class T> FL_HD static T slope(const T* p) { return multiply_add(p[1], p[2], p[0]); }
+  };
+};
+
 template <> struct ForHalfTypes<elu> {
   struct type : elu {
     template <class T> FL_HD static T forward(T x, const T* p) { return select(x > T(0), x, p[0] * math::rough_expm1(x)); }

@@ -18,7 +18,7 @@ template <class T> struct Arguments {
   Walk walk;
   bool affine, shifts;     // whether mean, scale, weight or shift is given or a gradient of theirs asked for; keep_shift or drop_value is not 0
   bool wide;               // whether per-channel values can be read in whole vectors
-  uint32_t threshold;      // of 16 bits; where nothing is kept, kept values become what dropped ones do
+  uint32_t threshold;      // of 16 bits, the upper ones; where nothing is kept, kept values become what dropped ones do
   T keep_scale, keep_shift, drop_value;
   T constants[most_constants];
 };
@@ -174,7 +174,7 @@ __global__ void __launch_bounds__(most_threads) backward_kernel(const __grid_con
   Cursor<width, along> cursor(a.walk);
   const Inputs<Activation, Storage, width, along> inputs(a, cursor);
   typename Inputs<Activation, Storage, width, along>::Channel mean_dz, slope;
-  if (a.g.mean_dz) {
+  if (!sums && a.g.mean_dz) {
     mean_dz = cursor.template per_channel<T>(a.g.mean_dz, a.wide);
     slope = cursor.template per_channel<T>(a.g.slope, a.wide);
   }
@@ -185,12 +185,12 @@ __global__ void __launch_bounds__(most_threads) backward_kernel(const __grid_con
     T all_slopes[Activation::parameters ? Activation::parameters : 1][width];
     if (sums || !Activation::constant_derivative || a.g.mean_dz) inputs.pre_activation(place, centred, z);
     load<width, Storage>(a.g.dy, place, gradient);
+    const Numbers<width> drawn = inputs.activation_numbers(place);
     if (a.e.dropout) {
       const Numbers<width> numbers = cursor.dropout_numbers(place, inputs.keys);
 #pragma unroll
       for (int j = 0; j < width; ++j) gradient[j] *= numbers.reaches(j, a.threshold) ? a.keep_scale : T(0);
     }
-    const Numbers<width> drawn = inputs.activation_numbers(place);
 #pragma unroll
     for (int j = 0; j < width; ++j) {
       inputs.arguments_of(j, drawn, values);
@@ -209,10 +209,16 @@ __global__ void __launch_bounds__(most_threads) backward_kernel(const __grid_con
 #pragma unroll
       for (int k = 0; k < Activation::parameters; ++k) totals[sum_first_parameter + k].add_products(gradient, all_slopes[k]);
     }
-    if (sums || a.g.dresidual || !a.g.mean_dz) {
+    if (!sums && a.g.mean_dz) {  // batch norm's second sweep
 #pragma unroll
-      for (int j = 0; j < width; ++j) dz[j] = gradient[j] * derivative[j];
+      for (int j = 0; j < width; ++j) {
+        dz[j] = through_statistics(gradient[j], derivative[j], centred[j], mean_dz[j], slope[j]) * inputs.scale[j];
+      }
+      store<Storage>(a.g.dx, place, dz);
+      continue;
     }
+#pragma unroll
+    for (int j = 0; j < width; ++j) dz[j] = gradient[j] * derivative[j];
     if (a.g.dresidual) store<Storage>(a.g.dresidual, place, dz);
     if constexpr (sums) {
       if (a.affine) {
@@ -221,12 +227,7 @@ __global__ void __launch_bounds__(most_threads) backward_kernel(const __grid_con
       }
     }
     if (a.g.dx) {
-      if (a.g.mean_dz) {
-#pragma unroll
-        for (int j = 0; j < width; ++j) {
-          dz[j] = through_statistics(gradient[j], derivative[j], centred[j], mean_dz[j], slope[j]) * inputs.scale[j];
-        }
-      } else if (a.affine) {
+      if (a.affine) {
 #pragma unroll
         for (int j = 0; j < width; ++j) dz[j] *= inputs.scale[j];
       }
@@ -234,8 +235,8 @@ __global__ void __launch_bounds__(most_threads) backward_kernel(const __grid_con
     }
   }
   if constexpr (sums) {
-    const int64_t step = static_cast<int64_t>(a.walk.chunks) * a.walk.sums();
-    store_sums(cursor, a.walk, a.partials + static_cast<int64_t>(cursor.chunk()) * a.walk.sums(), step, totals);
+    const int64_t step = static_cast<int64_t>(a.walk.chunks) * a.walk.sums;
+    store_sums(cursor, a.walk, a.partials + static_cast<int64_t>(cursor.chunk()) * a.walk.sums, step, totals);
   }
 }
 

@@ -136,8 +136,9 @@ __device__ __forceinline__ void store_sums(const Cursor<width, true>& cursor, co
   const int first = (cursor.column() - static_cast<int>(threadIdx.x) % walk.lanes) * width;
   for (int i = threadIdx.x; i < count * columns; i += blockDim.x) {
     const int k = i >> bits, column = i & (columns - 1);
-    T total = shared[k][column];
-    for (int other = column + columns; other < values; other += columns) total += shared[k][other];
+    T total = 0;
+#pragma unroll 4
+    for (int other = column; other < values; other += columns) total += shared[k][other];
     if (first + column < walk.columns * width) sums[k * step + first + column] = total;
   }
 }
