@@ -118,6 +118,11 @@ FL_HD bool any(Mask<float> mask) {
 #endif
 }
 
+// Whether any number is above or below a bound, or farther than that from 0.
+FL_HD bool any_above(Vector<float> x, float bound) { return any(x > Vector<float>(bound)); }
+FL_HD bool any_below(Vector<float> x, float bound) { return any(x < Vector<float>(bound)); }
+FL_HD bool any_beyond(Vector<float> x, float bound) { return any(absolute(x) > Vector<float>(bound)); }
+
 // The bits of a float as an integer, and back.
 FL_HD Vector<int32_t> float_as_int(Vector<float> x) { return {reinterpret_cast<Vector<int32_t>::Lanes>(x.lanes)}; }
 FL_HD Vector<float> int_as_float(Vector<int32_t> x) { return {reinterpret_cast<Vector<float>::Lanes>(x.lanes)}; }

@@ -54,7 +54,7 @@ template <class Storage> Arguments<typename Compute<Storage>::type> arguments_of
 template <class Storage, class... Pointers> Plan plan_of(const Epilogue& e, bool per_channel, bool sums, Pointers... tensors) {
   const Sizes sizes = walked(sizes_of(e), per_channel);
   const int width = kernels_for<Storage>(e).widths[walks_along(sizes)];
-  return plan(sizes, width, aligned(width * sizeof(Storage), e.x, e.residual, tensors...), sums);
+  return plan(sizes, width, aligned(width * sizeof(Storage), e.x, e.residual, tensors...), sums, full_width<Storage>);
 }
 
 // How backward walks, and the sums it leaves behind.

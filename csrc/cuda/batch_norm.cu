@@ -119,10 +119,8 @@ finish_statistics_kernel(const T* partials, int64_t rows, int channels, const __
   targets.running_var[channel] = static_cast<T>(moved(targets.running_var[channel], moments.m2 / (count - 1), rate));
 }
 
-template <class Storage> constexpr int full_width = 16 / sizeof(Storage);
-
 template <class Storage> Plan statistics_plan(const Epilogue& e) {
-  return plan({e.n, e.c, e.s, 0}, full_width<Storage>, aligned(16, e.x), true);
+  return plan({e.n, e.c, e.s, 0}, full_width<Storage>, aligned(16, e.x), true, full_width<Storage>);
 }
 
 int64_t statistics_of(const Plan& p) { return int64_t(p.walk.chunks) * p.walk.sums; }

@@ -3,6 +3,7 @@
 
 #include "layers.h"
 #include "../common/moments.h"
+#include "lanes.cuh"
 #include "reductions.cuh"
 
 namespace fastlayers::cuda {
@@ -68,9 +69,8 @@ template <class Activation, class Storage, int width, bool along> struct Inputs 
       if (e.weight) multiply(scale, cursor.template per_channel<T>(e.weight, a.wide));
       shift = given_or(e.shift, T(-0.0));
     }
-    if (Activation::parameters && a.e.parameter_count == 1) read_parameters<true>(true);
-    else if (a.wide) read_parameters<false>(true);
-    else read_parameters<false>(false);
+    if (Activation::repeats == 1 || a.e.repeats == Activation::repeats) read_parameters<true>();
+    else read_parameters<false>();
     if (e.seed) keys = PhiloxKeys(*e.seed);
   }
 
@@ -78,15 +78,24 @@ template <class Activation, class Storage, int width, bool along> struct Inputs 
     return values ? cursor.template per_channel<T>(values, a.wide) : cursor.everywhere(otherwise);
   }
 
+  // all: every repeat is given.
+  template <bool all> __device__ __forceinline__ void read_parameters() {
+    if (Activation::parameters && a.e.parameter_count == 1) read_parameters<all, true>(true);
+    else if (!along || a.wide) read_parameters<all, false>(true);
+    else read_parameters<all, false>(false);
+  }
   // Repeats that are not given are 0, which is nothing. shared: a parameter is one number for all channels.
-  template <bool shared> __device__ __forceinline__ void read_parameters(bool wide) {
+  template <bool all, bool shared> __device__ __forceinline__ void read_parameters(bool wide) {
+    const T* source = static_cast<const T*>(a.e.parameters);
 #pragma unroll
     for (int k = 0; k < Activation::parameters; ++k) {
-      const int repeat = k % Activation::repeats;
-      const T* const source = static_cast<const T*>(a.e.parameters) + (k / Activation::repeats * a.e.repeats + repeat) * a.e.parameter_count;
-      if (Activation::repeats > 1 && repeat >= a.e.repeats) parameters[k] = cursor.everywhere(T(0));
-      else if constexpr (shared) parameters[k] = cursor.everywhere(*source);
+      if (!all && k % Activation::repeats >= a.e.repeats) {
+        parameters[k] = cursor.everywhere(T(0));
+        continue;
+      }
+      if constexpr (shared) parameters[k] = cursor.everywhere(*source);
       else parameters[k] = cursor.template per_channel<T>(source, wide);
+      source += a.e.parameter_count;
     }
   }
 
@@ -109,13 +118,15 @@ template <class Activation, class Storage, int width, bool along> struct Inputs 
     }
   }
 
-  // What the activation takes beside z for element j; numbers are those of a random one.
-  __device__ __forceinline__ void arguments_of(int j, const Numbers<width>& numbers, T* values) const {
+  // What the activation takes beside z from element j on; numbers are those of a random one.
+  template <class Value> __device__ __forceinline__ void arguments_of(int j, const Numbers<width>& numbers, Value* values) const {
 #pragma unroll
-    for (int k = 0; k < Activation::parameters; ++k) values[k] = parameters[k][j];
+    for (int k = 0; k < Activation::parameters; ++k) set_lanes(values[k], [&](int i) { return parameters[k][j + i]; });
 #pragma unroll
     for (int k = 0; k < Activation::constants; ++k) values[Activation::parameters + k] = a.constants[k];
-    if constexpr (Activation::random) values[Activation::parameters + Activation::constants] = numbers.template uniform<T>(j);
+    if constexpr (Activation::random) {
+      set_lanes(values[Activation::parameters + Activation::constants], [&](int i) { return numbers.template uniform<T>(j + i); });
+    }
   }
   __device__ __forceinline__ Numbers<width> activation_numbers(const Place& place) const {
     if constexpr (Activation::random) return numbers_at<width>(place.first, activation_stream, keys);
@@ -126,17 +137,23 @@ template <class Activation, class Storage, int width, bool along> struct Inputs 
 template <class Activation, class Storage, int width, bool along>
 __global__ void __launch_bounds__(most_threads) forward_kernel(const __grid_constant__ Arguments<typename Compute<Storage>::type> a) {
   using T = typename Compute<Storage>::type;
+  constexpr int taken = Activation::side_by_side ? width : 1;
+  using Value = std::conditional_t<Activation::side_by_side, Lanes<T, width>, T>;
   Cursor<width, along> cursor(a.walk);
   const Inputs<Activation, Storage, width, along> inputs(a, cursor);
   for (; cursor.more(); cursor.advance()) {
     const Place place = cursor.place();
-    T centred[width], z[width], values[max_arguments + 1];
+    T centred[width], z[width];
     inputs.pre_activation(place, centred, z);
     const Numbers<width> drawn = inputs.activation_numbers(place);
 #pragma unroll
-    for (int j = 0; j < width; ++j) {
+    for (int j = 0; j < width; j += taken) {
+      Value point, values[max_arguments + 1];
+      set_lanes(point, [&](int i) { return z[j + i]; });
       inputs.arguments_of(j, drawn, values);
-      z[j] = Activation::value(z[j], values);
+      point = Activation::value(point, values);
+#pragma unroll
+      for (int i = 0; i < taken; ++i) z[j + i] = lane_of(point, i);
     }
     if (a.e.dropout) {
       const Numbers<width> numbers = cursor.dropout_numbers(place, inputs.keys);
@@ -170,7 +187,8 @@ template <int width, class T> __device__ __forceinline__ void leave_out(const Pl
 template <class Activation, class Storage, int width, bool along, bool sums>
 __global__ void __launch_bounds__(most_threads) backward_kernel(const __grid_constant__ Arguments<typename Compute<Storage>::type> a) {
   using T = typename Compute<Storage>::type;
-  constexpr int sum_count = sum_first_parameter + Activation::parameters;
+  constexpr int sum_count = sum_first_parameter + Activation::parameters, taken = Activation::derives_side_by_side ? width : 1;
+  using Value = std::conditional_t<Activation::derives_side_by_side, Lanes<T, width>, T>;
   Cursor<width, along> cursor(a.walk);
   const Inputs<Activation, Storage, width, along> inputs(a, cursor);
   typename Inputs<Activation, Storage, width, along>::Channel mean_dz, slope;
@@ -181,7 +199,7 @@ __global__ void __launch_bounds__(most_threads) backward_kernel(const __grid_con
   Sum<T, width, along> totals[sum_count];
   for (; cursor.more(); cursor.advance()) {
     const Place place = cursor.place();
-    T centred[width], z[width], gradient[width], derivative[width], dz[width], values[max_arguments + 1], slopes[max_learnables];
+    T centred[width], z[width], gradient[width], derivative[width], dz[width];
     T all_slopes[Activation::parameters ? Activation::parameters : 1][width];
     if (sums || !Activation::constant_derivative || a.g.mean_dz) inputs.pre_activation(place, centred, z);
     load<width, Storage>(a.g.dy, place, gradient);
@@ -192,11 +210,17 @@ __global__ void __launch_bounds__(most_threads) backward_kernel(const __grid_con
       for (int j = 0; j < width; ++j) gradient[j] *= numbers.reaches(j, a.threshold) ? a.keep_scale : T(0);
     }
 #pragma unroll
-    for (int j = 0; j < width; ++j) {
+    for (int j = 0; j < width; j += taken) {
+      Value point, values[max_arguments + 1], slopes[max_learnables];
+      set_lanes(point, [&](int i) { return z[j + i]; });
       inputs.arguments_of(j, drawn, values);
-      derivative[j] = Activation::slope(z[j], values, slopes);
+      const Value slope_there = Activation::slope(point, values, slopes);
 #pragma unroll
-      for (int k = 0; k < Activation::parameters; ++k) all_slopes[k][j] = slopes[k];
+      for (int i = 0; i < taken; ++i) {
+        derivative[j + i] = lane_of(slope_there, i);
+#pragma unroll
+        for (int k = 0; k < Activation::parameters; ++k) all_slopes[k][j + i] = lane_of(slopes[k], i);
+      }
     }
     if constexpr (sums) {
       if constexpr (!Activation::everywhere) {  // it may have no slope at the 0 that stands for elements which are not there
@@ -261,9 +285,11 @@ __global__ void __launch_bounds__(most_threads) inverse_kernel(const __grid_cons
   }
 }
 
+template <class Storage> constexpr int full_width = 16 / sizeof(Storage);
+
 // Elements of a vector: 16 bytes, along fewer where a thread would need more per-channel values than it has registers.
 template <class Storage, class Activation, bool along>
-constexpr int width_of = along && Activation::learnables * Activation::most_repeats > 8 ? 2 : 16 / sizeof(Storage);
+constexpr int width_of = along && Activation::learnables * Activation::most_repeats > 8 ? 2 : full_width<Storage>;
 
 // Calls function(Repeated<...>) with the least compiled number of repeats that is enough.
 template <class Activation, class Function> void with_repeats(int repeats, Function function) {

@@ -13,7 +13,7 @@ namespace fastlayers::cuda {
 constexpr int64_t multiprocessors = 132;                // of the largest devices
 constexpr int64_t most_blocks = 8 * multiprocessors;    // of a reduction over a large tensor
 constexpr int64_t most_chunks = 1024;
-constexpr int64_t usual_steps = 8;                      // vectors that a thread takes
+constexpr int64_t usual_steps = 8;                      // vectors of 16 bytes that a thread takes
 constexpr int64_t most_vectors = int64_t(1) << 31;      // of a tensor, as an index counts them
 
 struct Launch {
@@ -117,7 +117,7 @@ constexpr Plan planar_plan(Sizes sizes, int width, bool aligned, bool sums) {
   return {w, {static_cast<unsigned>(w.chunks * c), static_cast<unsigned>(threads), 0, 1}};
 }
 
-constexpr Plan along_plan(Sizes sizes, int width, bool aligned) {
+constexpr Plan along_plan(Sizes sizes, int width, bool aligned, int full_width) {
   const auto [n, c, s, sample] = sizes;
   Walk w = {};
   w.along = true;
@@ -139,15 +139,15 @@ constexpr Plan along_plan(Sizes sizes, int width, bool aligned) {
   w.sums = w.columns * width;
   w.row_step = static_cast<int>(threads / lanes);
   w.first_step = static_cast<int64_t>(w.row_step) * w.sums;
-  set_chunks(w, w.row_step, w.column_blocks, usual_steps, true);
+  set_chunks(w, w.row_step, w.column_blocks, usual_steps * full_width / width, true);
   return {w, {static_cast<unsigned>(w.chunks) * w.column_blocks, static_cast<unsigned>(threads), 0, 1}};
 }
 
-// How to walk a tensor of these sizes by vectors of `width` elements. aligned: all tensors begin at whole vectors in memory; sums: each
-// block also sums over what it has seen.
+// How to walk a tensor of these sizes by vectors of `width` elements, of which 16 bytes hold `full_width`. aligned: all tensors begin at whole
+// vectors in memory; sums: each block also sums over what it has seen.
 constexpr bool walks_along(Sizes sizes) { return sizes.s == 1 && sizes.c > 1; }
-constexpr Plan plan(Sizes sizes, int width, bool aligned, bool sums) {
-  return walks_along(sizes) ? along_plan(sizes, width, aligned) : planar_plan(sizes, width, aligned, sums);
+constexpr Plan plan(Sizes sizes, int width, bool aligned, bool sums, int full_width) {
+  return walks_along(sizes) ? along_plan(sizes, width, aligned, full_width) : planar_plan(sizes, width, aligned, sums);
 }
 
 // The second stage of a reduction: a block for so many channels of each of `sums` sums.
