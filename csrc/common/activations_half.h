@@ -334,12 +334,22 @@ template <> struct ForHalfTypes<soft_exponential> {
                                    0.000171853884f);
       const T far = multiply_add(multiply_add(v - T(1), slope, T(1)) * scale, scale, T(1));
       dp[0] = select(absolute(v) < T(1), multiply_add(x, x * g, T(1)), far);
-      if (any(alpha < T(0))) {
+      if (any(alpha < T(0))) replace_left(x, alpha, slope, dp[0]);
+      return slope;
+    }
+
+   private:
+    // The derivatives where alpha < 0.
+    template <class T> FL_HD static void replace_left(T x, T alpha, T& slope, T& to_alpha) {
+      if constexpr (one_by_one<T>) {
+        for (int i = 0; i < T::size; ++i) {
+          if (alpha[i] < 0) replace_left(x[i], alpha[i], slope.lanes[i], to_alpha.lanes[i]);
+        }
+      } else {
         const Logarithm<T> left(x, alpha);
         slope = select(alpha < T(0), left.slope(), slope);
-        dp[0] = select(alpha < T(0), left.parameter_slope(), dp[0]);
+        to_alpha = select(alpha < T(0), left.parameter_slope(), to_alpha);
       }
-      return slope;
     }
   };
 };

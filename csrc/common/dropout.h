@@ -42,10 +42,9 @@ FL_HD uint32_t exclusive_or(uint32_t a, uint32_t b, uint32_t c) {
 #endif
 }
 
-// The keys of the rounds, and what the first round makes of a low key alone: the upper word of the product, already with the next key,
-// and the lower.
+// The keys of the rounds.
 struct PhiloxKeys {
-  uint32_t low[philox_rounds], high[philox_rounds], product_high, product_low;
+  uint32_t low[philox_rounds], high[philox_rounds];
 
   PhiloxKeys() = default;
   FL_HD explicit PhiloxKeys(uint64_t seed) {
@@ -53,8 +52,6 @@ struct PhiloxKeys {
       low[round] = static_cast<uint32_t>(seed) + static_cast<uint32_t>(round) * philox_weyl0;
       high[round] = static_cast<uint32_t>(seed >> 32) + static_cast<uint32_t>(round) * philox_weyl1;
     }
-    product_high = high_word(low[0], philox_multiplier0) ^ high[1];
-    product_low = philox_multiplier0 * low[0];
   }
 };
 
@@ -77,11 +74,12 @@ FL_HD PhiloxWords philox(uint64_t group, uint32_t stream, const PhiloxKeys& keys
   const uint32_t c1 = philox_multiplier1 * stream, c2 = high_word(static_cast<uint32_t>(group), philox_multiplier0) ^ keys.high[0];
   return philox_from(1, c0, c1, c2, philox_multiplier0 * static_cast<uint32_t>(group), keys);
 }
-// The same for groups below 2^32 and the first two streams: half of the first round is then one for all of them.
+// The same for groups below 2^32 and the first two streams: half of the first two rounds is then one for all of them.
 FL_HD PhiloxWords philox_of_few(uint32_t group, uint32_t stream, const PhiloxKeys& keys) {
-  const uint32_t c2 = high_word(group, philox_multiplier0) ^ keys.high[0], key = philox_multiplier1 * stream ^ keys.low[1];
-  return philox_from(2, high_word(c2, philox_multiplier1) ^ key, philox_multiplier1 * c2, philox_multiplier0 * group ^ keys.product_high,
-                     keys.product_low, keys);
+  const uint32_t c2 = high_word(group, philox_multiplier0) ^ keys.high[0];
+  const uint32_t low_key = philox_multiplier1 * stream ^ keys.low[1], high_key = high_word(keys.low[0], philox_multiplier0) ^ keys.high[1];
+  return philox_from(2, high_word(c2, philox_multiplier1) ^ low_key, philox_multiplier1 * c2, philox_multiplier0 * group ^ high_key,
+                     philox_multiplier0 * keys.low[0], keys);
 }
 FL_HD PhiloxWords philox(uint64_t group, uint32_t stream, uint64_t seed) { return philox(group, stream, PhiloxKeys(seed)); }
 

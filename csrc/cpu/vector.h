@@ -118,11 +118,6 @@ FL_HD bool any(Mask<float> mask) {
 #endif
 }
 
-// Whether any number is above or below a bound, or farther than that from 0.
-FL_HD bool any_above(Vector<float> x, float bound) { return any(x > Vector<float>(bound)); }
-FL_HD bool any_below(Vector<float> x, float bound) { return any(x < Vector<float>(bound)); }
-FL_HD bool any_beyond(Vector<float> x, float bound) { return any(absolute(x) > Vector<float>(bound)); }
-
 // The bits of a float as an integer, and back.
 FL_HD Vector<int32_t> float_as_int(Vector<float> x) { return {reinterpret_cast<Vector<int32_t>::Lanes>(x.lanes)}; }
 FL_HD Vector<float> int_as_float(Vector<int32_t> x) { return {reinterpret_cast<Vector<float>::Lanes>(x.lanes)}; }
@@ -144,6 +139,11 @@ FL_HD Vector<double> absolute(Vector<double> x) {
   const Bits magnitude = 0x7fffffffffffffff - Bits{};
   return {reinterpret_cast<Vector<double>::Lanes>(reinterpret_cast<Bits>(x.lanes) & magnitude)};
 }
+
+// Whether any number is above or below a bound, or farther than that from 0.
+FL_HD bool any_above(Vector<float> x, float bound) { return any(x > Vector<float>(bound)); }
+FL_HD bool any_below(Vector<float> x, float bound) { return any(x < Vector<float>(bound)); }
+FL_HD bool any_beyond(Vector<float> x, float bound) { return any(absolute(x) > Vector<float>(bound)); }
 
 // The larger and the smaller; b where either is NaN, as x86 has it.
 template <class Scalar> FL_HD Vector<Scalar> maximum(Vector<Scalar> a, Vector<Scalar> b) { return select(a > b, a, b); }

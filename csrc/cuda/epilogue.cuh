@@ -64,10 +64,16 @@ template <class Activation, class Storage, int width, bool along> struct Inputs 
   __device__ __forceinline__ Inputs(const Arguments<T>& arguments, const Cursor<width, along>& at) : a(arguments), cursor(at) {
     const Epilogue& e = a.e;
     if (a.affine) {
-      mean = given_or(e.mean, T(0));
-      scale = given_or(e.scale, T(1));
+      if (e.mean && e.scale && e.shift) {  // as batch norm has it
+        mean = cursor.template per_channel<T>(e.mean, a.wide);
+        scale = cursor.template per_channel<T>(e.scale, a.wide);
+        shift = cursor.template per_channel<T>(e.shift, a.wide);
+      } else {
+        mean = given_or(e.mean, T(0));
+        scale = given_or(e.scale, T(1));
+        shift = given_or(e.shift, T(-0.0));
+      }
       if (e.weight) multiply(scale, cursor.template per_channel<T>(e.weight, a.wide));
-      shift = given_or(e.shift, T(-0.0));
     }
     if (Activation::repeats == 1 || a.e.repeats == Activation::repeats) read_parameters<true>();
     else read_parameters<false>();

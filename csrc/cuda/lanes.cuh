@@ -84,6 +84,8 @@ __device__ __forceinline__ Lanes<float, count> negated_if_odd(const Lanes<float,
 }
 #undef FL_EACH
 
+template <class Scalar, int count> constexpr bool one_by_one<Lanes<Scalar, count>> = true;
+
 // Number i of those side by side, or the one there is; and a function of i for each.
 template <class T> __device__ __forceinline__ T lane_of(const T& x, int) { return x; }
 template <class T, int count> __device__ __forceinline__ T lane_of(const Lanes<T, count>& x, int i) { return x.lanes[i]; }
