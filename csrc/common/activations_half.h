@@ -112,6 +112,16 @@ template <> struct ForHalfTypes<quick_gelu> {
   };
 };
 
+template <> struct ForHalfTypes<rrelu> {
+  struct type : rrelu {
+    template <class T> FL_HD static T forward(T x, const T* p) { return select(x > T(0), x, slope(p) * x); }
+    template <class T> FL_HD static T derivative(T x, const T* p, T*) { return select(x > T(0), T(1), slope(p)); }
+
+   private:
+    template <class T> FL_HD static T slope(const T* p) { return multiply_add(p[1], p[2], p[0]); }
+  };
+};
+
 template <> struct ForHalfTypes<elu> {
   struct type : elu {
     template <class T> FL_HD static T forward(T x, const T* p) { return select(x > T(0), x, p[0] * math::rough_expm1(x)); }
@@ -221,11 +231,11 @@ template <> struct ForHalfTypes<srelu> {
 
 template <> struct ForHalfTypes<apl> {
   struct type : apl {
+    static constexpr bool side_by_side = true;
+
     template <class T> FL_HD static T forward(T x, const T* p, int hinges) {
-      const T near = math::at_least(x, bound);
-      T sum = math::at_least(near, 0);
-      for (int s = 0; s < hinges; ++s) sum = multiply_add(p[s], math::at_least(p[hinges + s] - near, 0), sum);
-      return any(x < T(bound)) ? beyond(x, sum, p, hinges) : sum;
+      if (any_below(x, bound)) return beyond(x, sum_of(math::at_least(x, bound), p, hinges), p, hinges);
+      return sum_of(x, p, hinges);
     }
     template <class T> FL_HD static T derivative(T x, const T* p, T* dp, int hinges) {
       T sum = select(x < T(0), T(0), T(1));
@@ -241,10 +251,15 @@ template <> struct ForHalfTypes<apl> {
    private:
     static constexpr float bound = -0x1p100f;
 
+    template <class T> FL_HD static T sum_of(T x, const T* p, int hinges) {
+      T sum = math::at_least(x, 0);
+      for (int s = 0; s < hinges; ++s) sum = multiply_add(p[s], math::at_least(p[hinges + s] - x, 0), sum);
+      return sum;
+    }
     // Left of the bound, where sums might overflow, the value there, so many times.
     template <class T> FL_HD static T beyond(T x, T sum, const T* p, int hinges) {
       T limit(0);
-      for (int s = 0; s < hinges; ++s) limit += select(p[s] == T(0), T(0), p[s] * T(infinity<T>));
+      for (int s = 0; s < hinges; ++s) limit += select(p[s] == T(0), T(0), p[s] * -x);  // where x is -infinity
       return select(x == T(-infinity<T>), limit, select(x < T(bound), sum * (x * T(1 / bound)), sum));
     }
   };
@@ -259,32 +274,44 @@ template <> struct ForHalfTypes<sinusoid> {
 
 template <> struct ForHalfTypes<sinc> {
   struct type : sinc {
+    static constexpr bool derives_side_by_side = true;
+
     template <class T> FL_HD static T forward(T x, const T*) {
       return select(absolute(x) < T(0x1p-20f), T(1), math::rough_quotient(math::rough_sine(x, 0), x));
     }
+    // Near 0 x times a polynomial of x^2 that has the first zero, at x^2 = 20.19, as a factor.
     template <class T> FL_HD static T derivative(T x, const T*, T*) {
-      const T magnitude = absolute(x), square = x * x, inverse = math::rough_quotient(T(1), x);
+      const T square = x * x;
+      const T near = x * (square - T(20.1907291f)) *
+                     math::polynomial(square, 0.0165092256f, -0.000833253667f, 1.76901994e-05f, -2.15347555e-07f, 1.70791414e-09f,
+                                      -9.08408505e-12f, 2.67408081e-14f);
+      if (!any_above(square, bound)) return near;
+      const T inverse = math::rough_quotient(T(1), x);
       const math::RoughAngle<T> angle(x);
-      const T far = negated_if_odd(multiply_add(-angle.sine, inverse, angle.cosine) * inverse, angle.parity);
-      const T near = x * math::polynomial(square, -0.333333343f, 0.0333333164f, -0.00119043211f, 2.20064176e-05f, -2.359549e-07f);
-      return select(magnitude < T(1.75f), near, select(magnitude == T(infinity<T>), T(0), far));
+      const T far = negated_if_odd((angle.cosine - angle.sine * inverse) * inverse, angle.parity);
+      return select(square > T(bound), select(absolute(x) == T(infinity<T>), T(0), far), near);
     }
+
+   private:
+    static constexpr float bound = 36.0f;  // of x^2
   };
 };
 
 // p: alpha. What the sine adds does not count where |alpha x| is huge.
 template <> struct ForHalfTypes<snake> {
   struct type : snake {
+    static constexpr bool derives_side_by_side = true;
+
     template <class T> FL_HD static T forward(T x, const T* p) {
       const T angle = p[0] * x, sine = math::rough_sine_near(math::HalfTurns<T, false>(angle).rest);
       return multiply_add(select(absolute(angle) < T(0x1p22f), sine * sine, T(0)), inverse(p[0]), x);
     }
-    // f' = (sin(u) + cos(u))^2 and df/dalpha = sin(u) (2 u cos(u) - sin(u)) / alpha^2, u = alpha x.
+    // f' = (sin(u) + cos(u))^2 and df/dalpha = q (2 x cos(u) - q), u = alpha x and q = sin(u) / alpha.
     template <class T> FL_HD static T derivative(T x, const T* p, T* dp) {
       const math::RoughAngle<T> angle(p[0], x);
-      const T u = p[0] * x, scale = inverse(p[0]), sum = angle.sine + angle.cosine;
-      const T to_alpha = angle.sine * scale * (multiply_add(u + u, angle.cosine, -angle.sine) * scale);
-      dp[0] = select(scale == T(0), x * x, to_alpha);
+      const T scale = inverse(p[0]), q = angle.sine * scale, sum = angle.sine + angle.cosine;
+      dp[0] = q * ((x + x) * angle.cosine - q);
+      if (any(scale == T(0))) dp[0] = select(scale == T(0), x * x, dp[0]);
       return sum * sum;
     }
 
@@ -297,20 +324,32 @@ template <> struct ForHalfTypes<snake> {
 // p: alpha. The derivatives for alpha >= 0; all else cancels and has to be exact.
 template <> struct ForHalfTypes<soft_exponential> {
   struct type : soft_exponential {
+    static constexpr bool derives_side_by_side = true;
+
     template <class T> FL_HD static T derivative(T x, const T* p, T* dp) {
       const T alpha = p[0], scale = T(1) / alpha;
-      const T v = math::at_most(math::at_least(alpha * select(alpha == T(0), math::finite(x), x), -150), 150);
+      const T v = alpha * math::within(x, T(150) / maximum(T(1e-36f), absolute(alpha)));
       T slope = math::rough_exponential(v);
-      const T g = math::polynomial(v, 0.49999997f, 0.333333403f, 0.125000566f, 0.0333327986f, 0.0069414773f, 0.00119137927f,
-                                   0.000178510774f, 2.18465739e-05f);
-      const T far = multiply_add(v - T(1), slope, T(1)) * scale * scale;
-      dp[0] = T(1) + select(absolute(v) < T(1), x * (x * g), far);
-      if (any(alpha < T(0))) {
+      const T g = math::polynomial(v, 0.500000179f, 0.333335459f, 0.124996938f, 0.0333150253f, 0.00695133954f, 0.0012285281f,
+                                   0.000171853884f);
+      const T far = multiply_add(multiply_add(v - T(1), slope, T(1)) * scale, scale, T(1));
+      dp[0] = select(absolute(v) < T(1), multiply_add(x, x * g, T(1)), far);
+      if (any(alpha < T(0))) replace_left(x, alpha, slope, dp[0]);
+      return slope;
+    }
+
+   private:
+    // The derivatives where alpha < 0.
+    template <class T> FL_HD static void replace_left(T x, T alpha, T& slope, T& to_alpha) {
+      if constexpr (one_by_one<T>) {
+        for (int i = 0; i < T::size; ++i) {
+          if (alpha[i] < 0) replace_left(x[i], alpha[i], slope.lanes[i], to_alpha.lanes[i]);
+        }
+      } else {
         const Logarithm<T> left(x, alpha);
         slope = select(alpha < T(0), left.slope(), slope);
-        dp[0] = select(alpha < T(0), left.parameter_slope(), dp[0]);
+        to_alpha = select(alpha < T(0), left.parameter_slope(), to_alpha);
       }
-      return slope;
     }
   };
 };

@@ -55,12 +55,9 @@ struct PhiloxKeys {
   }
 };
 
-FL_HD PhiloxWords philox(uint64_t group, uint32_t stream, const PhiloxKeys& keys) {
-  // The first round, of constants in part.
-  uint32_t c0 = static_cast<uint32_t>(static_cast<uint64_t>(philox_multiplier1) * stream >> 32) ^ static_cast<uint32_t>(group >> 32) ^ keys.low[0];
-  uint32_t c1 = philox_multiplier1 * stream, c2 = high_word(static_cast<uint32_t>(group), philox_multiplier0) ^ keys.high[0];
-  uint32_t c3 = philox_multiplier0 * static_cast<uint32_t>(group);
-  for (int round = 1; round < philox_rounds; ++round) {
+// From round `first` on.
+FL_HD PhiloxWords philox_from(int first, uint32_t c0, uint32_t c1, uint32_t c2, uint32_t c3, const PhiloxKeys& keys) {
+  for (int round = first; round < philox_rounds; ++round) {
     const uint32_t high0 = high_word(c0, philox_multiplier0), high1 = high_word(c2, philox_multiplier1);
     const uint32_t low0 = philox_multiplier0 * c0, low1 = philox_multiplier1 * c2;
     c0 = exclusive_or(high1, c1, keys.low[round]);
@@ -69,6 +66,20 @@ FL_HD PhiloxWords philox(uint64_t group, uint32_t stream, const PhiloxKeys& keys
     c3 = low0;
   }
   return {{c0, c1, c2, c3}};
+}
+
+FL_HD PhiloxWords philox(uint64_t group, uint32_t stream, const PhiloxKeys& keys) {
+  // The first round, of constants in part.
+  const uint32_t c0 = static_cast<uint32_t>(static_cast<uint64_t>(philox_multiplier1) * stream >> 32) ^ static_cast<uint32_t>(group >> 32) ^ keys.low[0];
+  const uint32_t c1 = philox_multiplier1 * stream, c2 = high_word(static_cast<uint32_t>(group), philox_multiplier0) ^ keys.high[0];
+  return philox_from(1, c0, c1, c2, philox_multiplier0 * static_cast<uint32_t>(group), keys);
+}
+// The same for groups below 2^32 and the first two streams: half of the first two rounds is then one for all of them.
+FL_HD PhiloxWords philox_of_few(uint32_t group, uint32_t stream, const PhiloxKeys& keys) {
+  const uint32_t c2 = high_word(group, philox_multiplier0) ^ keys.high[0];
+  const uint32_t low_key = philox_multiplier1 * stream ^ keys.low[1], high_key = high_word(keys.low[0], philox_multiplier0) ^ keys.high[1];
+  return philox_from(2, high_word(c2, philox_multiplier1) ^ low_key, philox_multiplier1 * c2, philox_multiplier0 * group ^ high_key,
+                     philox_multiplier0 * keys.low[0], keys);
 }
 FL_HD PhiloxWords philox(uint64_t group, uint32_t stream, uint64_t seed) { return philox(group, stream, PhiloxKeys(seed)); }
 

@@ -10,10 +10,12 @@
 #if defined(__CUDACC__)
 #define FL_HD __host__ __device__ __forceinline__
 #define FL_APART __host__ __device__ __noinline__
+#define FL_APART_FOR_VECTORS FL_HD  // whose lanes are registers
 #define FL_NAMESPACE cuda
 #else
 #define FL_HD inline __attribute__((always_inline))
 #define FL_APART __attribute__((noinline, cold))
+#define FL_APART_FOR_VECTORS FL_APART
 #ifndef FL_CPU_CAPABILITY
 #define FL_CPU_CAPABILITY host
 #endif

@@ -24,6 +24,9 @@ __device__ __forceinline__ float at_most(float x, float bound) {
   return smaller;
 }
 
+// x between -most and most; NaN where x is.
+__device__ __forceinline__ float within(float x, float most) { return at_least(at_most(x, most), -most); }
+
 // 2^(factor x), |factor x| <= 126.
 __device__ __forceinline__ float rough_power(float x, float factor) {
   float power;
@@ -45,10 +48,37 @@ __device__ __forceinline__ float rough_quotient(float a, float b) {
   return a * inverse;
 }
 
+// cos(r) for |r| <= pi / 2, with an absolute error of 7e-7.
+__device__ __forceinline__ float rough_cosine_near(float r) {
+  float cosine;
+  asm("cos.approx.ftz.f32 %0, %1;" : "=f"(cosine) : "f"(r));
+  return cosine;
+}
+
 __device__ __forceinline__ float rough_square_root(float x) {
   float root;
   asm("sqrt.approx.ftz.f32 %0, %1;" : "=f"(root) : "f"(x));
   return root;
+}
+
+// Of numbers side by side.
+template <class T> __device__ __forceinline__ T at_least(const T& x, float bound) {
+  return x.each([=](float lane) { return at_least(lane, bound); });
+}
+template <class T> __device__ __forceinline__ T within(const T& x, const T& most) {
+  T result;
+#pragma unroll
+  for (int i = 0; i < T::size; ++i) result.lanes[i] = within(x[i], most[i]);
+  return result;
+}
+template <class T> __device__ __forceinline__ T rough_exponential(const T& x) {
+  return x.each([](float lane) { return rough_exponential(lane); });
+}
+template <class T> __device__ __forceinline__ T rough_cosine_near(const T& r) {
+  return r.each([](float lane) { return rough_cosine_near(lane); });
+}
+template <class T> __device__ __forceinline__ T rough_quotient(const T& a, const T& b) {
+  return a * b.each([](float lane) { return rough_quotient(1.0f, lane); });
 }
 
 // exp(x) - 1 for any x.
@@ -67,6 +97,7 @@ __device__ __forceinline__ float rough_tanh(float x) {
 
 template <class T> FL_HD T at_least(T x, float bound) { return maximum(T(bound), x); }
 template <class T> FL_HD T at_most(T x, float bound) { return minimum(T(bound), x); }
+template <class T> FL_HD T within(T x, T most) { return maximum(-most, minimum(most, x)); }
 template <class T> FL_HD T rough_power(T x, float factor) {
   const T shifter = exponent_shifter<T>(0), shifted = multiply_add(x, T(factor), shifter);
   const T rest = multiply_add(x, T(factor), shifter - shifted);
@@ -78,6 +109,10 @@ template <class T> FL_HD T rough_exponential(T x, float factor = 1.0f) {
   return root * root;
 }
 template <class T> FL_HD T rough_quotient(T a, T b) { return a / b; }
+template <class T> FL_HD T rough_cosine_near(T r) {
+  const T square = r * r;
+  return multiply_add(square, multiply_add(square, polynomial(square, 0.0416654311f, -0.00138651382f, 2.33766132e-05f), T(-0.5f)), T(1.0f));
+}
 template <class T> FL_HD T rough_square_root(T x) { return square_root(x); }
 template <class T> FL_HD T rough_expm1(T x) { return expm1(x); }
 template <class T> FL_HD T rough_tanh(T x) { return tanh(x); }
@@ -154,14 +189,10 @@ template <class T, bool shifted> struct HalfTurns {
   }
 };
 
-// sin(r) and cos(r) for |r| <= pi / 2.
+// sin(r) for |r| <= pi / 2.
 template <class T> FL_HD T rough_sine_near(T r) {
   const T square = r * r;
   return multiply_add(r * square, polynomial(square, -0.166666597f, 0.00833306462f, -0.000198094742f, 2.60548131e-06f), r);
-}
-template <class T> FL_HD T rough_cosine_near(T r) {
-  const T square = r * r;
-  return multiply_add(square, multiply_add(square, polynomial(square, 0.0416654311f, -0.00138651382f, 2.33766132e-05f), T(-0.5f)), T(1.0f));
 }
 
 // In place of `value` where |x| > largest_reduced: the sine or cosine of x, and at infinity `limit`.
@@ -193,16 +224,19 @@ template <class T> struct RoughAngle {
   T sine, cosine;
   decltype(float_as_int(T())) parity;
 
-  FL_HD explicit RoughAngle(T x) : RoughAngle(T(1.0f), x, x, HalfTurns<T, false>(x), T(-0.0f)) {}
-  FL_HD RoughAngle(T a, T x) : RoughAngle(a, x, a * x, HalfTurns<T, false>(a * x), multiply_subtract_once(a, x, a * x)) {}
-
- private:
-  FL_HD RoughAngle(T a, T x, T product, const HalfTurns<T, false>& angle, T low) : parity(angle.parity) {
-    const T rest = angle.rest + low;
+  FL_HD explicit RoughAngle(T x) : RoughAngle(T(1.0f), x) {}
+  FL_HD RoughAngle(T a, T x) {
+    const T shifter(12582912.0f), number = multiply_add(x, a * T(0.318309886f), shifter), turns = number - shifter;
+    parity = float_as_int(number);
+    // pi in two floats, the first so short that times it whole numbers up to 2^16 are exact
+    const T rest = multiply_add(turns, T(-9.67653590e-4f), multiply_add(a, x, turns * T(-3.140625f)));
     sine = rough_sine_near(rest);
     cosine = rough_cosine_near(rest);
-    if (any(absolute(product) > T(largest_reduced))) replace_far(a, x, parity, sine, cosine);
+    if (any_beyond(turns, most_turns)) replace_far(a, x, parity, sine, cosine);
   }
+
+ private:
+  static constexpr float most_turns = 41720.0f;  // largest_reduced is pi times one and a half more
 };
 
 }  // namespace math

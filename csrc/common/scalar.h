@@ -14,6 +14,14 @@ FL_HD int32_t select(bool mask, int32_t a, int32_t b) { return mask ? a : b; }
 
 FL_HD bool any(bool mask) { return mask; }
 
+// Whether a branch that is rarely taken takes the numbers of T one by one, lest all of them at once fill a GPU thread's registers.
+template <class T> constexpr bool one_by_one = false;
+
+// Whether any number is above or below a bound; and whether any is farther than that from 0, or may be, as where several are nearly so far.
+FL_HD bool any_above(float x, float bound) { return x > bound; }
+FL_HD bool any_below(float x, float bound) { return x < bound; }
+FL_HD bool any_beyond(float x, float bound) { return ::fabsf(x) > bound; }
+
 FL_HD float absolute(float x) { return ::fabsf(x); }
 FL_HD double absolute(double x) { return ::fabs(x); }
 

@@ -24,7 +24,7 @@ FL_HD void replace_far(float a, float x, int32_t& quadrant, float& sine, float& 
   sine = far.sine;
   cosine = far.cosine;
 }
-template <class T, class Bits> FL_APART void replace_far(T a, T x, Bits& quadrant, T& sine, T& cosine) {
+template <class T, class Bits> FL_APART_FOR_VECTORS void replace_far(T a, T x, Bits& quadrant, T& sine, T& cosine) {
   for (int i = 0; i < T::size; ++i) {
     int32_t lane_quadrant = quadrant.lanes[i];
     float lane_sine = sine[i], lane_cosine = cosine[i];

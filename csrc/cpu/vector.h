@@ -140,6 +140,11 @@ FL_HD Vector<double> absolute(Vector<double> x) {
   return {reinterpret_cast<Vector<double>::Lanes>(reinterpret_cast<Bits>(x.lanes) & magnitude)};
 }
 
+// Whether any number is above or below a bound, or farther than that from 0.
+FL_HD bool any_above(Vector<float> x, float bound) { return any(x > Vector<float>(bound)); }
+FL_HD bool any_below(Vector<float> x, float bound) { return any(x < Vector<float>(bound)); }
+FL_HD bool any_beyond(Vector<float> x, float bound) { return any(absolute(x) > Vector<float>(bound)); }
+
 // The larger and the smaller; b where either is NaN, as x86 has it.
 template <class Scalar> FL_HD Vector<Scalar> maximum(Vector<Scalar> a, Vector<Scalar> b) { return select(a > b, a, b); }
 template <class Scalar> FL_HD Vector<Scalar> minimum(Vector<Scalar> a, Vector<Scalar> b) { return select(a < b, a, b); }

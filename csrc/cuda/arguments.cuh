@@ -42,7 +42,7 @@ template <class Storage> Arguments<typename Compute<Storage>::type> arguments_of
   a.wide = e.c % kernels.widths[walk.along] == 0 && aligned(16, e.mean, e.scale, e.weight, e.shift, e.parameters, g.mean_dz, g.slope) &&
            (e.parameter_count == 1 || e.parameter_count * sizeof(T) % 16 == 0);
   const bool keeps = e.threshold < 65536;
-  a.threshold = keeps ? e.threshold : 0;
+  a.threshold = keeps ? static_cast<uint32_t>(e.threshold) << 16 : 0;
   a.keep_scale = static_cast<T>(keeps ? e.keep_scale : 0);
   a.keep_shift = static_cast<T>(keeps ? e.keep_shift : e.drop_value);
   a.drop_value = static_cast<T>(e.drop_value);
@@ -54,7 +54,7 @@ template <class Storage> Arguments<typename Compute<Storage>::type> arguments_of
 template <class Storage, class... Pointers> Plan plan_of(const Epilogue& e, bool per_channel, bool sums, Pointers... tensors) {
   const Sizes sizes = walked(sizes_of(e), per_channel);
   const int width = kernels_for<Storage>(e).widths[walks_along(sizes)];
-  return plan(sizes, width, aligned(width * sizeof(Storage), e.x, e.residual, tensors...), sums);
+  return plan(sizes, width, aligned(width * sizeof(Storage), e.x, e.residual, tensors...), sums, full_width<Storage>);
 }
 
 // How backward walks, and the sums it leaves behind.
@@ -70,7 +70,7 @@ template <class Storage> BackwardPlan backward_plan(const Epilogue& e, const Epi
           sums ? sum_first_parameter + kernels.learnables * repeats : 0, repeats};
 }
 
-inline int64_t partials_of(const BackwardPlan& p) { return int64_t(p.sum_count) * p.plan.walk.chunks * p.plan.walk.sums(); }
+inline int64_t partials_of(const BackwardPlan& p) { return int64_t(p.sum_count) * p.plan.walk.chunks * p.plan.walk.sums; }
 
 // The kernel that walks; nothing to do for an empty tensor.
 template <class Storage> void launch_backward_walk(const BackwardPlan& p, const Epilogue& e, const EpilogueGradients& g, void* partials, Stream stream) {
@@ -143,7 +143,7 @@ void launch_finish(const BackwardPlan& p, const Epilogue& e, const void* partial
   const int chunks = is_empty(e) ? 0 : walk.chunks;
   const Launch launch = finish_launch(walk.channels, p.sum_count);
   finish_kernel<T><<<dim3(launch.blocks, launch.second_blocks), launch.threads, launch.shared_bytes, stream>>>(
-      static_cast<const T*>(partials), chunks, walk.sums(), walk.channels, targets);
+      static_cast<const T*>(partials), chunks, walk.sums, walk.channels, targets);
 }
 
 }  // namespace fastlayers::cuda

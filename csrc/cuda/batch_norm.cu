@@ -64,8 +64,8 @@ statistics_kernel(const void* x, typename Compute<Storage>::type* partials, int6
   }
   sums.over_block(shared, walk);
   squares.over_block(shared, walk);
-  const int64_t step = static_cast<int64_t>(walk.chunks) * walk.sums();
-  T* const chunk = partials + static_cast<int64_t>(cursor.chunk()) * walk.sums();
+  const int64_t step = static_cast<int64_t>(walk.chunks) * walk.sums;
+  T* const chunk = partials + static_cast<int64_t>(cursor.chunk()) * walk.sums;
   store_sum(cursor, walk, chunk + partial_count * step, counted(cursor.rows()));
   store_sum(cursor, walk, chunk + partial_pivot * step, pivot);
   store_sum(cursor, walk, chunk + partial_sum * step, sums);
@@ -119,13 +119,11 @@ finish_statistics_kernel(const T* partials, int64_t rows, int channels, const __
   targets.running_var[channel] = static_cast<T>(moved(targets.running_var[channel], moments.m2 / (count - 1), rate));
 }
 
-template <class Storage> constexpr int full_width = 16 / sizeof(Storage);
-
 template <class Storage> Plan statistics_plan(const Epilogue& e) {
-  return plan({e.n, e.c, e.s, 0}, full_width<Storage>, aligned(16, e.x), true);
+  return plan({e.n, e.c, e.s, 0}, full_width<Storage>, aligned(16, e.x), true, full_width<Storage>);
 }
 
-int64_t statistics_of(const Plan& p) { return int64_t(p.walk.chunks) * p.walk.sums(); }
+int64_t statistics_of(const Plan& p) { return int64_t(p.walk.chunks) * p.walk.sums; }
 
 template <class Storage, class T>
 void launch_statistics(const Epilogue& e, int64_t* batches, const StatisticsTargets<T>& targets, void* workspace, Stream stream) {

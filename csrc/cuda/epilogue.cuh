@@ -3,6 +3,7 @@
 
 #include "layers.h"
 #include "../common/moments.h"
+#include "lanes.cuh"
 #include "reductions.cuh"
 
 namespace fastlayers::cuda {
@@ -18,7 +19,7 @@ template <class T> struct Arguments {
   Walk walk;
   bool affine, shifts;     // whether mean, scale, weight or shift is given or a gradient of theirs asked for; keep_shift or drop_value is not 0
   bool wide;               // whether per-channel values can be read in whole vectors
-  uint32_t threshold;      // of 16 bits; where nothing is kept, kept values become what dropped ones do
+  uint32_t threshold;      // of 16 bits, the upper ones; where nothing is kept, kept values become what dropped ones do
   T keep_scale, keep_shift, drop_value;
   T constants[most_constants];
 };
@@ -63,14 +64,19 @@ template <class Activation, class Storage, int width, bool along> struct Inputs 
   __device__ __forceinline__ Inputs(const Arguments<T>& arguments, const Cursor<width, along>& at) : a(arguments), cursor(at) {
     const Epilogue& e = a.e;
     if (a.affine) {
-      mean = given_or(e.mean, T(0));
-      scale = given_or(e.scale, T(1));
+      if (e.mean && e.scale && e.shift) {  // as batch norm has it
+        mean = cursor.template per_channel<T>(e.mean, a.wide);
+        scale = cursor.template per_channel<T>(e.scale, a.wide);
+        shift = cursor.template per_channel<T>(e.shift, a.wide);
+      } else {
+        mean = given_or(e.mean, T(0));
+        scale = given_or(e.scale, T(1));
+        shift = given_or(e.shift, T(-0.0));
+      }
       if (e.weight) multiply(scale, cursor.template per_channel<T>(e.weight, a.wide));
-      shift = given_or(e.shift, T(-0.0));
     }
-    if (Activation::parameters && a.e.parameter_count == 1) read_parameters<true>(true);
-    else if (a.wide) read_parameters<false>(true);
-    else read_parameters<false>(false);
+    if (Activation::repeats == 1 || a.e.repeats == Activation::repeats) read_parameters<true>();
+    else read_parameters<false>();
     if (e.seed) keys = PhiloxKeys(*e.seed);
   }
 
@@ -78,15 +84,24 @@ template <class Activation, class Storage, int width, bool along> struct Inputs 
     return values ? cursor.template per_channel<T>(values, a.wide) : cursor.everywhere(otherwise);
   }
 
+  // all: every repeat is given.
+  template <bool all> __device__ __forceinline__ void read_parameters() {
+    if (Activation::parameters && a.e.parameter_count == 1) read_parameters<all, true>(true);
+    else if (!along || a.wide) read_parameters<all, false>(true);
+    else read_parameters<all, false>(false);
+  }
   // Repeats that are not given are 0, which is nothing. shared: a parameter is one number for all channels.
-  template <bool shared> __device__ __forceinline__ void read_parameters(bool wide) {
+  template <bool all, bool shared> __device__ __forceinline__ void read_parameters(bool wide) {
+    const T* source = static_cast<const T*>(a.e.parameters);
 #pragma unroll
     for (int k = 0; k < Activation::parameters; ++k) {
-      const int repeat = k % Activation::repeats;
-      const T* const source = static_cast<const T*>(a.e.parameters) + (k / Activation::repeats * a.e.repeats + repeat) * a.e.parameter_count;
-      if (Activation::repeats > 1 && repeat >= a.e.repeats) parameters[k] = cursor.everywhere(T(0));
-      else if constexpr (shared) parameters[k] = cursor.everywhere(*source);
+      if (!all && k % Activation::repeats >= a.e.repeats) {
+        parameters[k] = cursor.everywhere(T(0));
+        continue;
+      }
+      if constexpr (shared) parameters[k] = cursor.everywhere(*source);
       else parameters[k] = cursor.template per_channel<T>(source, wide);
+      source += a.e.parameter_count;
     }
   }
 
@@ -109,13 +124,15 @@ template <class Activation, class Storage, int width, bool along> struct Inputs 
     }
   }
 
-  // What the activation takes beside z for element j; numbers are those of a random one.
-  __device__ __forceinline__ void arguments_of(int j, const Numbers<width>& numbers, T* values) const {
+  // What the activation takes beside z from element j on; numbers are those of a random one.
+  template <class Value> __device__ __forceinline__ void arguments_of(int j, const Numbers<width>& numbers, Value* values) const {
 #pragma unroll
-    for (int k = 0; k < Activation::parameters; ++k) values[k] = parameters[k][j];
+    for (int k = 0; k < Activation::parameters; ++k) set_lanes(values[k], [&](int i) { return parameters[k][j + i]; });
 #pragma unroll
     for (int k = 0; k < Activation::constants; ++k) values[Activation::parameters + k] = a.constants[k];
-    if constexpr (Activation::random) values[Activation::parameters + Activation::constants] = numbers.template uniform<T>(j);
+    if constexpr (Activation::random) {
+      set_lanes(values[Activation::parameters + Activation::constants], [&](int i) { return numbers.template uniform<T>(j + i); });
+    }
   }
   __device__ __forceinline__ Numbers<width> activation_numbers(const Place& place) const {
     if constexpr (Activation::random) return numbers_at<width>(place.first, activation_stream, keys);
@@ -126,17 +143,23 @@ template <class Activation, class Storage, int width, bool along> struct Inputs 
 template <class Activation, class Storage, int width, bool along>
 __global__ void __launch_bounds__(most_threads) forward_kernel(const __grid_constant__ Arguments<typename Compute<Storage>::type> a) {
   using T = typename Compute<Storage>::type;
+  constexpr int taken = Activation::side_by_side ? width : 1;
+  using Value = std::conditional_t<Activation::side_by_side, Lanes<T, width>, T>;
   Cursor<width, along> cursor(a.walk);
   const Inputs<Activation, Storage, width, along> inputs(a, cursor);
   for (; cursor.more(); cursor.advance()) {
     const Place place = cursor.place();
-    T centred[width], z[width], values[max_arguments + 1];
+    T centred[width], z[width];
     inputs.pre_activation(place, centred, z);
     const Numbers<width> drawn = inputs.activation_numbers(place);
 #pragma unroll
-    for (int j = 0; j < width; ++j) {
+    for (int j = 0; j < width; j += taken) {
+      Value point, values[max_arguments + 1];
+      set_lanes(point, [&](int i) { return z[j + i]; });
       inputs.arguments_of(j, drawn, values);
-      z[j] = Activation::value(z[j], values);
+      point = Activation::value(point, values);
+#pragma unroll
+      for (int i = 0; i < taken; ++i) z[j + i] = lane_of(point, i);
     }
     if (a.e.dropout) {
       const Numbers<width> numbers = cursor.dropout_numbers(place, inputs.keys);
@@ -170,33 +193,40 @@ template <int width, class T> __device__ __forceinline__ void leave_out(const Pl
 template <class Activation, class Storage, int width, bool along, bool sums>
 __global__ void __launch_bounds__(most_threads) backward_kernel(const __grid_constant__ Arguments<typename Compute<Storage>::type> a) {
   using T = typename Compute<Storage>::type;
-  constexpr int sum_count = sum_first_parameter + Activation::parameters;
+  constexpr int sum_count = sum_first_parameter + Activation::parameters, taken = Activation::derives_side_by_side ? width : 1;
+  using Value = std::conditional_t<Activation::derives_side_by_side, Lanes<T, width>, T>;
   Cursor<width, along> cursor(a.walk);
   const Inputs<Activation, Storage, width, along> inputs(a, cursor);
   typename Inputs<Activation, Storage, width, along>::Channel mean_dz, slope;
-  if (a.g.mean_dz) {
+  if (!sums && a.g.mean_dz) {
     mean_dz = cursor.template per_channel<T>(a.g.mean_dz, a.wide);
     slope = cursor.template per_channel<T>(a.g.slope, a.wide);
   }
   Sum<T, width, along> totals[sum_count];
   for (; cursor.more(); cursor.advance()) {
     const Place place = cursor.place();
-    T centred[width], z[width], gradient[width], derivative[width], dz[width], values[max_arguments + 1], slopes[max_learnables];
+    T centred[width], z[width], gradient[width], derivative[width], dz[width];
     T all_slopes[Activation::parameters ? Activation::parameters : 1][width];
     if (sums || !Activation::constant_derivative || a.g.mean_dz) inputs.pre_activation(place, centred, z);
     load<width, Storage>(a.g.dy, place, gradient);
+    const Numbers<width> drawn = inputs.activation_numbers(place);
     if (a.e.dropout) {
       const Numbers<width> numbers = cursor.dropout_numbers(place, inputs.keys);
 #pragma unroll
       for (int j = 0; j < width; ++j) gradient[j] *= numbers.reaches(j, a.threshold) ? a.keep_scale : T(0);
     }
-    const Numbers<width> drawn = inputs.activation_numbers(place);
 #pragma unroll
-    for (int j = 0; j < width; ++j) {
+    for (int j = 0; j < width; j += taken) {
+      Value point, values[max_arguments + 1], slopes[max_learnables];
+      set_lanes(point, [&](int i) { return z[j + i]; });
       inputs.arguments_of(j, drawn, values);
-      derivative[j] = Activation::slope(z[j], values, slopes);
+      const Value slope_there = Activation::slope(point, values, slopes);
 #pragma unroll
-      for (int k = 0; k < Activation::parameters; ++k) all_slopes[k][j] = slopes[k];
+      for (int i = 0; i < taken; ++i) {
+        derivative[j + i] = lane_of(slope_there, i);
+#pragma unroll
+        for (int k = 0; k < Activation::parameters; ++k) all_slopes[k][j + i] = lane_of(slopes[k], i);
+      }
     }
     if constexpr (sums) {
       if constexpr (!Activation::everywhere) {  // it may have no slope at the 0 that stands for elements which are not there
@@ -209,10 +239,16 @@ __global__ void __launch_bounds__(most_threads) backward_kernel(const __grid_con
 #pragma unroll
       for (int k = 0; k < Activation::parameters; ++k) totals[sum_first_parameter + k].add_products(gradient, all_slopes[k]);
     }
-    if (sums || a.g.dresidual || !a.g.mean_dz) {
+    if (!sums && a.g.mean_dz) {  // batch norm's second sweep
 #pragma unroll
-      for (int j = 0; j < width; ++j) dz[j] = gradient[j] * derivative[j];
+      for (int j = 0; j < width; ++j) {
+        dz[j] = through_statistics(gradient[j], derivative[j], centred[j], mean_dz[j], slope[j]) * inputs.scale[j];
+      }
+      store<Storage>(a.g.dx, place, dz);
+      continue;
     }
+#pragma unroll
+    for (int j = 0; j < width; ++j) dz[j] = gradient[j] * derivative[j];
     if (a.g.dresidual) store<Storage>(a.g.dresidual, place, dz);
     if constexpr (sums) {
       if (a.affine) {
@@ -221,12 +257,7 @@ __global__ void __launch_bounds__(most_threads) backward_kernel(const __grid_con
       }
     }
     if (a.g.dx) {
-      if (a.g.mean_dz) {
-#pragma unroll
-        for (int j = 0; j < width; ++j) {
-          dz[j] = through_statistics(gradient[j], derivative[j], centred[j], mean_dz[j], slope[j]) * inputs.scale[j];
-        }
-      } else if (a.affine) {
+      if (a.affine) {
 #pragma unroll
         for (int j = 0; j < width; ++j) dz[j] *= inputs.scale[j];
       }
@@ -234,8 +265,8 @@ __global__ void __launch_bounds__(most_threads) backward_kernel(const __grid_con
     }
   }
   if constexpr (sums) {
-    const int64_t step = static_cast<int64_t>(a.walk.chunks) * a.walk.sums();
-    store_sums(cursor, a.walk, a.partials + static_cast<int64_t>(cursor.chunk()) * a.walk.sums(), step, totals);
+    const int64_t step = static_cast<int64_t>(a.walk.chunks) * a.walk.sums;
+    store_sums(cursor, a.walk, a.partials + static_cast<int64_t>(cursor.chunk()) * a.walk.sums, step, totals);
   }
 }
 
@@ -260,9 +291,11 @@ __global__ void __launch_bounds__(most_threads) inverse_kernel(const __grid_cons
   }
 }
 
+template <class Storage> constexpr int full_width = 16 / sizeof(Storage);
+
 // Elements of a vector: 16 bytes, along fewer where a thread would need more per-channel values than it has registers.
 template <class Storage, class Activation, bool along>
-constexpr int width_of = along && Activation::learnables * Activation::most_repeats > 8 ? 2 : 16 / sizeof(Storage);
+constexpr int width_of = along && Activation::learnables * Activation::most_repeats > 8 ? 2 : full_width<Storage>;
 
 // Calls function(Repeated<...>) with the least compiled number of repeats that is enough.
 template <class Activation, class Function> void with_repeats(int repeats, Function function) {

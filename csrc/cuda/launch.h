@@ -13,7 +13,7 @@ namespace fastlayers::cuda {
 constexpr int64_t multiprocessors = 132;                // of the largest devices
 constexpr int64_t most_blocks = 8 * multiprocessors;    // of a reduction over a large tensor
 constexpr int64_t most_chunks = 1024;
-constexpr int64_t usual_steps = 8;                      // vectors that a thread takes
+constexpr int64_t usual_steps = 8;                      // vectors of 16 bytes that a thread takes
 constexpr int64_t most_vectors = int64_t(1) << 31;      // of a tensor, as an index counts them
 
 struct Launch {
@@ -33,16 +33,16 @@ struct Walk {
   int rows;          // planar: vectors of a channel; along: rows
   int chunk_rows, chunks;
   int lanes;         // along: columns that a block walks down side by side
+  int column_blocks; // blocks that share out the columns of a chunk
+  int sums;          // that a chunk leaves behind: one per channel, or along per element of a row
   int row_vectors;   // planar: vectors that a row touches,
   unsigned multiplier;  // and its reciprocal: n / row_vectors is (n * multiplier >> 32) >> bits
   int bits;
-  int within_step;           // planar: by how many vectors a thread's next one is farther into its row,
-  int64_t first_step, wrap;  // by how many elements into the tensor, and planar by how many more where that is beyond the row
+  int row_step;      // how many rows there are to a thread's next vector, which is
+  int64_t first_step, first_wrap;  // so many elements farther into the tensor, and planar
+  int within_step, within_wrap;    // so many vectors into its row, where it is in the same row and where it is in another,
+  int within_limit;                // as it is from this vector of a row on
   int sample_rows;   // images of a sample whose channels are dropped whole, 0: every element by itself
-
-  FL_HD constexpr int blocks_of_columns() const { return along ? (columns + lanes - 1) / lanes : columns; }
-  // Sums that a chunk leaves behind: one per channel, or along per element of a row.
-  FL_HD constexpr int sums() const { return along ? columns * width : columns; }
 };
 
 struct Plan {
@@ -106,14 +106,18 @@ constexpr Plan planar_plan(Sizes sizes, int width, bool aligned, bool sums) {
   set_reciprocal(w, w.row_vectors);
   const bool large = c == 1 || w.rows * c >= most_blocks * 128 * 4;
   const int64_t threads = smaller(large ? 128 : 64, larger(32, power_of_two(w.rows)));
+  w.column_blocks = w.sums = w.columns;
+  w.row_step = static_cast<int>(threads);
   w.within_step = static_cast<int>(threads % larger(1, w.row_vectors));
+  w.within_wrap = w.within_step - w.row_vectors;
+  w.within_limit = -w.within_wrap;
   w.first_step = threads / larger(1, w.row_vectors) * c * s + w.within_step * width;
-  w.wrap = (c - 1) * s;
+  w.first_wrap = w.first_step + (c - 1) * s;
   set_chunks(w, threads, c, sums || c > 1 ? usual_steps : usual_steps / 2, sums || c > 1);
   return {w, {static_cast<unsigned>(w.chunks * c), static_cast<unsigned>(threads), 0, 1}};
 }
 
-constexpr Plan along_plan(Sizes sizes, int width, bool aligned) {
+constexpr Plan along_plan(Sizes sizes, int width, bool aligned, int full_width) {
   const auto [n, c, s, sample] = sizes;
   Walk w = {};
   w.along = true;
@@ -131,16 +135,19 @@ constexpr Plan along_plan(Sizes sizes, int width, bool aligned) {
   const int64_t threads = large ? 128 : 64, beside = larger((large ? 32 : 16) / width, threads / power_of_two(w.rows));
   const int64_t lanes = smaller(power_of_two(w.columns), beside);
   w.lanes = static_cast<int>(lanes);
-  w.first_step = threads / lanes * w.columns * width;
-  set_chunks(w, threads / lanes, w.blocks_of_columns(), usual_steps, true);
-  return {w, {static_cast<unsigned>(w.chunks) * w.blocks_of_columns(), static_cast<unsigned>(threads), 0, 1}};
+  w.column_blocks = static_cast<int>(divide_up(w.columns, lanes));
+  w.sums = w.columns * width;
+  w.row_step = static_cast<int>(threads / lanes);
+  w.first_step = static_cast<int64_t>(w.row_step) * w.sums;
+  set_chunks(w, w.row_step, w.column_blocks, usual_steps * full_width / width, true);
+  return {w, {static_cast<unsigned>(w.chunks) * w.column_blocks, static_cast<unsigned>(threads), 0, 1}};
 }
 
-// How to walk a tensor of these sizes by vectors of `width` elements. aligned: all tensors begin at whole vectors in memory; sums: each
-// block also sums over what it has seen.
+// How to walk a tensor of these sizes by vectors of `width` elements, of which 16 bytes hold `full_width`. aligned: all tensors begin at whole
+// vectors in memory; sums: each block also sums over what it has seen.
 constexpr bool walks_along(Sizes sizes) { return sizes.s == 1 && sizes.c > 1; }
-constexpr Plan plan(Sizes sizes, int width, bool aligned, bool sums) {
-  return walks_along(sizes) ? along_plan(sizes, width, aligned) : planar_plan(sizes, width, aligned, sums);
+constexpr Plan plan(Sizes sizes, int width, bool aligned, bool sums, int full_width) {
+  return walks_along(sizes) ? along_plan(sizes, width, aligned, full_width) : planar_plan(sizes, width, aligned, sums);
 }
 
 // The second stage of a reduction: a block for so many channels of each of `sums` sums.

@@ -8,6 +8,14 @@ namespace fastlayers::cuda {
 constexpr int most_threads = 128;  // of a block that walks
 constexpr unsigned all_lanes = 0xffffffff;
 
+// The number of the lane whose index differs in these bits.
+__device__ __forceinline__ float across(float number, int bits) {
+  float other;
+  asm volatile("shfl.sync.bfly.b32 %0, %1, %2, 0x1f, 0xffffffff;" : "=f"(other) : "f"(number), "r"(bits));
+  return other;
+}
+__device__ __forceinline__ double across(double number, int bits) { return __shfl_xor_sync(all_lanes, number, bits); }
+
 // What a thread adds up of one sum: over all elements of its channel, or along of each column's by itself.
 template <class T, int width, bool along> struct Sum;
 template <class T, int width> struct Sum<T, width, false> {
@@ -34,7 +42,7 @@ template <class T, int width> struct Sum<T, width, false> {
 
   // Over all threads, in every one of them.
   __device__ __forceinline__ void over_block(T* shared, const Walk&) {
-    for (int offset = 16; offset; offset /= 2) value += __shfl_xor_sync(all_lanes, value, offset);
+    for (int offset = 16; offset; offset /= 2) value += across(value, offset);
     if (threadIdx.x % 32 == 0) shared[threadIdx.x / 32] = value;
     __syncthreads();
     value = shared[0];
@@ -121,7 +129,7 @@ __device__ __forceinline__ void store_sums(const Cursor<width, false>& cursor, c
   }
 #pragma unroll
   for (int offset = 16; offset; offset /= 2) {
-    if (offset < neighbours) total += __shfl_xor_sync(all_lanes, total, offset);
+    if (offset < neighbours) total += across(total, offset);
   }
   if (k < count && first == 0) sums[k * step + cursor.column()] = total;
 }
@@ -132,12 +140,14 @@ __device__ __forceinline__ void store_sums(const Cursor<width, true>& cursor, co
 #pragma unroll
   for (int k = 0; k < count; ++k) store_vector(shared[k] + threadIdx.x * width, totals[k].values);
   __syncthreads();
-  const int columns = walk.lanes * width, bits = __ffs(columns) - 1, values = blockDim.x * width;
+  const int columns = walk.lanes * width, bits = __ffs(columns) - 1, rows = blockDim.x / walk.lanes;
   const int first = (cursor.column() - static_cast<int>(threadIdx.x) % walk.lanes) * width;
   for (int i = threadIdx.x; i < count * columns; i += blockDim.x) {
     const int k = i >> bits, column = i & (columns - 1);
-    T total = shared[k][column];
-    for (int other = column + columns; other < values; other += columns) total += shared[k][other];
+    const T* value = shared[k] + column;
+    T total = 0;
+#pragma unroll 4
+    for (int row = 0; row < rows; ++row, value += columns) total += *value;
     if (first + column < walk.columns * width) sums[k * step + first + column] = total;
   }
 }

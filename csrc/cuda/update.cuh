@@ -70,7 +70,7 @@ __device__ __forceinline__ bool is_aligned(const UpdateTensor& tensor) {
 template <class Storage, class Scalar, int size> __device__ __forceinline__ Lanes<Scalar, size> kept_by(Lanes<Scalar, size> values) {
   if constexpr (sizeof(Storage) != sizeof(Scalar)) {
 #pragma unroll
-    for (int i = 0; i < size; ++i) values.lane[i] = unpacked(packed(values.lane[i], 0.0f, Storage{}), Storage{}).x;
+    for (int i = 0; i < size; ++i) values.lanes[i] = unpacked(packed(values.lanes[i], 0.0f, Storage{}), Storage{}).x;
   }
   return values;
 }
@@ -92,43 +92,43 @@ __device__ __forceinline__ void update_elements(
   Scalar* const master = plain || sizeof(Param) != 2 || !tensor.master ? nullptr : static_cast<Scalar*>(tensor.master) + at;
   using Values = Lanes<Scalar, size>;
   Values p, g, state[Rule::states];  // of states that are not there nothing is read
-  load_elements(param, p.lane);
-  load_elements(static_cast<const Param*>(tensor.grad) + at, g.lane);
+  load_elements(param, p.lanes);
+  load_elements(static_cast<const Param*>(tensor.grad) + at, g.lanes);
 #pragma unroll
   for (int k = 0; k < Rule::states; ++k) {
-    if (tensor.states[k]) load_elements(static_cast<const State*>(tensor.states[k]) + at, state[k].lane);
+    if (tensor.states[k]) load_elements(static_cast<const State*>(tensor.states[k]) + at, state[k].lanes);
   }
   if (master) {
     Values exact;
-    load_elements(master, exact.lane);
+    load_elements(master, exact.lanes);
     p = select(kept_by<Param>(exact) == p, exact, p);  // somebody may have changed the parameter
   }
   rule.update(p, g * Values(factor), state);
   if constexpr (!plain) {
-    if (master) store_elements(master, p.lane);
+    if (master) store_elements(master, p.lanes);
     if (seed) {
       const PhiloxWords words = philox((tensor.first_number + at) / numbers_per_counter, rounding_stream, *seed);
 #pragma unroll
       for (int i = 0; i < size; ++i) {
         const uint32_t number = number_of(words, at % numbers_per_counter + i);
-        if (!master) p.lane[i] = kept_by_number<Param>(p.lane[i], number);
+        if (!master) p.lanes[i] = kept_by_number<Param>(p.lanes[i], number);
 #pragma unroll
-        for (int k = 0; k < Rule::states; ++k) state[k].lane[i] = kept_by_number<State>(state[k].lane[i], number);
+        for (int k = 0; k < Rule::states; ++k) state[k].lanes[i] = kept_by_number<State>(state[k].lanes[i], number);
       }
     }
   }
-  store_elements(param, p.lane);
+  store_elements(param, p.lanes);
 #pragma unroll
   for (int k = 0; k < Rule::states; ++k) {
-    if (tensor.states[k]) store_elements(static_cast<State*>(tensor.states[k]) + at, state[k].lane);
+    if (tensor.states[k]) store_elements(static_cast<State*>(tensor.states[k]) + at, state[k].lanes);
   }
   if constexpr (!plain) {
     if (!tensor.average) return;
     Scalar* const average = static_cast<Scalar*>(tensor.average) + at;
     Values mean;
-    load_elements(average, mean.lane);
+    load_elements(average, mean.lanes);
     move_towards(mean, kept_by<Param>(p), average_weight);
-    store_elements(average, mean.lane);
+    store_elements(average, mean.lanes);
   }
 }
 

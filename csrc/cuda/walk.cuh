@@ -33,11 +33,13 @@ template <int width> struct Numbers {
   uint32_t word[width / 2];
   // Number j as what a random activation takes. The bits of the float 2^23 + n are those of 2^23, and n.
   template <class T> __device__ __forceinline__ T uniform(int j) const {
-    return uniform_of(static_cast<T>(__uint_as_float(__byte_perm(word[j / 2], 0x4b00, j % 2 ? 0x5432 : 0x5410))), 8388608.0f);
+    float number;
+    asm("prmt.b32 %0, %1, %2, %3;" : "=f"(number) : "r"(word[j / 2]), "r"(0x4b00), "r"(j % 2 ? 0x5432 : 0x5410));
+    return uniform_of(static_cast<T>(number), 8388608.0f);
   }
-  // Whether number j is at least a threshold of 16 bits.
+  // Whether number j is at least a threshold, which stands in the upper half of its word.
   __device__ __forceinline__ bool reaches(int j, uint32_t threshold) const {
-    return j % 2 ? word[j / 2] >= threshold << 16 : (word[j / 2] & 0xffff) >= threshold;
+    return (j % 2 ? word[j / 2] : word[j / 2] << 16) >= threshold;
   }
   // The same number everywhere.
   __device__ __forceinline__ static Numbers all(uint32_t number) {
@@ -53,9 +55,9 @@ template <int width> struct Numbers {
   }
 };
 
-// Of the elements index, index + 1, ...; index is a multiple of width.
+// Of the elements index, index + 1, ...; index is a multiple of width, and below 2^35 as threads count vectors.
 template <int width> __device__ __forceinline__ Numbers<width> numbers_at(int64_t index, uint32_t stream, const PhiloxKeys& keys) {
-  const PhiloxWords philox_words = philox(static_cast<uint64_t>(index) / numbers_per_counter, stream, keys);
+  const PhiloxWords philox_words = philox_of_few(static_cast<uint32_t>(static_cast<uint64_t>(index) / numbers_per_counter), stream, keys);
   const auto& [word] = philox_words;
   const int start = static_cast<int>(index) & (numbers_per_counter - 1);
   if constexpr (width == 8) return {{word[0], word[1], word[2], word[3]}};
@@ -71,17 +73,15 @@ template <class Keys> __device__ __forceinline__ uint32_t number_at(int64_t inde
 template <int width, bool along> class Cursor {
  public:
   __device__ __forceinline__ explicit Cursor(const Walk& walk) : walk_(walk) {
-    const int blocks = along ? walk.blocks_of_columns() : walk.columns, block = blockIdx.x % blocks;
-    chunk_ = blockIdx.x / blocks;
+    const int block = blockIdx.x % walk.column_blocks;
+    chunk_ = blockIdx.x / walk.column_blocks;
     int lane = threadIdx.x;
     if constexpr (along) {
       column_ = block * walk.lanes + threadIdx.x % walk.lanes;
       lane = threadIdx.x / walk.lanes;
-      step_ = blockDim.x / walk.lanes;
       first_channel_ = present() ? column_ * width % walk.channels : 0;
     } else {
       column_ = first_channel_ = block;
-      step_ = blockDim.x;
     }
     end_ = static_cast<int>(smaller(static_cast<int64_t>(chunk_ + 1) * walk.chunk_rows, walk.rows));
     row_ = chunk_ * walk.chunk_rows + lane;
@@ -97,20 +97,15 @@ template <int width, bool along> class Cursor {
 
   __device__ __forceinline__ bool more() const { return row_ < end_; }
   __device__ __forceinline__ void advance() {
-    row_ += step_;
-    first_ += walk_.first_step;
-    if constexpr (!along) {
-      within_ += walk_.within_step;
-      if (within_ >= walk_.row_vectors) {
-        within_ -= walk_.row_vectors;
-        first_ += walk_.wrap;
-      }
-    }
+    row_ += walk_.row_step;
+    const bool wraps = !along && within_ >= walk_.within_limit;
+    first_ += wraps ? walk_.first_wrap : walk_.first_step;
+    if (!along) within_ += wraps ? walk_.within_wrap : walk_.within_step;
   }
   __device__ __forceinline__ int chunk() const { return chunk_; }
   // Of the chunk; and how many of them the block's threads take at first.
   __device__ __forceinline__ int rows() const { return end_ - chunk_ * walk_.chunk_rows; }
-  __device__ __forceinline__ int rows_at_once() const { return static_cast<int>(smaller(step_, rows())); }
+  __device__ __forceinline__ int rows_at_once() const { return static_cast<int>(smaller(walk_.row_step, rows())); }
   __device__ __forceinline__ int column() const { return column_; }
   __device__ __forceinline__ bool present() const { return !along || column_ < walk_.columns; }
 
@@ -195,7 +190,7 @@ template <int width, bool along> class Cursor {
   }
 
   const Walk& walk_;
-  int chunk_, column_, first_channel_, row_, end_, step_;
+  int chunk_, column_, first_channel_, row_, end_;
   int within_;     // planar: which vector of its row
   int64_t first_;  // its first element, where every vector is whole
 };
