@@ -39,7 +39,7 @@ struct EpilogueGradients {
   void* dscale;     // [c]: sum of dz (x - mean)
   void* dshift;     // [c]: sum of dz
   void* dparameters;           // [K, parameter_count]
-  const void *mean_dz, *slope;  // [c] each, or both null for 0
+  const void *mean_dz, *slope;  // [c] each, or both null for 0; with them dx alone is asked for
   const void* factor;           // [c]: what dscale is multiplied by, or null for 1
   bool from_output;            // x holds y: nothing before the activation is looked at but the scale of dx
 };

@@ -1,6 +1,6 @@
 // Elementary functions for floats that will be rounded to 16 bits: relative error 5e-7, beside what the rounding of arguments makes of it.
 //
-// T is float or a vector of floats. The eight functions that stand first are made of a GPU's own approximations there, and elsewhere of
+// T is float or a vector of floats. The ten functions that stand first are made of a GPU's own approximations there, and elsewhere of
 // arithmetic that is the same bits on every processor with fused multiply-add; all that follows is made of them, the same for both.
 #pragma once
 
@@ -229,7 +229,7 @@ template <class T> struct RoughAngle {
     const T shifter(12582912.0f), number = multiply_add(x, a * T(0.318309886f), shifter), turns = number - shifter;
     parity = float_as_int(number);
     // pi in two floats, the first so short that times it whole numbers up to 2^16 are exact
-    const T rest = multiply_add(turns, T(-9.67653590e-4f), multiply_add(a, x, turns * T(-3.140625f)));
+    const T rest = multiply_add(turns, T(-9.67653590e-4f), multiply_subtract_once(a, x, turns * T(3.140625f)));
     sine = rough_sine_near(rest);
     cosine = rough_cosine_near(rest);
     if (any_beyond(turns, most_turns)) replace_far(a, x, parity, sine, cosine);

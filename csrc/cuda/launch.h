@@ -143,8 +143,8 @@ constexpr Plan along_plan(Sizes sizes, int width, bool aligned, int full_width) 
   return {w, {static_cast<unsigned>(w.chunks) * w.column_blocks, static_cast<unsigned>(threads), 0, 1}};
 }
 
-// How to walk a tensor of these sizes by vectors of `width` elements, of which 16 bytes hold `full_width`. aligned: all tensors begin at whole
-// vectors in memory; sums: each block also sums over what it has seen.
+// How to walk a tensor of these sizes by vectors of `width` elements, of which 16 bytes hold `full_width`. aligned: all tensors begin at
+// whole vectors in memory; sums: each block also sums over what it has seen.
 constexpr bool walks_along(Sizes sizes) { return sizes.s == 1 && sizes.c > 1; }
 constexpr Plan plan(Sizes sizes, int width, bool aligned, bool sums, int full_width) {
   return walks_along(sizes) ? along_plan(sizes, width, aligned, full_width) : planar_plan(sizes, width, aligned, sums);
