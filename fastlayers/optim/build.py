@@ -6,8 +6,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .. import checks
+from ..checks import one_of
 from ..specs import UPDATE_RULES
+from . import checks
 from .fused import FusedStep
 
 
@@ -43,7 +44,7 @@ def build(
     """
     from .. import optim
 
-    checks.one_of("build", "name", name, tuple(UPDATE_RULES))
+    one_of("build", "name", name, tuple(UPDATE_RULES))
     checks.instance("build", "model", model, nn.Module)
     overrides, unused = overrides or {}, set(overrides or ())
     groups: dict[tuple[bool, str | None], list[tuple[str, Tensor]]] = {}

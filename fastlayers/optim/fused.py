@@ -11,10 +11,9 @@ from torch import Tensor
 from torch._compile import _disable_dynamo
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
-from .. import checks
 from ..backends import select
 from ..specs import UPDATE_RULES, UpdateRule, hyperparameter_range
-from . import averages, diagnostics, options, traced
+from . import averages, checks, diagnostics, options, traced
 from .norms import on, total_norms
 from .options import Options
 from .plan import Group, Plan, Work, make_plan, next_seed

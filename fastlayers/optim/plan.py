@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .. import checks
 from ..specs import UpdateRule
+from . import checks
 from .layout import fitting, gradients_if_ready, in_order_of, is_dense, is_sharded, local, local_gradient, placed_like, wide
 from .options import Options
 
