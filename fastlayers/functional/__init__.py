@@ -1,4 +1,8 @@
 """The functional API: checks its arguments, draws the seed, and hands over to the autograd functions."""
+from collections.abc import Callable
+
+from torch import Tensor
+
 from .activations import FUNCTIONS as _FUNCTIONS
 from .activations import apply
 from .batch_norm import batch_norm, batch_norm_and_statistics
@@ -22,7 +26,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> object:
+def __getattr__(name: str) -> Callable[..., Tensor]:
     """The function of a registered activation."""
     if name in _FUNCTIONS:
         return _FUNCTIONS[name]
