@@ -12,8 +12,9 @@ from inspect import Parameter
 import torch
 from torch import Tensor
 
-from .. import checks, functional
+from .. import checks
 from ..activation_argument import parse, register, resolve_module
+from ..functional.activations import apply
 from ..specs import ACTIVATIONS, Activation, Learnable
 
 
@@ -28,7 +29,7 @@ class FusedActivation(torch.nn.Module):
         if self.inplace and not self.dropout:
             return super().forward(input)  # torch's kernel: in place there is no traffic left to save
         name = type(self).__name__
-        return functional.apply(name, input, resolve_module(name, self), dropout=self.dropout, training=self.training)
+        return apply(name, input, resolve_module(name, self), dropout=self.dropout, training=self.training)
 
     def extra_repr(self) -> str:
         return ", ".join(part for part in (super().extra_repr(), f"dropout={self.dropout}" if self.dropout else "") if part)
