@@ -35,8 +35,9 @@ def batch_norm(
     """As autograd.batch_norm; running statistics can be moved in place only where the transform allows it."""
     y, moved = batch_norm_and_statistics(
         x, weight, bias, residual, parameters, seed, running_mean, running_var, num_batches_tracked, arguments)
-    if arguments[3]:
-        if arguments[8] and running_mean is not None:
+    _, _, _, training, _, _, _, _, skip_nonfinite, _ = arguments
+    if training:
+        if skip_nonfinite and running_mean is not None:
             moved = finite_or_old(moved, (running_mean, running_var, num_batches_tracked))
         move_running(running_mean, running_var, num_batches_tracked, moved)
     return y
