@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .backends import select
 from .context import recomputing
-from .reference.epilogue import accumulate_dtype
+from .reference.dtypes import accumulate_dtype
 from .reference.gated import empty_halved
 
 

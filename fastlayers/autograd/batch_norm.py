@@ -7,7 +7,7 @@ from torch import Tensor
 from .. import checks, ops, reference, specs
 from ..context import transformed
 from ..reference.batch_norm import batch_norm_statistics, move_running
-from ..reference.epilogue import accumulate_dtype
+from ..reference.dtypes import accumulate_dtype
 from . import composed, synchronised
 from .common import KernelFunction, dense, differentiable, finite_or_old, kernels_for, vector, with_stride
 from .restoring import restorable, restored

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .. import reference
 from ..reference.batch_norm import move_running, moved_running
-from ..reference.epilogue import accumulate_dtype
+from ..reference.dtypes import accumulate_dtype
 from .common import finite_or_old, is_dense
 
 
