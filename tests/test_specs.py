@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from optimizer_cases import STEPS
 
 import fastlayers as fl
 from fastlayers.reference import activations
@@ -40,6 +41,8 @@ def test_every_update_rule_has_every_cell(row) -> None:
     assert hasattr(fl.optim, row.optimizer), f"fastlayers.optim lacks {row.optimizer}"
     assert issubclass(getattr(fl.optim, row.optimizer), getattr(torch.optim, row.optimizer, torch.optim.Optimizer))
     assert getattr(fl.optim, row.optimizer).row is row
+    assert row.optimizer in fl.optim.__all__, f"fastlayers/optim/__init__.py does not export {row.optimizer}"
+    assert any(step.rule == row.name for step in STEPS), f"STEPS in tests/optimizer_cases.py lacks {row.name}"
     assert f"\n| `{row.optimizer}` |" in (ROOT / "docs/optimizers.md").read_text(), f"docs/optimizers.md lacks {row.optimizer}"
 
 

@@ -1,6 +1,6 @@
 """The layers under a torch.func transform: the reference formulas, which vmap, grad, jvp and whatever is stacked of them can follow.
 
-autograd.Functions of the kind that transforms accept cost 20 us more a call than those of this package, and kernels would still need a
+autograd.Functions of the kind that transforms accept cost more a call than those of this package, and kernels would still need a
 rule for every transform.
 """
 from __future__ import annotations

@@ -22,7 +22,7 @@ def build(
     fits ``encoder.norm1.weight`` and the weight of an ``nn.BatchNorm2d`` called ``layers.1``.
 
     Args:
-        name: a row of specs.UPDATE_RULES: "sgd", "adagrad", "rmsprop", "adam", "adamw", "nadam", "radam", "adamax" or "lion".
+        name: that of a row of specs.UPDATE_RULES: "sgd", "adamw", ...
         model: those of its parameters that require a gradient are taken, each once, under its name.
         no_decay: words; what they fit gets ``weight_decay=0`` (default ("bias", "norm")).
         overrides: word to arguments for what it fits, such as ``{"head": {"lr": 1e-2}}``; the first word that fits counts. They come
