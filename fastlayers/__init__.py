@@ -1,7 +1,7 @@
 """fastlayers: fused activation, batch norm, dropout and optimizer kernels for PyTorch, on CPUs and GPUs."""
 from importlib.metadata import version as _version
 
-from . import functional, nn, ops, optim, specs
+from . import functional, nn, optim, specs
 from .backends import backend, backends
 from .ensemble import mc_dropout
 from .folding import fold_batch_norm
@@ -10,6 +10,6 @@ from .stopping import EarlyStopping
 
 __version__ = _version("fastlayers")
 __all__ = [
-    "EarlyStopping", "backend", "backends", "fold_batch_norm", "functional", "mc_dropout", "nn", "ops", "optim", "register_activation",
+    "EarlyStopping", "backend", "backends", "fold_batch_norm", "functional", "mc_dropout", "nn", "optim", "register_activation",
     "specs", "unregister_activation",
 ]

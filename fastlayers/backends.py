@@ -58,7 +58,7 @@ def _load(name: str) -> tuple[ModuleType | None, str]:
     if name == "triton" and importlib.util.find_spec("triton") is None:
         return None, "Triton is not installed (pip install triton, Linux only)"
     if name == "cpp" and importlib.util.find_spec("fastlayers._C") is None:
-        return None, "the C++ extension was not built: reinstall with a C++17 compiler, pip install --no-build-isolation -v shows why"
+        return None, "the C++ extension was not built: reinstall with a C++20 compiler, pip install --no-build-isolation -v shows why"
     try:
         module = importlib.import_module(_MODULES[name])
         return (Completed(module) if name == "cuda" else module), ""

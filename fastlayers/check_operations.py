@@ -11,9 +11,10 @@ from torch import Tensor
 from . import reference
 from .reference import activations
 from .reference.dropout import random_numbers, threshold, uniform_like
+from .reference.dtypes import accumulate_dtype
 from .reference.gated import empty_halved
 from .specs import ACTIVATIONS, UPDATE_RULES, Activation, UpdateRule
-from .tolerance import allowed_error, compute_dtype, worst_composed_share, worst_share
+from .tolerance import allowed_error, worst_composed_share, worst_share
 
 Findings = Iterator[tuple[str, float]]
 """(what was looked at, its worst error as a share of what is allowed)."""
@@ -259,7 +260,7 @@ def _arguments(row: Activation, x: Tensor) -> tuple[Tensor | None, Tensor | None
     parameters, arguments, seed = None, list(_constants(row)), None
     if row.learnables:
         start = row.start(_REPEATS if row.repeats else None)
-        parameters = torch.tensor([[value + _MOVED] for value in start], device=x.device, dtype=compute_dtype(x.dtype))
+        parameters = torch.tensor([[value + _MOVED] for value in start], device=x.device, dtype=accumulate_dtype(x))
         arguments = [*parameters.double(), *arguments]
     if row.random:
         seed = torch.tensor(_SEED, device=x.device)
@@ -270,7 +271,7 @@ def _arguments(row: Activation, x: Tensor) -> tuple[Tensor | None, Tensor | None
 def _epilogue_arguments(row: Activation, device: str, dtype: torch.dtype, layout: str) -> tuple:
     """x, mean, scale, shift, residual, parameters, seed, activation, constants, p, channel_dim."""
     x = _input(device, dtype, layout)
-    vector = torch.empty(_SHAPE[1], device=device, dtype=compute_dtype(dtype))
+    vector = torch.empty(_SHAPE[1], device=device, dtype=accumulate_dtype(x))
     mean, scale, shift = (_random(vector.shape, seed, vector) for seed in (2, 3, 4))
     residual, seed = _random(_SHAPE, 5, x), torch.tensor(_SEED, device=device)
     return x, mean, scale.abs() + 0.5, shift, residual, _arguments(row, x)[0], seed, row.name, _constants(row), _P, 1

@@ -26,7 +26,7 @@ class Ensemble(NamedTuple):
 
 
 def mc_dropout(
-    model: nn.Module, x: Tensor, samples: int = 50, *, seed: int | None = None, memory: int = 2**30
+    model: nn.Module, x: Tensor, samples: int = 50, *, seed: int | None = None, max_bytes: int = 2**30
 ) -> Ensemble:
     """Mean and variance of a network's output over random dropout masks.
 
@@ -39,8 +39,8 @@ def mc_dropout(
         x: (B, ...).
         samples: S, at least 2. Default 50.
         seed: fixes the masks, and leaves torch's generators as they were; None draws from them.
-        memory: bytes that the largest of the layers' outputs may take. All samples are one pass over x repeated S times where that
-            fits, else as few passes as possible. The same seed, samples and memory give the same numbers.
+        max_bytes: what the largest of the layers' outputs may take. All samples are one pass over x repeated S times where that
+            fits, else as few passes as possible. The same seed, samples and max_bytes give the same numbers.
 
     Returns:
         (mean, variance, samples): (B, ...), (B, ...) and (S, B, ...) of the model's output, without gradients.
@@ -55,9 +55,9 @@ def mc_dropout(
     """
     checks.tensor("mc_dropout", "x", x)
     checks.whole_number("mc_dropout", "samples", samples, 2)
-    checks.number_in("mc_dropout", "memory", memory, 1, float("inf"))
+    checks.number_in("mc_dropout", "max_bytes", max_bytes, 1, float("inf"))
     with torch.no_grad(), _only_dropout(model):
-        at_once = _samples_at_once(model, x, samples, memory)
+        at_once = _samples_at_once(model, x, samples, max_bytes)
         with _seeded(seed, x.device):
             parts = [_run(model, x, min(at_once, samples - done)) for done in range(0, samples, at_once)]
     ys = parts[0] if len(parts) == 1 else torch.cat(parts)
@@ -71,8 +71,8 @@ def _run(model: nn.Module, x: Tensor, samples: int) -> Tensor:
     return y.view(samples, x.size(0), *y.shape[1:])
 
 
-def _samples_at_once(model: nn.Module, x: Tensor, samples: int, memory: int) -> int:
-    """How many samples fit the memory, by the largest output of a layer for one row of x."""
+def _samples_at_once(model: nn.Module, x: Tensor, samples: int, max_bytes: int) -> int:
+    """How many samples fit max_bytes, by the largest output of a layer for one row of x."""
     largest = x[:1].nbytes
 
     def measure(module: nn.Module, arguments: object, output: object) -> None:
@@ -86,7 +86,7 @@ def _samples_at_once(model: nn.Module, x: Tensor, samples: int, memory: int) -> 
     finally:
         for hook in hooks:
             hook.remove()
-    return max(1, min(samples, memory // max(1, largest * x.size(0))))
+    return max(1, min(samples, max_bytes // max(1, largest * x.size(0))))
 
 
 def _tensors(output: object) -> list[Tensor]:

@@ -6,6 +6,7 @@ and the functions below of the same name, which the autograd functions call whil
 """
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 
 import torch
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from .backends import select
 from .context import recomputing
-from .reference.epilogue import accumulate_dtype
+from .reference.dtypes import accumulate_dtype
 from .reference.gated import empty_halved
 
 
@@ -210,11 +211,12 @@ batch_norm_forward = torch.ops.fastlayers.batch_norm_forward
 batch_norm_backward_input = torch.ops.fastlayers.batch_norm_backward_input
 optimizer_step = torch.ops.fastlayers.optimizer_step
 gradient_norm = torch.ops.fastlayers.gradient_norm
+_OUTPUT_MASK = [*inspect.signature(_epilogue_backward_fake).parameters].index("output_mask")
 
 
 def epilogue_backward(*arguments: object) -> tuple[Tensor | None, ...]:
-    """The op, with None for what its fourteenth argument, output_mask, does not ask for."""
-    return _drop(torch.ops.fastlayers.epilogue_backward(*arguments), arguments[13])
+    """The op, with None for what its argument output_mask does not ask for."""
+    return _drop(torch.ops.fastlayers.epilogue_backward(*arguments), arguments[_OUTPUT_MASK])
 
 
 def gated_backward(*arguments: object) -> tuple[Tensor | None, ...]:

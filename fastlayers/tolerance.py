@@ -6,15 +6,11 @@ import math
 import torch
 from torch import Tensor
 
+from .reference.dtypes import accumulate_dtype
 from .specs import ACTIVATIONS
 
 FLOOR_ULP = max(row.ulp for row in ACTIVATIONS.values())
 """Units in the last place of the largest value that a composed result may always be off by."""
-
-
-def compute_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The dtype of the arithmetic: float64 for float64, float32 for everything else."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 def ulp(value: Tensor, dtype: torch.dtype) -> Tensor:
@@ -32,7 +28,7 @@ def allowed_error(oracle: Tensor, x: Tensor, slope: Tensor, budget: float, absol
     two hundred the other way (tests/test_cpu_math.py counts them). In float64 the
     reference is no more exact than what it judges and rounds its arguments too: each gets the budget, and a whole unit of x.
     """
-    compute = compute_dtype(x.dtype)
+    compute = accumulate_dtype(x)
     own_rounding = (slope.abs() * ulp(x, compute)).nan_to_num(0.0, 0.0, 0.0)
     budget_error = budget * ulp(oracle, compute)
     allowed = 2 * (budget_error + own_rounding) if compute == torch.float64 else budget_error + own_rounding / 2
@@ -62,7 +58,7 @@ def worst_composed_share(actual: Tensor, oracle: Tensor, plain: Tensor, terms: f
         return 0.0 if torch.equal(actual, oracle) else math.inf
     largest = oracle.double().abs().max() if oracle.numel() else torch.zeros((), dtype=torch.float64)
     own = (plain.double() - oracle.double()).abs().max() if oracle.numel() else largest
-    floor = FLOOR_ULP * ulp(largest.clamp(min=terms), compute_dtype(actual.dtype))
+    floor = FLOOR_ULP * ulp(largest.clamp(min=terms), accumulate_dtype(actual))
     if actual.dtype == torch.float64:  # where plain is the oracle itself
         floor = 2 * floor
     return worst_share(actual, oracle, (2 * own + floor).expand_as(oracle))

@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..reference.epilogue import accumulate_dtype
+from ..reference.dtypes import accumulate_dtype
 from . import launch
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 import fastlayers
-from fastlayers.reference.epilogue import accumulate_dtype
+from fastlayers.reference.dtypes import accumulate_dtype
 from fastlayers.specs import ACTIVATIONS, Activation
 
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)

@@ -108,7 +108,7 @@ def test_parameter_gradients_beside_autograd(backend: str, row, columns: int) ->
             twin(x.double()).sum().backward()
         for ours, oracle in zip(module.parameters(), twin.parameters(), strict=True):
             assert ours.grad.shape == ours.shape
-            torch.testing.assert_close(ours.grad.double(), oracle.grad, rtol=1e-5, atol=1e-3)
+            torch.testing.assert_close(ours.grad.double(), oracle.grad, rtol=1e-6, atol=0)
 
 
 @pytest.mark.parametrize("shape", [(1, 100), (3, 4, 7, 7), (5, 7)], ids=str)

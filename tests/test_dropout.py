@@ -21,6 +21,7 @@ import fastlayers as fl
 from fastlayers import functional as F
 from fastlayers import nn, reference
 from fastlayers.backends import select
+from fastlayers.functional.dropout import CONVENTIONS
 from fastlayers.reference.dropout import DROPOUT_STREAM, alpha_outcome, keep_scale, random_numbers, threshold
 
 MODULES = ("Dropout", "Dropout1d", "Dropout2d", "Dropout3d", "AlphaDropout", "FeatureAlphaDropout")
@@ -232,19 +233,19 @@ def test_mean_is_exact(p: float) -> None:
 def test_both_conventions_agree_in_expectation() -> None:
     """The mean over masks is y of evaluation: x where scaled in training, x (1 - p) where scaled in evaluation."""
     x, samples, p = torch.tensor([1.0, -2.0, 0.5]), 2**17, 0.3
-    for scale in F.CONVENTIONS:
-        layer = nn.Dropout(p, scale=scale)
+    for convention in CONVENTIONS:
+        layer = nn.Dropout(p, convention=convention)
         mean = layer(x.expand(samples, 3)).double().mean(0)
         expected = layer.eval()(x).double()
         kept_value = layer.train()(torch.ones(64)).max().item()
         deviation = x.abs() * kept_value * math.sqrt(p * (1 - p) / samples)
-        assert ((mean - expected).abs() <= 5 * deviation).all(), scale
-    assert torch.equal(nn.Dropout(p, scale="eval").eval()(x), x * (1 - threshold(p) / 65536))
-    assert torch.equal(F.dropout(x, 0.3, seed=1, scale="eval"), torch.where(F.dropout_mask((3,), 0.3, 1), x, 0))
-    channels = nn.Dropout2d(0.5, scale="eval")
+        assert ((mean - expected).abs() <= 5 * deviation).all(), convention
+    assert torch.equal(nn.Dropout(p, convention="eval").eval()(x), x * (1 - threshold(p) / 65536))
+    assert torch.equal(F.dropout(x, 0.3, seed=1, convention="eval"), torch.where(F.dropout_mask((3,), 0.3, 1), x, 0))
+    channels = nn.Dropout2d(0.5, convention="eval")
     assert set(channels(torch.ones(8, 8, 2, 2)).unique().tolist()) == {0.0, 1.0}
     assert torch.equal(channels.eval()(torch.ones(1, 2, 2, 2)), torch.full((1, 2, 2, 2), 0.5))
-    assert "scale='eval'" in repr(channels)
+    assert "convention='eval'" in repr(channels)
 
 
 def test_alpha_dropout_keeps_mean_and_variance() -> None:
@@ -430,8 +431,8 @@ def test_infinities_and_nan_as_torch() -> None:
 
 
 @pytest.mark.parametrize(("call", "kind", "message"), [
-    (lambda x: F.dropout(x, scale="both"), ValueError, "dropout: scale must be one of train, eval, got 'both'"),
-    (lambda x: nn.Dropout1d(scale="both"), ValueError, "Dropout1d: scale must be one of train, eval, got 'both'"),
+    (lambda x: F.dropout(x, convention="both"), ValueError, "dropout: convention must be one of train, eval, got 'both'"),
+    (lambda x: nn.Dropout1d(convention="both"), ValueError, "Dropout1d: convention must be one of train, eval, got 'both'"),
     (lambda x: F.dropout1d(x[0, 0]), RuntimeError, r"dropout1d: x must be 2-D or 3-D, got 1-D of shape \(5,\)"),
     (lambda x: F.feature_alpha_dropout(x[0, 0], training=True), RuntimeError, "feature_alpha_dropout: x must be at least 2-D, got 1-D"),
     (lambda x: F.dropout(x, residual_after=x[0]), RuntimeError, "dropout: residual_after must have the shape of x"),

@@ -60,11 +60,11 @@ def test_mc_dropout_in_chunks() -> None:
     assert batches == [1, 50]
     row = 8 * 16 * 4  # bytes of the largest layer's output
     batches.clear()
-    parts = fl.mc_dropout(model, x, samples=10, seed=1, memory=row * 5 * 4 + 1)
+    parts = fl.mc_dropout(model, x, samples=10, seed=1, max_bytes=row * 5 * 4 + 1)
     assert batches == [1, 20, 20, 10]
-    assert torch.equal(parts.samples, fl.mc_dropout(model, x, samples=10, seed=1, memory=row * 5 * 4 + 1).samples)
+    assert torch.equal(parts.samples, fl.mc_dropout(model, x, samples=10, seed=1, max_bytes=row * 5 * 4 + 1).samples)
     batches.clear()
-    fl.mc_dropout(model, x, samples=3, memory=1)
+    fl.mc_dropout(model, x, samples=3, max_bytes=1)
     assert batches == [1, 5, 5, 5]
     torch.testing.assert_close(parts.mean, one_pass.mean, rtol=0, atol=2.0)
 

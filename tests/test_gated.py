@@ -17,7 +17,8 @@ from fastlayers.backends import select
 from fastlayers.nn.activations import from_name
 from fastlayers.reference import activations
 from fastlayers.reference.dropout import mask_like, multiplier_like
-from fastlayers.reference.epilogue import accumulate_dtype, activation_arguments
+from fastlayers.reference.dtypes import accumulate_dtype
+from fastlayers.reference.epilogue import activation_arguments
 from fastlayers.reference.gated import empty_halved
 from fastlayers.specs import ACTIVATIONS
 

@@ -13,7 +13,8 @@ from fastlayers import reference
 from fastlayers.backends import select
 from fastlayers.reference import activations
 from fastlayers.reference.dropout import multiplier_like
-from fastlayers.reference.epilogue import accumulate_dtype, activation_arguments, channel_sum, per_channel
+from fastlayers.reference.dtypes import accumulate_dtype
+from fastlayers.reference.epilogue import activation_arguments, channel_sum, per_channel
 
 EPS = 1e-5
 

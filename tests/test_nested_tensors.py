@@ -9,8 +9,8 @@ from fastlayers import nn
 
 LAYERS = {
     "relu": nn.ReLU, "silu": nn.SiLU, "prelu": nn.PReLU, "rrelu": nn.RReLU, "gelu, dropout": lambda: nn.GELU(dropout=0.3),
-    "dropout": nn.Dropout, "not in place": lambda: nn.Dropout(0.3, inplace=True), "evaluated": lambda: nn.Dropout(0.3, scale="eval").eval(),
-    "alpha dropout": nn.AlphaDropout,
+    "dropout": nn.Dropout, "not in place": lambda: nn.Dropout(0.3, inplace=True), "alpha dropout": nn.AlphaDropout,
+    "evaluated": lambda: nn.Dropout(0.3, convention="eval").eval(),
 }
 
 

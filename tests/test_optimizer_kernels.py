@@ -301,8 +301,7 @@ def _arguments(**changed: object) -> list[object]:
 
 
 @pytest.mark.parametrize(("kind", "message", "changed"), [
-    (ValueError, "optimizer_step: rule must be one of sgd, adagrad, rmsprop, adam, adamw, nadam, radam, adamax, lion, got 'rprop'",
-     {"rule": "rprop"}),
+    (ValueError, f"optimizer_step: rule must be one of {', '.join(UPDATE_RULES)}, got 'rprop'", {"rule": "rprop"}),
     (ValueError, "optimizer_step: hyperparameters must have 5 elements, got 2", {"hyperparameters": [0.1, 0.0]}),
     (ValueError, "optimizer_step: flags must have 2 elements, got 1", {"flags": [False]}),
     (ValueError, "optimizer_step: states must have 2 elements, got 1", {"states": [torch.ones(2, 3)]}),

@@ -70,6 +70,15 @@ def test_the_profiler_sees_the_step() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_what_is_printed_is_torchs_and_the_options(name: str) -> None:
+    p = torch.ones(3, requires_grad=True)
+    text = repr(getattr(fl.optim, name)([p]))
+    assert text == repr(twin(name)([p])).replace("PaperLion", "Lion")
+    with_options = repr(getattr(fl.optim, name)([p], max_grad_norm=1.0, ema_decay=0.9, master_weights=False))
+    assert with_options == text.removesuffix(")") + "\nOptions\n    max_grad_norm: 1.0\n    ema_decay: 0.9\n)"
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_schedulers(name: str) -> None:
     ours, optimizer, theirs, theirs_optimizer = pair(name, lr=0.1)
     schedulers = [torch.optim.lr_scheduler.OneCycleLR(o, 0.2, total_steps=9, cycle_momentum=False) for o in (optimizer, theirs_optimizer)]

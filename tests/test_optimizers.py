@@ -36,7 +36,7 @@ MORE = {
     "Lion": [{}, {"lr": 0.01, "weight_decay": 0.2}, {"betas": (0.8, 0.5), "maximize": True}, {"lr": DOUBLE(0.01)}],
 }
 SAMPLES = [(name, sample.kwargs) for name in INFO if name in NAMES for sample in INFO[name].optim_inputs_func(device="cpu")] + [
-    (name, kwargs) for name in NAMES for kwargs in MORE[name]]
+    (name, kwargs) for name in NAMES for kwargs in MORE.get(name, [{}])]
 
 
 def on_backends(every: Sequence, few: Sequence) -> list:

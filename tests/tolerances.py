@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from fastlayers.reference.epilogue import accumulate_dtype
+from fastlayers.reference.dtypes import accumulate_dtype
 from fastlayers.specs import Activation
 
 ROUNDINGS = 4.0  # x - mean, times scale, plus shift, plus residual

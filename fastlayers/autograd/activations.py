@@ -5,7 +5,7 @@ from torch import Tensor
 
 from .. import specs
 from ..context import transformed
-from ..reference.epilogue import accumulate_dtype
+from ..reference.dtypes import accumulate_dtype
 from . import composed
 from .common import KernelFunction, dense, differentiable, kernels_for, vector, with_stride
 

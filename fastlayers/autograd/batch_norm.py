@@ -1,35 +1,23 @@
 """Batch norm with its epilogue under autograd."""
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
 from .. import checks, ops, reference, specs
 from ..context import transformed
 from ..reference.batch_norm import batch_norm_statistics, move_running
-from ..reference.epilogue import accumulate_dtype
+from ..reference.dtypes import accumulate_dtype
 from . import composed, synchronised
 from .common import KernelFunction, dense, differentiable, finite_or_old, kernels_for, vector, with_stride
 from .restoring import restorable, restored
 
+Arguments = tuple[specs.Activation, tuple[float, ...], float, bool, float | None, float, int, bool, bool, object]
+"""What batch norm takes beside tensors: (row, constants, p, training, momentum, eps, channel_dim, inplace, skip_nonfinite, group).
 
-class Arguments(NamedTuple):
-    """What batch norm takes beside tensors."""
-
-    row: specs.Activation
-    constants: tuple[float, ...]
-    p: float
-    training: bool
-    momentum: float | None
-    eps: float
-    channel_dim: int
-    inplace: bool = False
-    """Keep y in place of x for backward, where x can be had back from it."""
-    skip_nonfinite: bool = False
-    group: object = None
-    """The process group whose ranks hold one batch together, in training."""
+inplace keeps y in place of x for backward where x can be had back from it; group has the ranks that hold one batch together, in training.
+A plain tuple, for one is made in every call, and a NamedTuple takes three times as long to make.
+"""
 
 
 class BatchNorm(KernelFunction):
@@ -88,8 +76,9 @@ def batch_norm(
     running_mean: Tensor | None, running_var: Tensor | None, num_batches_tracked: Tensor | None, arguments: Arguments,
 ) -> Tensor:
     """BatchNorm on checked tensors of any strides."""
+    _, _, _, training, _, _, _, _, skip_nonfinite, group = arguments
     if transformed():
-        checks.one_process("batch_norm", arguments[9] is None)
+        checks.one_process("batch_norm", group is None)
         return composed.batch_norm(
             x, weight, bias, residual, parameters, seed, running_mean, running_var, num_batches_tracked, arguments)
     x = dense(x)
@@ -97,10 +86,10 @@ def batch_norm(
         residual = with_stride(residual, x.stride())
     compute = accumulate_dtype(x)
     mean, var = vector(running_mean, compute), vector(running_var, compute)
-    moves = arguments[3] and running_mean is not None
-    before = [value.clone() for value in (mean, var)] if moves and arguments[8] else None
+    moves = training and running_mean is not None
+    before = [value.clone() for value in (mean, var)] if moves and skip_nonfinite else None
     batches = num_batches_tracked.clone() if before and num_batches_tracked is not None else None
-    apply = BatchNorm.apply if arguments[9] is None else synchronised.batch_norm
+    apply = BatchNorm.apply if group is None else synchronised.batch_norm
     y = apply(x, vector(weight, compute), vector(bias, compute), residual, vector(parameters, compute), seed, mean, var,
               num_batches_tracked, arguments)
     if before:

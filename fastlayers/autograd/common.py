@@ -13,7 +13,7 @@ from ..context import observed
 
 
 class KernelFunction(Function):
-    """A Function whose apply is torch's without the part in Python: 2.5 us less a call.
+    """A Function whose apply is torch's without the part in Python, which small tensors feel.
 
     That part looks for torch.func transforms, under which no Function of this package is called (see composed.py), and unwraps tensors
     that have outlived a transform; the reference, which computes what kernels cannot read in memory, knows those.

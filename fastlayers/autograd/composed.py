@@ -1,6 +1,6 @@
 """The layers under a torch.func transform: the reference formulas, which vmap, grad, jvp and whatever is stacked of them can follow.
 
-autograd.Functions of the kind that transforms accept cost 20 us more a call than those of this package, and kernels would still need a
+autograd.Functions of the kind that transforms accept cost more a call than those of this package, and kernels would still need a
 rule for every transform.
 """
 from __future__ import annotations
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .. import reference
 from ..reference.batch_norm import move_running, moved_running
-from ..reference.epilogue import accumulate_dtype
+from ..reference.dtypes import accumulate_dtype
 from .common import finite_or_old, is_dense
 
 
@@ -35,8 +35,9 @@ def batch_norm(
     """As autograd.batch_norm; running statistics can be moved in place only where the transform allows it."""
     y, moved = batch_norm_and_statistics(
         x, weight, bias, residual, parameters, seed, running_mean, running_var, num_batches_tracked, arguments)
-    if arguments[3]:
-        if arguments[8] and running_mean is not None:
+    _, _, _, training, _, _, _, _, skip_nonfinite, _ = arguments
+    if training:
+        if skip_nonfinite and running_mean is not None:
             moved = finite_or_old(moved, (running_mean, running_var, num_batches_tracked))
         move_running(running_mean, running_var, num_batches_tracked, moved)
     return y

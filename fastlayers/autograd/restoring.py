@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from .. import specs
+from ..rows import SMALLEST_SLOPE
 
 
 def restorable(
@@ -22,7 +23,7 @@ def restorable(
         return False
     if row.saturates and dtype.itemsize == 2:
         return False
-    if parameters is not None and not bool((parameters >= specs.SMALLEST_SLOPE).all()):
+    if parameters is not None and not bool((parameters >= SMALLEST_SLOPE).all()):
         return False
     if weight is None and residual is None:
         return True

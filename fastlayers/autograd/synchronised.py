@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .. import checks
 from ..reference.batch_norm import move_running, moved_running
-from ..reference.epilogue import accumulate_dtype
+from ..reference.dtypes import accumulate_dtype
 from .common import KernelFunction, kernels_for, with_stride
 from .restoring import restorable, restored
 

@@ -8,10 +8,12 @@ from types import ModuleType
 
 import torch
 
-from .. import activation_argument, checks, functional, generated, nn
+from .. import activation_argument, functional, generated, nn
+from ..checks import one_of
 from ..generated import Generated
 from ..reference import formulas
 from ..specs import ACTIVATIONS, Activation, Constant, Learnable
+from . import checks
 
 _OPERATION = "register_activation"
 _ULP = 16.0
@@ -81,7 +83,7 @@ def unregister_activation(name: str) -> None:
     Raises:
         ValueError: ``unregister_activation: name must be one of those registered, got 'silu'``.
     """
-    checks.one_of("unregister_activation", "name", name, tuple(_definitions))
+    one_of("unregister_activation", "name", name, tuple(_definitions))
     row = ACTIVATIONS.pop(name)
     del _definitions[name], generated.REGISTERED[name]
     activation_argument.remove(row)

@@ -1,28 +1,22 @@
 """The functional API: checks its arguments, draws the seed, and hands over to the autograd functions."""
+from collections.abc import Callable
+
+from torch import Tensor
+
 from .activations import FUNCTIONS as _FUNCTIONS
-from .activations import apply
 from .batch_norm import batch_norm, batch_norm_and_statistics
-from .dropout import (
-    CONVENTIONS,
-    alpha_dropout,
-    dropout,
-    dropout1d,
-    dropout2d,
-    dropout3d,
-    dropout_mask,
-    feature_alpha_dropout,
-)
+from .dropout import alpha_dropout, dropout, dropout1d, dropout2d, dropout3d, dropout_mask, feature_alpha_dropout
 from .epilogue import bias_activation
 from .gated import glu
 
 globals().update(_FUNCTIONS)
 __all__ = [
-    "CONVENTIONS", "alpha_dropout", "apply", "batch_norm", "batch_norm_and_statistics", "bias_activation", "dropout", "dropout1d",
-    "dropout2d", "dropout3d", "dropout_mask", "feature_alpha_dropout", "glu", *_FUNCTIONS,
+    "alpha_dropout", "batch_norm", "batch_norm_and_statistics", "bias_activation", "dropout", "dropout1d", "dropout2d", "dropout3d",
+    "dropout_mask", "feature_alpha_dropout", "glu", *_FUNCTIONS,
 ]
 
 
-def __getattr__(name: str) -> object:
+def __getattr__(name: str) -> Callable[..., Tensor]:
     """The function of a registered activation."""
     if name in _FUNCTIONS:
         return _FUNCTIONS[name]

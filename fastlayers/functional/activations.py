@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from inspect import Parameter
 
 import torch
 from torch import Tensor
@@ -72,7 +73,17 @@ def _function(rows: tuple[Activation, ...]) -> Callable[..., Tensor]:
 
     activation.__name__ = activation.__qualname__ = name
     activation.__doc__ = _docstring(rows, names)
+    activation.__signature__ = _signature(first, names)
     return activation
+
+
+def _signature(row: Activation, names: list[str]) -> inspect.Signature:
+    """What inspect, help() and editors show in place of (x, *arguments, **keywords)."""
+    defaults = {constant.name: constant.default for constant in row.constants if not constant.required}
+    defaults |= dict([row.keyword] if row.keyword else []) | {"training": False, "inplace": False}
+    plain = [Parameter(name, Parameter.POSITIONAL_OR_KEYWORD, default=defaults.get(name, Parameter.empty)) for name in ("x", *names)]
+    options = {"dropout": 0.0} | ({} if row.random else {"training": True}) | {"seed": None}
+    return inspect.Signature([*plain, *(Parameter(name, Parameter.KEYWORD_ONLY, default=value) for name, value in options.items())])
 
 
 def _torch_function_in_place(row: Activation) -> Callable[..., Tensor] | None:
@@ -86,7 +97,7 @@ def _torch_function_in_place(row: Activation) -> Callable[..., Tensor] | None:
 def _docstring(rows: tuple[Activation, ...], names: list[str]) -> str:
     """Formula, arguments, accuracy and source of an activation, from its rows."""
     first = rows[0]
-    lines = [f"{first.name}({', '.join(('x', *names))}, *, dropout=0.0, {'' if first.random else 'training=True, '}seed=None)", ""]
+    lines = [f"{first.module} as a function, with dropout in the same kernel.", ""]
     for row in rows:
         chosen = f" for {row.keyword[0]}={row.keyword[1]!r}" if row.keyword else ""
         lines += [f"{row.formula}{chosen}", f"{row.derivative}", f"Source: {row.source}.", ""]

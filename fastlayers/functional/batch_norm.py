@@ -28,7 +28,7 @@ def batch_norm(
         running_mean, running_var: (C,), or None when ``training``.
         weight, bias: (C,) in x's dtype, or float32 for half x; None for 1 and 0.
         training: normalise with the batch's statistics and apply ``dropout``.
-        momentum: in [0, 1]; None averages over all batches so far (needs ``num_batches_tracked``).
+        momentum: share of the batch in the running statistics; None averages over all batches so far (needs ``num_batches_tracked``).
         eps: added to the variance.
         activation: a name ("relu"), a name with constants ("leaky_relu(0.2)") or an activation module.
         residual: like x, added before the activation.

@@ -17,8 +17,8 @@ CONVENTIONS = ("train", "eval")
 
 
 def dropout(
-    x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False, *, scale: str = "train", residual_after: Tensor | None = None,
-    seed: Tensor | int | None = None, generator: torch.Generator | None = None,
+    x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False, *, convention: str = "train",
+    residual_after: Tensor | None = None, seed: Tensor | int | None = None, generator: torch.Generator | None = None,
 ) -> Tensor:
     """Zero elements with probability p and scale the others so that the mean is exact.
 
@@ -30,7 +30,7 @@ def dropout(
         p: in [0, 1]; 0 < p < 1 is never rounded to either.
         training: False returns x.
         inplace: write y into x and return x, unless it is jagged.
-        scale: "train" as above; "eval" leaves kept values alone and multiplies by 1 - t / 65536 where not training.
+        convention: "train" as above; "eval" leaves kept values alone and multiplies by 1 - t / 65536 where not training.
         residual_after: like x, or None.
         seed: an int or 0-d int64 tensor that fixes the mask; None draws one.
         generator: where the seed is drawn from; None is torch's default generator of x's device.
@@ -45,19 +45,19 @@ def dropout(
 
     >>> y = dropout(torch.ones(8), 0.5, seed=1234)
     """
-    checks.one_of("dropout", "scale", scale, CONVENTIONS)
-    return _dropout("dropout", x, p, training, inplace, False, scale, seed, generator, residual_after)
+    checks.one_of("dropout", "convention", convention, CONVENTIONS)
+    return _dropout("dropout", x, p, training, inplace, False, convention, seed, generator, residual_after)
 
 
 def dropout1d(
-    x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False, *, scale: str = "train", seed: Tensor | int | None = None,
+    x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False, *, convention: str = "train", seed: Tensor | int | None = None,
     generator: torch.Generator | None = None,
 ) -> Tensor:
     """Zero whole channels of x with probability p: y[n, c] = x[n, c] * m, m the mask of element n C + c of :func:`dropout`.
 
     Args:
         x: (N, C, L), or (C, L), whatever its strides.
-        p, training, inplace, scale, seed, generator: as in :func:`dropout`.
+        p, training, inplace, convention, seed, generator: as in :func:`dropout`.
 
     Raises:
         RuntimeError: ``dropout1d: x must be 2-D or 3-D, got ...``
@@ -67,11 +67,11 @@ def dropout1d(
     >>> y = dropout1d(torch.ones(2, 3, 4), 0.5, seed=1234)
     """
     checks.channels_to_drop("dropout1d", x, (2, 3), strict=True)
-    return _channels("dropout1d", x, x.dim() == 3, p, training, inplace, scale, seed, generator)
+    return _channels("dropout1d", x, x.dim() == 3, p, training, inplace, convention, seed, generator)
 
 
 def dropout2d(
-    x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False, *, scale: str = "train", seed: Tensor | int | None = None,
+    x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False, *, convention: str = "train", seed: Tensor | int | None = None,
     generator: torch.Generator | None = None,
 ) -> Tensor:
     """:func:`dropout1d` for x of shape (N, C, H, W); a 3-D x is (N, C, L), as in torch, which warns of it.
@@ -79,11 +79,11 @@ def dropout2d(
     >>> y = dropout2d(torch.ones(2, 3, 4, 5), 0.5, seed=1234)
     """
     checks.channels_to_drop("dropout2d", x, (4,), strict=False)
-    return _channels("dropout2d", x, True, p, training, inplace, scale, seed, generator)
+    return _channels("dropout2d", x, True, p, training, inplace, convention, seed, generator)
 
 
 def dropout3d(
-    x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False, *, scale: str = "train", seed: Tensor | int | None = None,
+    x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False, *, convention: str = "train", seed: Tensor | int | None = None,
     generator: torch.Generator | None = None,
 ) -> Tensor:
     """:func:`dropout1d` for x of shape (N, C, D, H, W) or (C, D, H, W).
@@ -91,7 +91,7 @@ def dropout3d(
     >>> y = dropout3d(torch.ones(2, 3, 4, 5, 6), 0.5, seed=1234)
     """
     checks.channels_to_drop("dropout3d", x, (4, 5), strict=False)
-    return _channels("dropout3d", x, x.dim() == 5, p, training, inplace, scale, seed, generator)
+    return _channels("dropout3d", x, x.dim() == 5, p, training, inplace, convention, seed, generator)
 
 
 def alpha_dropout(
@@ -150,29 +150,29 @@ def dropout_mask(
 
 
 def _channels(
-    operation: str, x: Tensor, batched: bool, p: float, training: bool, inplace: bool, scale: str, seed: Tensor | int | None,
+    operation: str, x: Tensor, batched: bool, p: float, training: bool, inplace: bool, convention: str, seed: Tensor | int | None,
     generator: torch.Generator | None,
 ) -> Tensor:
     """Channel dropout of x, which is one sample unless batched."""
-    checks.one_of(operation, "scale", scale, CONVENTIONS)
+    checks.one_of(operation, "convention", convention, CONVENTIONS)
     if batched:
-        return _dropout(operation, x, p, training, inplace, True, scale, seed, generator)
-    y = _dropout(operation, x.unsqueeze(0), p, training, inplace, True, scale, seed, generator).squeeze(0)
+        return _dropout(operation, x, p, training, inplace, True, convention, seed, generator)
+    y = _dropout(operation, x.unsqueeze(0), p, training, inplace, True, convention, seed, generator).squeeze(0)
     return x if inplace else y
 
 
 def _dropout(
-    operation: str, x: Tensor, p: float, training: bool, inplace: bool, by_channel: bool, scale: str, seed: Tensor | int | None,
+    operation: str, x: Tensor, p: float, training: bool, inplace: bool, by_channel: bool, convention: str, seed: Tensor | int | None,
     generator: torch.Generator | None, residual_after: Tensor | None = None,
 ) -> Tensor:
-    """All kinds; scale is one of CONVENTIONS or "alpha"."""
+    """All kinds; convention is one of CONVENTIONS or "alpha"."""
     checks.tensor(operation, "x", x)
     checks.probability(operation, "p", p)
     if type(x) is not Tensor and is_jagged(x) and not by_channel:
-        y = on_values(lambda x: _dropout(operation, x, p, training, False, False, scale, seed, generator), x)
+        y = on_values(lambda x: _dropout(operation, x, p, training, False, False, convention, seed, generator), x)
         return y if residual_after is None else y + residual_after
     factor = None
-    if p == 0 or x.numel() == 0 or (not training and scale != "eval"):
+    if p == 0 or x.numel() == 0 or (not training and convention != "eval"):
         y = x
     elif p == 1:
         y = factor = x.new_zeros(())  # whatever x's dtype is
@@ -183,7 +183,7 @@ def _dropout(
         checks.floating(operation, x)
         if by_channel:
             checks.has_channels(operation, x)
-        outcome = alpha_outcome(p) if scale == "alpha" else (1.0, 0.0, 0.0) if scale == "eval" else None
+        outcome = alpha_outcome(p) if convention == "alpha" else (1.0, 0.0, 0.0) if convention == "eval" else None
         y = fused(operation, x, None, None, None, IDENTITY, p, True, seed, 1 if by_channel else 0, residual_after, by_channel, outcome,
                   generator)
         return x.copy_(y) if inplace else y

@@ -1,4 +1,6 @@
 """Modules. A class with a torch.nn name is drop-in: same arguments, order, state_dict and numbers; new arguments are keyword-only."""
+import torch
+
 from . import activations
 from .activations import *  # noqa: F403 - the classes are made from the rows of specs.py
 from .activations import __all__ as _activations
@@ -15,7 +17,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> type:
+def __getattr__(name: str) -> type[torch.nn.Module]:
     """The class of a registered activation."""
     if name in activations.CLASSES:
         return activations.CLASSES[name]

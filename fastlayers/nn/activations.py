@@ -6,11 +6,15 @@ not, the constructor takes the row's constants; by keyword, where the row has le
 """
 from __future__ import annotations
 
+import inspect
+from inspect import Parameter
+
 import torch
 from torch import Tensor
 
-from .. import checks, functional
+from .. import checks
 from ..activation_argument import parse, register, resolve_module
+from ..functional.activations import apply
 from ..specs import ACTIVATIONS, Activation, Learnable
 
 
@@ -25,7 +29,7 @@ class FusedActivation(torch.nn.Module):
         if self.inplace and not self.dropout:
             return super().forward(input)  # torch's kernel: in place there is no traffic left to save
         name = type(self).__name__
-        return functional.apply(name, input, resolve_module(name, self), dropout=self.dropout, training=self.training)
+        return apply(name, input, resolve_module(name, self), dropout=self.dropout, training=self.training)
 
     def extra_repr(self) -> str:
         return ", ".join(part for part in (super().extra_repr(), f"dropout={self.dropout}" if self.dropout else "") if part)
@@ -49,7 +53,16 @@ def _constructor(base: type[torch.nn.Module]):
         self.dropout = dropout
 
     __init__.__doc__ = base.__init__.__doc__
+    own = base.__init__ is not torch.nn.Module.__init__  # which takes anything, only to refuse it in its own words
+    __init__.__signature__ = _signature(list(inspect.signature(base.__init__).parameters.values())[1:] if own else [], {"dropout": 0.0})
     return __init__
+
+
+def _signature(positional: list[Parameter], keyword_only: dict[str, object]) -> inspect.Signature:
+    """What inspect, help() and editors show of a constructor in place of (self, *args, **kwargs)."""
+    options = [Parameter(name, Parameter.KEYWORD_ONLY, default=default) for name, default in keyword_only.items()]
+    parameters = [Parameter("self", Parameter.POSITIONAL_OR_KEYWORD), *positional, *options]
+    return inspect.Signature(sorted(parameters, key=lambda parameter: parameter.kind))  # **kwargs of torch.nn.Identity stays last
 
 
 def _own_constructor(row: Activation):
@@ -77,6 +90,10 @@ def _own_constructor(row: Activation):
         for learnable in row.learnables:
             self.register_parameter(learnable.name, _parameter(learnable, row, given, device, dtype))
         self.dropout = dropout
+
+    __init__.__signature__ = _signature(
+        [Parameter(name, Parameter.POSITIONAL_OR_KEYWORD, default=default) for name, default in constants.items()],
+        counts | starts | {"dropout": 0.0, "device": None, "dtype": None})
 
     def reset_parameters(self) -> None:
         """Give every learnable parameter the value that it starts from by default."""

@@ -5,20 +5,21 @@ import torch
 from torch import Tensor
 
 from .. import checks, functional
+from ..functional.dropout import CONVENTIONS
 
 
 class _Scaled:
     """The constructor of the classes that know both conventions."""
 
-    scale: str = "train"
+    convention: str = "train"
 
-    def __init__(self, p: float = 0.5, inplace: bool = False, *, scale: str = "train") -> None:
-        checks.one_of(type(self).__name__, "scale", scale, functional.CONVENTIONS)
+    def __init__(self, p: float = 0.5, inplace: bool = False, *, convention: str = "train") -> None:
+        checks.one_of(type(self).__name__, "convention", convention, CONVENTIONS)
         super().__init__(p, inplace)
-        self.scale = scale
+        self.convention = convention
 
     def extra_repr(self) -> str:
-        return super().extra_repr() + (f", scale={self.scale!r}" if self.scale != "train" else "")
+        return super().extra_repr() + (f", convention={self.convention!r}" if self.convention != "train" else "")
 
 
 class Dropout(_Scaled, torch.nn.Dropout):
@@ -30,7 +31,7 @@ class Dropout(_Scaled, torch.nn.Dropout):
     Args:
         p: probability in [0, 1]. Default 0.5.
         inplace: write the result into x. Default False.
-        scale: "train" as above, the default; "eval" only drops while training and multiplies by 1 - t / 65536 in evaluation, as in
+        convention: "train" as above, the default; "eval" only drops while training and multiplies by 1 - t / 65536 in evaluation, as in
             the paper; keyword only.
 
     Shape: any. float32, float64, float16, bfloat16.
@@ -43,9 +44,9 @@ class Dropout(_Scaled, torch.nn.Dropout):
     >>> y = Dropout(0.1)(torch.randn(4, 8))
     """
 
-    def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
-        """y = x m + residual while training, else x + residual; x is input, residual like it or None."""
-        return functional.dropout(input, self.p, self.training, self.inplace, scale=self.scale, residual_after=residual)
+    def forward(self, input: Tensor, residual_after: Tensor | None = None) -> Tensor:
+        """y = x m + residual_after while training, else x + residual_after; x is input, residual_after like it or None."""
+        return functional.dropout(input, self.p, self.training, self.inplace, convention=self.convention, residual_after=residual_after)
 
 
 _CHANNELS = """Drop whole channels with probability p while training, and scale the others so that the mean is exact.
@@ -53,7 +54,7 @@ _CHANNELS = """Drop whole channels with probability p while training, and scale 
 y[n, c] = x[n, c] m[n, c], m the mask of element n C + c of :class:`Dropout`. Drop-in for ``torch.nn.{name}``.
 
 Args:
-    p, inplace, scale: as in :class:`Dropout`.
+    p, inplace, convention: as in :class:`Dropout`.
 
 Shape: x {shape}; y like x. float32, float64, float16, bfloat16.
 
@@ -68,7 +69,7 @@ class Dropout1d(_Scaled, torch.nn.Dropout1d):
 
     def forward(self, input: Tensor) -> Tensor:
         """y while training, else x; x is input."""
-        return functional.dropout1d(input, self.p, self.training, self.inplace, scale=self.scale)
+        return functional.dropout1d(input, self.p, self.training, self.inplace, convention=self.convention)
 
 
 class Dropout2d(_Scaled, torch.nn.Dropout2d):
@@ -76,7 +77,7 @@ class Dropout2d(_Scaled, torch.nn.Dropout2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """y while training, else x; x is input."""
-        return functional.dropout2d(input, self.p, self.training, self.inplace, scale=self.scale)
+        return functional.dropout2d(input, self.p, self.training, self.inplace, convention=self.convention)
 
 
 class Dropout3d(_Scaled, torch.nn.Dropout3d):
@@ -84,7 +85,7 @@ class Dropout3d(_Scaled, torch.nn.Dropout3d):
 
     def forward(self, input: Tensor) -> Tensor:
         """y while training, else x; x is input."""
-        return functional.dropout3d(input, self.p, self.training, self.inplace, scale=self.scale)
+        return functional.dropout3d(input, self.p, self.training, self.inplace, convention=self.convention)
 
 
 class AlphaDropout(torch.nn.AlphaDropout):

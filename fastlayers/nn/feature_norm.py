@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .. import checks, functional
+from ..reference.dtypes import accumulate_dtype
 from .wide_statistics import WideStatistics
 
 
@@ -62,7 +63,7 @@ class FeatureNorm(WideStatistics, torch.nn.Module):
         """y = (input - mean) / sqrt(var + eps)."""
         name = type(self).__name__
         checks.floating(name, input)
-        compute = torch.promote_types(input.dtype, torch.float32)
+        compute = accumulate_dtype(input)
         mean, var = self.mean.to(compute), self.var.to(compute)
         dim = checks.channel_dimension(name, input, self.channel_dim)
         checks.channel_vectors(name, input, dim, mean=mean)

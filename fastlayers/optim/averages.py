@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from .. import checks
+from . import checks
 
 if TYPE_CHECKING:
     from .fused import FusedStep

@@ -6,8 +6,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from .. import checks
+from ..checks import one_of
 from ..specs import UPDATE_RULES
+from . import checks
 from .fused import FusedStep
 
 
@@ -21,7 +22,7 @@ def build(
     fits ``encoder.norm1.weight`` and the weight of an ``nn.BatchNorm2d`` called ``layers.1``.
 
     Args:
-        name: a row of specs.UPDATE_RULES: "sgd", "adagrad", "rmsprop", "adam", "adamw", "nadam", "radam", "adamax" or "lion".
+        name: that of a row of specs.UPDATE_RULES: "sgd", "adamw", ...
         model: those of its parameters that require a gradient are taken, each once, under its name.
         no_decay: words; what they fit gets ``weight_decay=0`` (default ("bias", "norm")).
         overrides: word to arguments for what it fits, such as ``{"head": {"lr": 1e-2}}``; the first word that fits counts. They come
@@ -43,7 +44,7 @@ def build(
     """
     from .. import optim
 
-    checks.one_of("build", "name", name, tuple(UPDATE_RULES))
+    one_of("build", "name", name, tuple(UPDATE_RULES))
     checks.instance("build", "model", model, nn.Module)
     overrides, unused = overrides or {}, set(overrides or ())
     groups: dict[tuple[bool, str | None], list[tuple[str, Tensor]]] = {}

@@ -11,10 +11,9 @@ from torch import Tensor
 from torch._compile import _disable_dynamo
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
-from .. import checks
 from ..backends import select
 from ..specs import UPDATE_RULES, UpdateRule, hyperparameter_range
-from . import averages, diagnostics, options, traced
+from . import averages, checks, diagnostics, options, traced
 from .norms import on, total_norms
 from .options import Options
 from .plan import Group, Plan, Work, make_plan, next_seed
@@ -112,7 +111,7 @@ class FusedStep(torch.optim.Optimizer):
             return _watched_step(self, *([] if closure is None else [closure]))
         return self._plain_step(closure)
 
-    step.hooked = True  # torch would wrap it to call hooks and to record a profile, for 40 us where there is neither
+    step.hooked = True  # torch would wrap it to call hooks and to record a profile, at a cost where there is neither
 
     def _is_watched(self) -> bool:
         return bool(
@@ -303,6 +302,12 @@ class FusedStep(torch.optim.Optimizer):
         ids = chain.from_iterable(group["params"] for group in state_dict["param_groups"])
         params = chain.from_iterable(group["params"] for group in self.param_groups)
         return [(p, state_dict["state"][key]) for key, p in zip(ids, params, strict=False) if key in state_dict["state"]]
+
+    def __repr__(self) -> str:
+        """torch.optim's, and the options that are not at their defaults."""
+        defaults = options.Options._field_defaults
+        shown = "".join(f"    {name}: {value}\n" for name, value in self._options()._asdict().items() if value != defaults[name])
+        return super().__repr__().removesuffix(")") + (f"\nOptions\n{shown}" if shown else "") + ")"
 
     def __getstate__(self) -> dict[str, Any]:
         given = {name: value for name, value in vars(self).items() if name in options.NAMES}

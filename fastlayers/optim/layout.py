@@ -7,8 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ..autograd import common
 from ..backends import extension
 from ..context import in_memory
+from ..reference.dtypes import accumulate_dtype
 
 
 def is_sharded(x: Tensor) -> bool:
@@ -38,15 +40,8 @@ def placed_like(value: Tensor, p: Tensor) -> Tensor:
 
 
 def is_dense(x: Tensor) -> bool:
-    """Whether x fills its memory without gaps or overlaps, in any order of its dimensions; a lazily negated or zero tensor has none."""
-    if not in_memory(x):
-        return False
-    expected = 1
-    for stride, size in sorted((stride, size) for stride, size in zip(x.stride(), x.shape, strict=True) if size != 1):
-        if stride != expected:
-            return x.numel() == 0
-        expected *= size
-    return True
+    """Whether kernels can walk x: its elements fill one block of memory, in any order; a lazily negated or zero tensor's are not there."""
+    return in_memory(x) and common.is_dense(x)
 
 
 def same_order(x: Tensor, model: Tensor) -> bool:
@@ -63,11 +58,6 @@ def in_order_of(x: Tensor, model: Tensor, dtype: torch.dtype | None = None) -> T
     if x.dtype == dtype and same_order(x, model) and in_memory(x):
         return x
     return torch.empty_strided(model.size(), model.stride(), dtype=dtype, device=x.device).copy_(x)
-
-
-def wide(dtype: torch.dtype) -> torch.dtype:
-    """What masters and averages of parameters of this dtype are kept in."""
-    return torch.promote_types(dtype, torch.float32)
 
 
 def gradients_if_ready(
@@ -92,7 +82,7 @@ def fitting(
     return (
         all(_fits(state, states[0].dtype, params[k % count]) for k, state in enumerate(states))
         and all(scalar.dtype == torch.float32 and scalar.device == params[k % count].device for k, scalar in enumerate(scalars))
-        and all(_fits(x, wide(p.dtype), p) for x, p in [*zip(masters, params, strict=False), *zip(averages, params, strict=False)])
+        and all(_fits(x, accumulate_dtype(p), p) for x, p in [*zip(masters, params, strict=False), *zip(averages, params, strict=False)])
     )
 
 

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-from .. import checks
+from ..checks import one_of
+from . import checks
 
 
 class Options(NamedTuple):
@@ -28,7 +29,7 @@ class Options(NamedTuple):
         checks.max_norm(operation, self.max_grad_norm)
         checks.boolean(operation, "master_weights", self.master_weights)
         if self.state_dtype is not None:
-            checks.one_of(operation, "state_dtype", self.state_dtype, (None, torch.float32, torch.bfloat16))
+            one_of(operation, "state_dtype", self.state_dtype, (None, torch.float32, torch.bfloat16))
         checks.boolean(operation, "stochastic_rounding", self.stochastic_rounding)
         checks.decay(operation, self.ema_decay)
 

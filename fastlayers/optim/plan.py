@@ -14,9 +14,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .. import checks
+from ..reference.dtypes import accumulate_dtype
 from ..specs import UpdateRule
-from .layout import fitting, gradients_if_ready, in_order_of, is_dense, is_sharded, local, local_gradient, placed_like, wide
+from . import checks
+from .layout import fitting, gradients_if_ready, in_order_of, is_dense, is_sharded, local, local_gradient, placed_like
 from .options import Options
 
 Group = dict[str, Any]
@@ -236,7 +237,7 @@ def complete(own: dict[str, Tensor], p: Tensor, group: Group, row: UpdateRule, n
     if options.master_weights and p.dtype in _HALF:
         _complete_one(own, "master", p, model, torch.float32, part)
     if options.ema_decay is not None:
-        _complete_one(own, "average", p, model, wide(p.dtype), part)
+        _complete_one(own, "average", p, model, accumulate_dtype(p), part)
 
 
 def _complete_one(own: dict[str, Tensor], name: str, p: Tensor, model: Tensor, dtype: torch.dtype, start: float | Tensor) -> None:

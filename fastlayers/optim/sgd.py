@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import ParamsT
 
-from .. import checks
+from . import checks
 from .fused import FusedStep
 
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from .. import checks, ops
+from .. import ops
+from . import checks
 from .norms import on, total_norms
 from .plan import Group, Launch, Work, flags, make_plan, next_seed, numbers
 

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .epilogue import accumulate_dtype, channel_sum, epilogue_backward, epilogue_forward, per_channel
+from .dtypes import accumulate_dtype
+from .epilogue import channel_sum, epilogue_backward, epilogue_forward, per_channel
 
 
 def batch_norm_statistics(x: Tensor, channel_dim: int) -> tuple[Tensor, Tensor]:

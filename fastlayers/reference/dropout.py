@@ -9,6 +9,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from .dtypes import accumulate_dtype
+
 _MASK = 0xFFFFFFFF
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _WEYL = (0x9E3779B9, 0xBB67AE85)
@@ -107,10 +109,10 @@ def multiplier_like(x: Tensor, p: float, seed: Tensor | None) -> Tensor | float:
     """What dropout multiplies x by: ``keep_scale`` where kept and 0 where dropped, in the dtype that x is computed in."""
     if seed is None or p == 0:
         return 1.0
-    return mask_like(x, p, seed).to(torch.promote_types(x.dtype, torch.float32)) * keep_scale(p)
+    return mask_like(x, p, seed).to(accumulate_dtype(x)) * keep_scale(p)
 
 
 def uniform_like(x: Tensor, seed: Tensor) -> Tensor:
     """What a random activation takes: (number + 1/2) / 65536 of each element, in (0, 1), numbered in x's memory order; x is dense."""
     numbers = random_numbers(0, x.numel(), seed, ACTIVATION_STREAM).as_strided(x.size(), x.stride())
-    return (numbers.to(torch.promote_types(x.dtype, torch.float32)) + 0.5) / 65536
+    return (numbers.to(accumulate_dtype(x)) + 0.5) / 65536

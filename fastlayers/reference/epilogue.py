@@ -26,11 +26,7 @@ from torch import Tensor
 from ..context import transformed
 from ..specs import ACTIVATIONS
 from . import activations, dropout
-
-
-def accumulate_dtype(x: Tensor) -> torch.dtype:
-    """The dtype that x is computed in: float64 for float64, float32 for everything else."""
-    return torch.float64 if x.dtype is torch.float64 else torch.float32
+from .dtypes import accumulate_dtype
 
 
 def per_channel(vector: Tensor, x: Tensor, channel_dim: int) -> Tensor:

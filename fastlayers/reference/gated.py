@@ -14,7 +14,8 @@ from torch import Tensor
 
 from . import activations
 from .dropout import multiplier_like
-from .epilogue import _like, accumulate_dtype, activation_arguments
+from .dtypes import accumulate_dtype
+from .epilogue import _like, activation_arguments
 
 
 def empty_halved(x: Tensor, dim: int) -> Tensor:

@@ -40,6 +40,7 @@ import torch
 from torch import Tensor
 
 from .dropout import random_numbers
+from .dtypes import accumulate_dtype
 
 States = tuple[Tensor, ...]
 ROUNDING_STREAM = 2
@@ -117,7 +118,7 @@ def _numbers_like(x: Tensor, seed: Tensor, first: int) -> Tensor:
 
 def _current(param: Tensor, master: Tensor) -> Tensor:
     """p for the arithmetic: the master, where the parameter is still what it was rounded to."""
-    compute = torch.promote_types(param.dtype, torch.float32)
+    compute = accumulate_dtype(param)
     return torch.where(master.to(param.dtype) == param, master.to(compute), param.to(compute))
 
 

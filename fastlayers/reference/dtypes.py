@@ -1,0 +1,10 @@
+"""Which dtype arithmetic is done in."""
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def accumulate_dtype(x: Tensor) -> torch.dtype:
+    """The dtype that x is computed in: float64 for float64, float32 for everything else."""
+    return torch.float64 if x.dtype is torch.float64 else torch.float32
