@@ -267,6 +267,8 @@ template <> struct ForHalfTypes<apl> {
 
 template <> struct ForHalfTypes<sinusoid> {
   struct type : sinusoid {
+    static constexpr bool side_by_side = true;
+
     template <class T> FL_HD static T forward(T x, const T*) { return math::rough_sine(x, nan<T>); }
     template <class T> FL_HD static T derivative(T x, const T*, T*) { return math::rough_cosine(x, nan<T>); }
   };

@@ -201,7 +201,7 @@ template <bool cosine> FL_HD void replace_far(float x, float limit, float& value
   const SineCosine far = far_sine_cosine(x);
   value = absolute(x) < infinity<float> ? cosine ? far.cosine : far.sine : limit;
 }
-template <bool cosine, class T> FL_APART void replace_far(T x, float limit, T& value) {
+template <bool cosine, class T> FL_APART_FOR_VECTORS void replace_far(T x, float limit, T& value) {
   for (int i = 0; i < T::size; ++i) {
     float lane = value[i];
     replace_far<cosine>(x[i], limit, lane);
