@@ -15,7 +15,6 @@ from . import data, plot, report, training
 from .nets import DROPOUT, NETS
 
 _EPOCHS = {"mlp": 8, "cnn": 4}
-_COMPARED = {"float64": torch.float64, "float32": torch.float32}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -86,8 +85,8 @@ def _train_all(args: argparse.Namespace, settings: training.Settings, digits: da
             runs = training.train(net, settings, epochs, digits, _bar(progress, f"{net}: training", epochs * steps))
             compared = min(steps, training.COMPARED_STEPS)
             differences = {
-                name: training.compare_without_dropout(net, settings, digits, dtype, _bar(progress, f"{net}: no dropout, {name}", compared))
-                for name, dtype in _COMPARED.items()
+                name: training.compare_without_dropout(net, chosen, digits, dtype, _bar(progress, f"{net}: no dropout, {name}", compared))
+                for name, (chosen, dtype) in training.comparisons(settings).items()
             }
             results[net] = report.summarise(runs, differences, epochs, settings.probability(net))
     return results

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,8 @@ OPTIMIZERS = tuple(name for name, optimizer in _CLASSES.items() if hasattr(torch
 _EVALUATION_BATCH = 1000
 COMPARED_STEPS = 100
 """The comparison without dropout ends with the first epoch, or here when the epoch is longer."""
+GENTLE = {"optimizer": "sgd", "lr": 5e-4}
+"""Training that magnifies roundings little: SGD with momentum, which unlike Adam divides no small gradient by its own size."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,15 @@ def train(net: str, settings: Settings, epochs: int, digits: Digits, on_step: On
         for run in runs.values():
             run.accuracies.append(_accuracy(run.model, digits, settings))
     return runs
+
+
+def comparisons(settings: Settings) -> dict[str, tuple[Settings, torch.dtype]]:
+    """How the loss curves without dropout are compared, by the name that the table has for it."""
+    return {
+        "float64": (settings, torch.float64),
+        "float32": (settings, torch.float32),
+        "float32, sgd": (replace(settings, **GENTLE), torch.float32),
+    }
 
 
 def compare_without_dropout(net: str, settings: Settings, digits: Digits, dtype: torch.dtype, on_step: OnStep) -> dict[str, float]:
