@@ -36,11 +36,8 @@ def convert(model: torch.nn.Module, *, fuse: bool = False) -> torch.nn.Module:
     Accuracy: that of the layers; which elements dropout drops and which slopes RReLU draws is not what torch draws, how many is.
 
     >>> model = torch.nn.Sequential(torch.nn.Linear(3, 8), torch.nn.BatchNorm1d(8), torch.nn.ReLU(), torch.nn.Dropout(0.1))
-    >>> convert(model, fuse=True)[2:]
-    Sequential(
-      (0): Absorbed(activation)
-      (1): Absorbed(dropout)
-    )
+    >>> list(convert(model, fuse=True))[2:]
+    [Absorbed(activation), Absorbed(dropout)]
     """
     checks.module("convert", model)
     checks.not_quantized("convert", [_at(path, module) for path, module in model.named_modules() if _gives_quantized(module)])

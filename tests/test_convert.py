@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import copy
 import pickle
-import warnings
 from unittest import mock
 
 import pytest
@@ -145,6 +144,7 @@ class Twice(T.ReLU):
         return 2 * super().forward(x)
 
 
+@pytest.mark.filterwarnings("ignore")  # weight_norm of old
 def test_what_stays() -> None:
     """Hooks of every kind, tied weights, shared layers, attributes, flags; and layers that are not quite torch's."""
     shared, calls = T.Tanh(), []
@@ -152,9 +152,7 @@ def test_what_stays() -> None:
         "bn": T.BatchNorm1d(4), "acts": T.ModuleList([shared, T.ReLU(), shared]), "own": Twice(), "prelu": T.PReLU(4), "tied": T.PReLU(4),
         "taken": T.BatchNorm1d(4), "normed": T.utils.parametrizations.weight_norm(T.PReLU(4), dim=None),
         "old": T.PReLU(4), "patched": T.Sigmoid()})
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        T.utils.weight_norm(model["old"], dim=None)
+    T.utils.weight_norm(model["old"], dim=None)
     model["tied"].weight = model["prelu"].weight
     model["taken"].activation = T.ReLU()
     model["patched"].forward = lambda x: x + 1
@@ -301,6 +299,26 @@ def test_blocks_come_apart_as_they_are_by_then() -> None:
     torch.testing.assert_close(model(x), y)
 
 
+def test_synchronised_blocks_come_apart_too() -> None:
+    model = fl.convert(T.Sequential(*bn_relu(), T.Dropout(0.5)), fuse=True)
+    T.SyncBatchNorm.convert_sync_batchnorm(model)
+    assert [type(module) for module in fl.revert(model)] == [T.SyncBatchNorm, T.ReLU, T.Dropout]
+
+
+def test_attributes_of_an_absorbed_layer_are_its_own() -> None:
+    """Not copied, however large; not run twice, whatever is registered on every module of the model."""
+    model, calls = T.Sequential(*bn_relu()), []
+    model[1].part, model[1].owner = "mine", [model]
+    fl.convert(model, fuse=True)
+    assert model[1].owner[0] is model[0].activation.owner[0] is model
+    for module in model.modules():
+        module.register_forward_hook(lambda module, *_: calls.append(type(module).__name__))
+    model(torch.randn(3, 4))
+    assert calls == ["BatchNorm1d", "Absorbed", "Sequential"]
+    fl.revert(model)
+    assert model[1].part == "mine"
+
+
 LACKING = {
     "activation": (lambda: nn.SReLU(), "SReLU at b"),
     "layers": (lambda: T.Sequential(T.Linear(3, 3), T.Sequential(nn.SReLU(), nn.SwiGLU())), "SReLU at b.1.0, SwiGLU at b.1.1"),
@@ -341,6 +359,7 @@ def test_revert_refuses_what_torch_lacks(case: str) -> None:
     assert [inside(module) for module in model.modules()] == held
 
 
+@pytest.mark.filterwarnings("ignore")  # torch.ao
 def test_convert_refuses() -> None:
     """What is no model; a quantized one, whose layers may meet quantized tensors; constants that a block cannot have."""
     for function in (fl.convert, fl.revert):
@@ -348,10 +367,8 @@ def test_convert_refuses() -> None:
             function([T.ReLU()])
     with pytest.raises(ValueError, match=r"got SReLU$"):
         fl.revert(nn.SReLU())
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        quantized = T.Sequential(torch.ao.nn.quantized.Quantize(0.1, 0, torch.quint8), T.ReLU(), torch.ao.nn.quantized.DeQuantize())
-        dynamic = T.Sequential(torch.ao.nn.quantized.dynamic.Linear(3, 3), T.ReLU())
+    quantized = T.Sequential(torch.ao.nn.quantized.Quantize(0.1, 0, torch.quint8), T.ReLU(), torch.ao.nn.quantized.DeQuantize())
+    dynamic = T.Sequential(torch.ao.nn.quantized.dynamic.Linear(3, 3), T.ReLU())
     with pytest.raises(ValueError, match=r"^convert: model must not be quantized, got Quantize at 0$"):
         fl.convert(quantized)
     assert type(quantized[1]) is T.ReLU
@@ -362,8 +379,18 @@ def test_convert_refuses() -> None:
     assert kinds(bad) == [T.Sequential, T.BatchNorm1d, T.Softshrink]
 
 
-def test_compiled_models() -> None:
-    """One graph; a model that was compiled before is compiled again, and afterwards too."""
+@pytest.mark.parametrize("fuse", [False, True], ids=["layers", "blocks"])
+def test_compiled_training(fuse: bool) -> None:
+    """One graph, torch's numbers."""
+    torch._dynamo.reset()
+    theirs = settled("mlp")
+    ours = torch.compile(fl.convert(copy.deepcopy(theirs), fuse=fuse), backend="aot_eager", fullgraph=True)
+    for value, expected in zip(two_steps(ours, "mlp"), two_steps(theirs, "mlp"), strict=True):
+        torch.testing.assert_close(value, expected, **TIGHT)
+
+
+def test_a_compiled_model_is_compiled_again() -> None:
+    """By torch.compile or by its method; after convert and after revert."""
     torch._dynamo.reset()
     graphs = []
 
@@ -396,6 +423,7 @@ def test_compiled_models() -> None:
             torch.testing.assert_close(call(x), expected)
 
 
+@pytest.mark.filterwarnings("ignore")  # torch.jit
 def test_scripted_models_stay() -> None:
     scripted = torch.jit.script(T.Sequential(T.Linear(3, 4), T.BatchNorm1d(4), T.ReLU()))
     before = kinds(scripted)
