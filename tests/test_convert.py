@@ -199,6 +199,11 @@ def hooked(module: T.Module) -> T.Module:
     return module
 
 
+def patched(module: T.Module) -> T.Module:
+    module.forward = lambda x: x
+    return module
+
+
 class Subclass(T.Sequential):
     """Who knows what it does with its layers."""
 
@@ -227,6 +232,7 @@ FUSED = {
                            ["BatchNorm1d", "ReLU", "Dropout"]),
     "lazy": (lambda: T.Sequential(T.LazyBatchNorm1d(), T.ReLU()), ["LazyBatchNorm1d", "ReLU"]),
     "another container": (lambda: Subclass(*bn_relu()), ["BatchNorm1d", "ReLU"]),
+    "another forward": (lambda: patched(T.Sequential(*bn_relu())), ["BatchNorm1d", "ReLU"]),
     "a list": (lambda: T.ModuleList(bn_relu()), ["BatchNorm1d", "ReLU"]),
 }
 
