@@ -3,6 +3,7 @@ from importlib.metadata import version as _version
 
 from . import functional, nn, optim, specs
 from .backends import backend, backends
+from .convert import convert, revert
 from .ensemble import mc_dropout
 from .folding import fold_batch_norm
 from .formulas import register_activation, unregister_activation
@@ -10,6 +11,6 @@ from .stopping import EarlyStopping
 
 __version__ = _version("fastlayers")
 __all__ = [
-    "EarlyStopping", "backend", "backends", "fold_batch_norm", "functional", "mc_dropout", "nn", "optim", "register_activation",
-    "specs", "unregister_activation",
+    "EarlyStopping", "backend", "backends", "convert", "fold_batch_norm", "functional", "mc_dropout", "nn", "optim",
+    "register_activation", "revert", "specs", "unregister_activation",
 ]

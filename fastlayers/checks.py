@@ -361,6 +361,24 @@ def batch_norm(
         more_than_one_value(operation, x, channel_dim)
 
 
+def module(operation: str, model: object) -> None:
+    """A model is one of torch's modules."""
+    if not isinstance(model, torch.nn.Module):
+        raise TypeError(f"{operation}: model must be a torch.nn.Module, got {type(model).__name__}")
+
+
+def not_quantized(operation: str, found: Sequence[str]) -> None:
+    """No layer of the model works on quantized tensors."""
+    if found:
+        raise ValueError(f"{operation}: model must not be quantized, got {', '.join(found)}")
+
+
+def layers_of_torch(operation: str, others: Sequence[str]) -> None:
+    """A model for who lacks fastlayers."""
+    if others:
+        raise ValueError(f"{operation}: model must hold no layer that torch.nn lacks, got {', '.join(others)}")
+
+
 def any_dropout(operation: str, modules: Sequence[object]) -> None:
     """A model without dropout is no ensemble."""
     if not modules:

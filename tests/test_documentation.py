@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
 import document_activations as tool
 
 # Not the commands: their modules have no examples and import what only an extra brings.
-LIBRARY = ("formulas", "functional", "backends", "nn", "optim", "ensemble", "stopping")
+LIBRARY = ("formulas", "functional", "backends", "nn", "optim", "ensemble", "stopping", "convert")
 MODULES = [
     name for part in LIBRARY for name in (
         f"fastlayers.{part}",
@@ -38,7 +38,7 @@ def test_examples_of_docstrings(name: str) -> None:
 def test_public_things_have_an_example() -> None:
     for thing in (fastlayers.functional.batch_norm, fastlayers.functional.bias_activation, fastlayers.functional.dropout,
                   fastlayers.functional.dropout_mask, fastlayers.functional.glu, fastlayers.nn.GLU, fastlayers.nn.SwiGLU,
-                  fastlayers.mc_dropout, fastlayers.EarlyStopping, fastlayers.register_activation,
+                  fastlayers.mc_dropout, fastlayers.EarlyStopping, fastlayers.convert, fastlayers.revert, fastlayers.register_activation,
                   fastlayers.backend, fastlayers.backends, fastlayers.nn.BatchNorm2d,
                   fastlayers.nn.Dropout, fastlayers.optim.SGD, fastlayers.optim.Adam, fastlayers.optim.AdamW):
         assert ">>> " in thing.__doc__, thing
