@@ -51,7 +51,9 @@ struct Activation : torch::autograd::Function<Activation> {
   static Tensor forward(Context* context, const Tensor& x, const Optional& parameters, const Plain& plain) {
     Tensor y = plain.forward(x, parameters);
     context->save_for_backward({plain.from_output ? y : x, parameters.value_or(Tensor())});
-    context->saved_data["plain"] = std::make_tuple(std::string(plain.name), plain.constants, plain.channel_dim, plain.from_output);
+    std::vector<at::IValue> facts = {std::string(plain.name), plain.channel_dim, plain.from_output};
+    facts.insert(facts.end(), plain.constants.begin(), plain.constants.end());  // one by one: compiled autograd hashes no lists
+    context->saved_data["plain"] = c10::ivalue::Tuple::create(std::move(facts));
     return y;
   }
 
@@ -60,10 +62,11 @@ struct Activation : torch::autograd::Function<Activation> {
     const Tensor& saved = tensors[0];
     const Optional parameters = tensors[1].defined() ? Optional(tensors[1]) : std::nullopt;
     Tensor dy = gradients[0];
-    if (dy.strides() != saved.strides()) dy = at::empty_strided(saved.sizes(), saved.strides(), dy.options()).copy_(dy);
-    const auto& data = context->saved_data["plain"].toTupleRef().elements();
-    const Constants constants = data[1].toDoubleVector();
-    const Plain plain{data[0].toStringRef(), constants, data[2].toInt(), data[3].toBool()};
+    if (dy.strides() != saved.strides()) dy = dy.new_empty_strided(saved.sizes(), saved.strides()).copy_(dy);
+    const auto facts = context->saved_data["plain"].toTupleRef().elements().vec();
+    Constants constants;
+    for (size_t i = 3; i < facts.size(); ++i) constants.push_back(facts[i].toDouble());
+    const Plain plain{facts[0].toStringRef(), constants, facts[1].toInt(), facts[2].toBool()};
     const bool wants_parameters = parameters && context->needs_input_grad(1);
     auto [dx, dresidual, dscale, dshift, dparameters] =
         plain.backward(dy, saved, parameters, {context->needs_input_grad(0), false, false, false, wants_parameters});
