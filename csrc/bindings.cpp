@@ -25,6 +25,7 @@ void translate(std::exception_ptr thrown) {
 
 }  // namespace
 
+void bind_activation(pybind11::module_& module);
 void bind_gated(pybind11::module_& module);
 void bind_layers(pybind11::module_& module);
 void bind_optimizers(pybind11::module_& module);
@@ -37,6 +38,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
   fastlayers::cpu_capability();  // an unknown FASTLAYERS_CPU_CAPABILITY fails here, at import
   fastlayers::bind_gated(module);
 #endif
+  fastlayers::bind_activation(module);
   fastlayers::bind_layers(module);
   fastlayers::bind_optimizers(module);
   fastlayers::bind_steps(module);

@@ -36,7 +36,6 @@ Tensor gated_forward(const Tensor& x, const Optional& parameters, const Optional
   const GatedArguments a("gated_forward", x, parameters, seed, activation, constants, p, dim);
   Tensor y = new_tensor(x, a.sizes, a.strides, x.scalar_type());
   void* const out = y.mutable_data_ptr();
-  py::gil_scoped_release released;
   FL_KERNELS(gated_kernels).forward[index_of(a.e.dtype)](a.e, gate_first, out);
   return y;
 }
@@ -57,10 +56,7 @@ std::tuple<Optional, Optional> gated_backward(const Tensor& dy, const Tensor& x,
     dparameters = new_tensor(x, parameters->sizes(), parameters->strides(), parameters->scalar_type());
     g.dparameters = dparameters->mutable_data_ptr();
   }
-  {
-    py::gil_scoped_release released;
-    FL_KERNELS(gated_kernels).backward[index_of(a.e.dtype)](a.e, gate_first, g);
-  }
+  FL_KERNELS(gated_kernels).backward[index_of(a.e.dtype)](a.e, gate_first, g);
   return {std::move(dx), std::move(dparameters)};
 }
 

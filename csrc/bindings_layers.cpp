@@ -5,12 +5,12 @@
 #include <pybind11/stl.h>
 #include <torch/csrc/utils/pybind.h>
 
+#include "bindings_layers.h"
 #include "layers.h"
 
 namespace py = pybind11;
 
 namespace fastlayers {
-namespace {
 
 Tensor epilogue_forward(const Tensor& x, const Optional& mean, const Optional& scale, const Optional& shift, const Optional& residual,
                         const Optional& parameters, const Optional& seed, std::string_view activation, const Constants& constants, double p,
@@ -22,7 +22,6 @@ Tensor epilogue_forward(const Tensor& x, const Optional& mean, const Optional& s
   e.residual_after = data_of(residual_after);
   Tensor y = new_tensor_like(x);
   void* const out = y.mutable_data_ptr();
-  py::gil_scoped_release released;
   layers::forward(op, x, e, out);
   return y;
 }
@@ -40,12 +39,11 @@ Gradients epilogue_backward(const Tensor& dy, const Tensor& x, const Optional& m
                     std::string(activation));
   Outputs outputs(x, parameters, e.c, output_mask);
   const EpilogueGradients g = outputs.pointers(dy, from_output);
-  {
-    py::gil_scoped_release released;
-    layers::backward(op, x, e, g);
-  }
+  layers::backward(op, x, e, g);
   return std::move(outputs).results();
 }
+
+namespace {
 
 std::tuple<Tensor, Tensor> batch_norm_statistics(const Tensor& x, int64_t channel_dim) {
   const char* op = "batch_norm_statistics";
@@ -53,7 +51,6 @@ std::tuple<Tensor, Tensor> batch_norm_statistics(const Tensor& x, int64_t channe
   check_x(op, x, channel_dim, e);
   Tensor mean = empty_channels(x, e.c), m2 = empty_channels(x, e.c);
   void *const mean_data = mean.mutable_data_ptr(), *const m2_data = m2.mutable_data_ptr();
-  py::gil_scoped_release released;
   layers::statistics(op, x, e, mean_data, m2_data);
   return {mean, m2};
 }
@@ -67,7 +64,6 @@ Tensor epilogue_inverse(const Tensor& y, const Tensor& mean, const Tensor& scale
   TORCH_CHECK_VALUE(activation_facts[e.activation].invertible, op, ": activation must be invertible, got ", std::string(activation));
   Tensor x = new_tensor_like(y);
   void* const out = x.mutable_data_ptr();
-  py::gil_scoped_release released;
   layers::inverse(op, y, e, out);
   return x;
 }
@@ -103,7 +99,6 @@ std::tuple<Tensor, Tensor, Tensor> batch_norm_forward(
     e.mean = mean_data;
     e.scale = rstd_data;
     const void *const from_mean = running_mean->const_data_ptr(), *const from_var = running_var->const_data_ptr();
-    py::gil_scoped_release released;
     layers::running_statistics(op, x, e, from_mean, from_var, eps, mean_data, rstd_data);
     layers::forward(op, x, e, out);
     return {y, mean, rstd};
@@ -123,7 +118,6 @@ std::tuple<Tensor, Tensor, Tensor> batch_norm_forward(
     mark_changed(running_mean);
     mark_changed(running_var);
   }
-  py::gil_scoped_release released;
   layers::batch_norm_forward(op, x, b, out);
   return {y, mean, rstd};
 }
@@ -149,19 +143,16 @@ Gradients batch_norm_backward(const Tensor& dy, const Tensor& x, const Tensor& m
   Outputs outputs(x, parameters, e.c, output_mask);
   EpilogueGradients g = outputs.pointers(dy);
   const void *const mean_data = mean.const_data_ptr(), *const rstd_data = rstd.const_data_ptr();
-  {
-    py::gil_scoped_release released;
-    if (training) {
-      BatchNorm b = {};
-      b.epilogue = e;
-      b.mean = const_cast<void*>(mean_data);
-      b.rstd = const_cast<void*>(rstd_data);
-      layers::batch_norm_backward(op, x, b, g);
-    } else {
-      e.mean = mean_data;
-      e.scale = g.factor = rstd_data;
-      layers::backward(op, x, e, g);
-    }
+  if (training) {
+    BatchNorm b = {};
+    b.epilogue = e;
+    b.mean = const_cast<void*>(mean_data);
+    b.rstd = const_cast<void*>(rstd_data);
+    layers::batch_norm_backward(op, x, b, g);
+  } else {
+    e.mean = mean_data;
+    e.scale = g.factor = rstd_data;
+    layers::backward(op, x, e, g);
   }
   return std::move(outputs).results();
 }
@@ -188,7 +179,6 @@ Tensor batch_norm_backward_input(const Tensor& dy, const Tensor& x, const Tensor
   g.dx = dx.mutable_data_ptr();
   g.mean_dz = mean_dz.const_data_ptr();
   g.slope = slope_data;
-  py::gil_scoped_release released;
   layers::slopes(op, x, e, centred_data, e.scale, slope_data);
   layers::backward(op, x, e, g);
   return dx;
@@ -201,7 +191,6 @@ Tensor dropout_mask(int64_t first, int64_t count, const Tensor& seed, double p) 
   check_dropout(op, seed, p, e);
   Tensor kept = new_tensor(seed, {count}, {1}, at::kBool);
   bool* const out = kept.mutable_data_ptr<bool>();
-  py::gil_scoped_release released;
   layers::mask(op, seed, out, first, count, e);
   return kept;
 }

@@ -15,17 +15,24 @@ inline bool in_memory(const at::Tensor& x) {
 // Thrown by the checks of a function's arguments.
 struct NotInMemory {};
 
-// Binds the function; for arguments that are not in memory, fastlayers.reference's of that name.
+// fastlayers.reference's function of that name.
+template <class Result, class... Values>
+Result by_reference(const char* name, const Values&... values) {
+  pybind11::gil_scoped_acquire acquired;
+  return pybind11::module_::import("fastlayers.reference").attr(name)(values...).template cast<Result>();
+}
+
+// Binds the function, which runs without the GIL; for arguments that are not in memory, fastlayers.reference's of that name.
 template <class Result, class... Values, class... Extra>
 void define(pybind11::module_& module, const char* name, Result (*function)(Values...), const Extra&... extra) {
   const auto call = [name, function](Values... values) -> Result {
     try {
       return function(values...);
     } catch (const NotInMemory&) {
-      return pybind11::module_::import("fastlayers.reference").attr(name)(values...).template cast<Result>();
+      return by_reference<Result>(name, values...);
     }
   };
-  module.def(name, call, extra...);
+  module.def(name, call, pybind11::call_guard<pybind11::gil_scoped_release>(), extra...);
 }
 
 }  // namespace fastlayers

@@ -50,6 +50,11 @@ for _row in ACTIVATIONS.values():
     add(_row)
 
 
+def default(row: Activation) -> Resolved | None:
+    """The row with its default constants, if it needs nothing else."""
+    return _DEFAULTS.get(row.name)
+
+
 def resolve(operation: str, activation: str | torch.nn.Module, training: bool = True) -> Resolved:
     """The row, constants and learnable parameters that an ``activation=`` argument stands for.
 

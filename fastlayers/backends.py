@@ -132,6 +132,11 @@ def select(x: Tensor, activation: str | None = None) -> ModuleType:
     return chosen
 
 
+def is_compiled(kernels: ModuleType) -> bool:
+    """Whether this is a backend in C++, which has more than kernels."""
+    return kernels is _cpp or type(kernels) is Completed
+
+
 def _select(x: Tensor) -> ModuleType:
     """The chosen backend."""
     if _choice == "auto":

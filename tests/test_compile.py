@@ -219,3 +219,15 @@ def test_every_op_is_checked() -> None:
 
     assert checked == set(interface)
     assert all(hasattr(torch.ops.fastlayers, op) for op in interface)
+
+
+@pytest.mark.parametrize("layer", [nn.ReLU(), nn.LeakyReLU(0.2), nn.SiLU(), nn.PReLU(16)], ids=repr)
+def test_compiled_autograd_takes_the_nodes_of_an_eager_forward(layer) -> None:
+    from torch._dynamo import compiled_autograd
+
+    model, x = torch.nn.Sequential(torch.nn.Linear(8, 16), layer), torch.randn(4, 8)
+    expected = torch.autograd.grad(model(x).sum(), [*model.parameters()])
+    with compiled_autograd._enable(torch.compile(backend="eager")):
+        model(x).sum().backward()
+    for parameter, gradient in zip(model.parameters(), expected, strict=True):
+        torch.testing.assert_close(parameter.grad, gradient)

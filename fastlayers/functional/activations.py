@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .. import autograd, checks
-from ..activation_argument import Resolved, drawing, pack, with_constants
+from ..activation_argument import Resolved, default, drawing, pack, with_constants
 from ..specs import ACTIVATIONS, TORCH_NAMES, Activation
 from .epilogue import IDENTITY, fused
 from .jagged import is_jagged, on_values
@@ -43,12 +43,15 @@ def _function(rows: tuple[Activation, ...]) -> Callable[..., Tensor]:
     by_value = {row.keyword[1]: row for row in rows if row.keyword}
     keyword = first.keyword[0] if first.keyword else None
     in_place = _torch_function_in_place(first)
+    plain = default(first)
     names = [*(learnable.name for learnable in first.learnables), *(constant.name for constant in first.constants)]
     names += [keyword] if keyword else []
     names += ["training"] if first.random else []  # where torch.nn.functional.rrelu has it
     names += ["inplace"] if in_place else []
 
     def activation(x: Tensor, *arguments: object, dropout: float = 0.0, seed: Tensor | int | None = None, **keywords: object) -> Tensor:
+        if plain is not None and not arguments and not keywords:  # what the rest comes to, for a small tensor
+            return apply(name, x, plain, dropout=dropout, seed=seed)
         given = dict(zip(names, arguments, strict=False))
         if len(arguments) > len(names) or not {*keywords} <= {*names, "training"} - {*given} or not required <= {*given, *keywords}:
             raise TypeError(f"{name}: arguments must be x, {', '.join(names) or 'nothing more'}, got {len(arguments) + 1} positional and "

@@ -1,0 +1,91 @@
+// Plain activations under autograd without Python: on a small tensor that costs more than the kernel.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+#include <torch/csrc/autograd/custom_function.h>
+#include <torch/csrc/utils/pybind.h>
+
+#include "bindings_layers.h"
+
+namespace fastlayers {
+namespace {
+
+// What the kernels take beside x, the learnable parameters and dy.
+struct Plain {
+  std::string_view name;
+  const Constants& constants;
+  int64_t channel_dim;
+  bool from_output;  // whether backward is given y in place of x
+
+  Tensor forward(const Tensor& x, const Optional& parameters) const {
+    const Optional none;
+    const auto call = [&](auto function) {
+      return function(x, none, none, none, none, parameters, none, name, constants, 0.0, channel_dim, none, int64_t{0}, Outcome());
+    };
+    try {
+      return call(epilogue_forward);
+    } catch (const NotInMemory&) {
+      return call([](const auto&... values) { return by_reference<Tensor>("epilogue_forward", values...); });
+    }
+  }
+
+  Gradients backward(const Tensor& dy, const Tensor& saved, const Optional& parameters, const OutputMask& mask) const {
+    const Optional none;
+    const auto call = [&](auto function) {
+      return function(dy, saved, none, none, none, none, parameters, none, name, constants, 0.0, channel_dim, from_output, mask,
+                      int64_t{0}, Outcome());
+    };
+    const auto reference = [](const auto&... values) { return by_reference<Gradients>("epilogue_backward", values...); };
+    if (at::GradMode::is_enabled()) return call(reference);  // this backward pass is itself being differentiated
+    try {
+      return call(epilogue_backward);
+    } catch (const NotInMemory&) {
+      return call(reference);
+    }
+  }
+};
+
+// fastlayers.autograd.activations.Activation: saved for backward are y where the derivative follows from it, else x, and the parameters.
+struct Activation : torch::autograd::Function<Activation> {
+  using Context = torch::autograd::AutogradContext;
+
+  static Tensor forward(Context* context, const Tensor& x, const Optional& parameters, const Plain& plain) {
+    Tensor y = plain.forward(x, parameters);
+    context->save_for_backward({plain.from_output ? y : x, parameters.value_or(Tensor())});
+    std::vector<at::IValue> facts = {std::string(plain.name), plain.channel_dim, plain.from_output};
+    facts.insert(facts.end(), plain.constants.begin(), plain.constants.end());  // one by one: compiled autograd hashes no lists
+    context->saved_data["plain"] = c10::ivalue::Tuple::create(std::move(facts));
+    return y;
+  }
+
+  static torch::autograd::variable_list backward(Context* context, const torch::autograd::variable_list& gradients) {
+    const torch::autograd::variable_list tensors = context->get_saved_variables();
+    const Tensor& saved = tensors[0];
+    const Optional parameters = tensors[1].defined() ? Optional(tensors[1]) : std::nullopt;
+    Tensor dy = gradients[0];
+    if (dy.strides() != saved.strides()) dy = dy.new_empty_strided(saved.sizes(), saved.strides()).copy_(dy);
+    const auto facts = context->saved_data["plain"].toTupleRef().elements().vec();
+    Constants constants;
+    for (size_t i = 3; i < facts.size(); ++i) constants.push_back(facts[i].toDouble());
+    const Plain plain{facts[0].toStringRef(), constants, facts[1].toInt(), facts[2].toBool()};
+    const bool wants_parameters = parameters && context->needs_input_grad(1);
+    auto [dx, dresidual, dscale, dshift, dparameters] =
+        plain.backward(dy, saved, parameters, {context->needs_input_grad(0), false, false, false, wants_parameters});
+    return {dx.value_or(Tensor()), dparameters.value_or(Tensor()), Tensor()};
+  }
+};
+
+Tensor activation(const Tensor& x, const Optional& parameters, std::string_view name, const Constants& constants, int64_t channel_dim,
+                  bool from_output) {
+  const Plain plain{name, constants, channel_dim, from_output};
+  const bool differentiated = at::GradMode::is_enabled() && (x.requires_grad() || (parameters && parameters->requires_grad()));
+  return differentiated ? Activation::apply(x, parameters, plain) : plain.forward(x, parameters);
+}
+
+}  // namespace
+
+void bind_activation(pybind11::module_& module) {
+  module.def("activation", &activation, pybind11::call_guard<pybind11::gil_scoped_release>(),
+             "As fastlayers.autograd.activations.Activation, with channel_dim and from_output worked out.");
+}
+
+}  // namespace fastlayers

@@ -1,0 +1,17 @@
+// The functions of bindings_layers.cpp that other bindings call.
+#pragma once
+
+#include "bindings_arguments.h"
+
+namespace fastlayers {
+
+Tensor epilogue_forward(const Tensor& x, const Optional& mean, const Optional& scale, const Optional& shift, const Optional& residual,
+                        const Optional& parameters, const Optional& seed, std::string_view activation, const Constants& constants, double p,
+                        int64_t channel_dim, const Optional& residual_after, int64_t sample, const Outcome& outcome);
+
+Gradients epilogue_backward(const Tensor& dy, const Tensor& x, const Optional& mean, const Optional& scale, const Optional& shift,
+                            const Optional& residual, const Optional& parameters, const Optional& seed, std::string_view activation,
+                            const Constants& constants, double p, int64_t channel_dim, bool from_output, const OutputMask& output_mask,
+                            int64_t sample, const Outcome& outcome);
+
+}  // namespace fastlayers
