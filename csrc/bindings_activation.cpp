@@ -9,6 +9,13 @@
 namespace fastlayers {
 namespace {
 
+// Tells an emulator, which sees the arguments of Python's calls, of a tensor that is none.
+void note_saved_memory([[maybe_unused]] const Tensor& x) {
+#if defined(FL_EMULATED)
+  if (in_memory(x)) note_written_memory(x);
+#endif
+}
+
 // What the kernels take beside x, the learnable parameters and dy.
 struct Plain {
   std::string_view name;
@@ -36,6 +43,9 @@ struct Plain {
     };
     const auto reference = [](const auto&... values) { return by_reference<Gradients>("epilogue_backward", values...); };
     if (at::GradMode::is_enabled()) return call(reference);  // this backward pass is itself being differentiated
+    note_saved_memory(dy);
+    note_saved_memory(saved);
+    if (parameters) note_saved_memory(*parameters);
     try {
       return call(epilogue_backward);
     } catch (const NotInMemory&) {

@@ -205,7 +205,7 @@ template <bool cosine, class T> FL_APART_FOR_VECTORS void replace_far(T x, float
   for (int i = 0; i < T::size; ++i) {
     float lane = value[i];
     replace_far<cosine>(x[i], limit, lane);
-    value.lanes[i] = lane;
+    value.set(i, lane);
   }
 }
 

@@ -26,12 +26,12 @@ FL_HD void replace_far(float a, float x, int32_t& quadrant, float& sine, float& 
 }
 template <class T, class Bits> FL_APART_FOR_VECTORS void replace_far(T a, T x, Bits& quadrant, T& sine, T& cosine) {
   for (int i = 0; i < T::size; ++i) {
-    int32_t lane_quadrant = quadrant.lanes[i];
+    int32_t lane_quadrant = quadrant[i];
     float lane_sine = sine[i], lane_cosine = cosine[i];
     replace_far(a[i], x[i], lane_quadrant, lane_sine, lane_cosine);
-    quadrant.lanes[i] = lane_quadrant;
-    sine.lanes[i] = lane_sine;
-    cosine.lanes[i] = lane_cosine;
+    quadrant.set(i, lane_quadrant);
+    sine.set(i, lane_sine);
+    cosine.set(i, lane_cosine);
   }
 }
 

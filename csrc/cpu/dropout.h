@@ -222,6 +222,13 @@ FL_HD Vector<double> kept_or_dropped(const uint16_t* numbers, int32_t threshold,
   return select(Mask<double>{wide >= threshold - Truth{}}, kept, dropped);
 }
 
+template <class Scalar>
+FL_HD Interleaved<Scalar> kept_or_dropped(
+    const uint16_t* numbers, int32_t threshold, Interleaved<Scalar> kept, Interleaved<Scalar> dropped) {
+  return {kept_or_dropped(numbers, threshold, kept.first, dropped.first),
+          kept_or_dropped(numbers + Vector<Scalar>::size, threshold, kept.second, dropped.second)};
+}
+
 // (number + 1/2) / 65536 of each element; the last argument says of which type.
 FL_HD Vector<float> uniform(const uint16_t* numbers, Vector<float>) {
   const Native<float>::Truth wide = reinterpret_cast<Native<float>::Truth>(widen(copy_in<HalfWords>(numbers)));
@@ -230,6 +237,9 @@ FL_HD Vector<float> uniform(const uint16_t* numbers, Vector<float>) {
 FL_HD Vector<double> uniform(const uint16_t* numbers, Vector<double>) {
   const Native<double>::Truth wide = __builtin_convertvector(copy_in<QuarterWords>(numbers), Native<double>::Truth);
   return uniform_of(Vector<double>(__builtin_convertvector(wide, Vector<double>::Lanes)));
+}
+template <class Scalar> FL_HD Interleaved<Scalar> uniform(const uint16_t* numbers, Interleaved<Scalar>) {
+  return {uniform(numbers, Vector<Scalar>()), uniform(numbers + Vector<Scalar>::size, Vector<Scalar>())};
 }
 
 }  // namespace

@@ -35,7 +35,7 @@ template <class Storage, class Body> FL_HD void for_each_row(const GatedRun<Stor
 
 // The activation with its arguments, the same for all elements.
 template <class Activation, class Storage> struct Gate {
-  using V = Vector<typename Compute<Storage>::type>;
+  using V = Block<typename Compute<Storage>::type>;
   const int repeats;
   V arguments[max_arguments];
 
@@ -57,7 +57,7 @@ template <class Activation, class Storage> struct Gate {
 };
 
 template <class Activation, class Storage> struct GatedForward {
-  using V = Vector<typename Compute<Storage>::type>;
+  using V = Block<typename Compute<Storage>::type>;
 
   static void run(const GatedRun<Storage>& r) {
     const Gate<Activation, Storage> gate(r);
@@ -78,7 +78,7 @@ template <class Activation, class Storage> struct GatedForward {
 
 template <class Activation, class Storage> struct GatedBackward {
   using T = typename Compute<Storage>::type;
-  using V = Vector<T>;
+  using V = Block<T>;
   static constexpr int group = sum_lanes / V::size;  // vectors that make up the 16 partial sums
 
   static void run(const GatedRun<Storage>& r) {

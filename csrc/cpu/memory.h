@@ -4,7 +4,7 @@
 #pragma once
 
 #include "../common/formula.h"
-#include "vector.h"
+#include "interleaved.h"
 
 namespace fastlayers::FL_CPU_CAPABILITY {
 
@@ -174,9 +174,18 @@ template <class Lanes, class Element> FL_HD void copy_out_partial(Element* addre
 
 }  // namespace
 
+// How many of the first `count` lanes are in each of two registers.
+template <class V> struct Parts {
+  int first, second;
+  FL_HD explicit Parts(int count)
+      : first(count < V::Part::size ? count : V::Part::size), second(count - first) {}
+};
+
 // A vector of To::size elements of any storage type, converted to the vector's scalar type.
 template <class To, class Storage> FL_HD To load(const Storage* address) {
-  if constexpr (sizeof(Storage) == sizeof(typename To::Scalar)) {
+  if constexpr (To::registers == 2) {
+    return {load<typename To::Part>(address), load<typename To::Part>(address + To::Part::size)};
+  } else if constexpr (sizeof(Storage) == sizeof(typename To::Scalar)) {
     return {copy_in<typename To::Lanes>(address)};
   } else {
     return to_float(copy_in<HalfWords>(address), Storage{});
@@ -185,7 +194,10 @@ template <class To, class Storage> FL_HD To load(const Storage* address) {
 
 // The first `count` lanes (0 <= count <= To::size); the others are zero. Nothing past them is read.
 template <class To, class Storage> FL_HD To load(const Storage* address, int count) {
-  if constexpr (sizeof(Storage) == sizeof(typename To::Scalar)) {
+  if constexpr (To::registers == 2) {
+    const Parts<To> counts(count);
+    return {load<typename To::Part>(address, counts.first), load<typename To::Part>(address + To::Part::size, counts.second)};
+  } else if constexpr (sizeof(Storage) == sizeof(typename To::Scalar)) {
     return {copy_in_partial<typename To::Lanes>(address, count)};
   } else {
     return to_float(copy_in_partial<HalfWords>(address, count), Storage{});
@@ -209,6 +221,16 @@ template <class Scalar, class Storage> FL_HD void store_past_caches(Storage* add
   }
 }
 
+template <class Scalar, class Storage> FL_HD void store(Storage* address, Interleaved<Scalar> value) {
+  store(address, value.first);
+  store(address + Vector<Scalar>::size, value.second);
+}
+
+template <class Scalar, class Storage> FL_HD void store_past_caches(Storage* address, Interleaved<Scalar> value) {
+  store_past_caches(address, value.first);
+  store_past_caches(address + Vector<Scalar>::size, value.second);
+}
+
 // Writes the first `count` lanes and nothing else.
 template <class Scalar, class Storage> FL_HD void store(Storage* address, Vector<Scalar> value, int count) {
   if constexpr (sizeof(Storage) == sizeof(Scalar)) {
@@ -216,6 +238,20 @@ template <class Scalar, class Storage> FL_HD void store(Storage* address, Vector
   } else {
     copy_out_partial(address, from_float(value, Storage{}), count);
   }
+}
+
+template <class Scalar, class Storage> FL_HD void store(Storage* address, Interleaved<Scalar> value, int count) {
+  const Parts<Interleaved<Scalar>> counts(count);
+  store(address, value.first, counts.first);
+  store(address + Vector<Scalar>::size, value.second, counts.second);
+}
+
+// value with 0 past the first `count` lanes.
+template <class Scalar> FL_HD Vector<Scalar> first_of(Vector<Scalar> value, int count) {
+  return select(first_lanes<Scalar>(count), value, Vector<Scalar>(static_cast<Scalar>(0)));
+}
+template <class Scalar> FL_HD Interleaved<Scalar> first_of(Interleaved<Scalar> value, int count) {
+  return {first_of(value.first, count), first_of(value.second, count - Vector<Scalar>::size)};
 }
 
 }  // namespace fastlayers::FL_CPU_CAPABILITY

@@ -13,7 +13,7 @@ namespace {
 // Sums of x - pilot and of its square, pilot being the column of the mean.
 template <class Storage, bool along> struct StatisticsLoop {
   using T = typename Compute<Storage>::type;
-  using V = Vector<T>;
+  using V = Block<T>;
   static constexpr int group = sum_lanes / V::size;
   static constexpr int64_t short_sum = 16 * sum_lanes;  // a lane adds this many sixteenths before what it has joins the others: a
                                                         // square that dwarfs the rest makes every addition after it round alike
@@ -150,7 +150,7 @@ template <class Storage> class MomentsWorker {
 
   // The mean of the channel's first few elements at step q.
   double first_pilot(int64_t c, int64_t q) const {
-    using V = Vector<T>;
+    using V = Block<T>;
     const Geometry& g = pass_.geometry;
     const int64_t sample = g.along ? q * g.repeat : q / g.blocks, start = g.along ? 0 : q % g.blocks * longest_run;
     const int64_t count = smaller(sum_lanes, g.along ? (g.n - sample) * g.s : g.s - start);
@@ -169,7 +169,7 @@ template <class Storage> class MomentsWorker {
 
   // The same for all channels of a group at once, where channels lie side by side.
   void first_pilots_of_rows(int64_t c0, int64_t c1, int64_t sample) {
-    using V = Vector<T>;
+    using V = Block<T>;
     const Geometry& g = pass_.geometry;
     const int64_t count = smaller(sum_lanes, g.n - sample);
     const V share(static_cast<T>(1) / static_cast<T>(count)), largest(std::numeric_limits<T>::max()), zero(static_cast<T>(0));

@@ -32,7 +32,7 @@ template <class Activation, class V, bool along> struct Columns {
 
 // What both directions do first: z = (x - mean) * scale + shift + residual, and the activation's arguments.
 template <class Activation, class Storage, bool along> struct Inputs {
-  using V = Vector<typename Compute<Storage>::type>;
+  using V = Block<typename Compute<Storage>::type>;
   using StripColumns = Columns<Activation, V, along>;
   const Run<Storage>& run;
   const Storage* const x;
@@ -80,7 +80,7 @@ template <class Activation, class Storage, bool along> struct Inputs {
 };
 
 template <class Activation, class Storage, bool along, bool more> struct ForwardLoop {
-  using V = Vector<typename Compute<Storage>::type>;
+  using V = Block<typename Compute<Storage>::type>;
   Inputs<Activation, Storage, along> inputs;
   Storage* const y;
   const uint16_t* const numbers;
@@ -124,7 +124,7 @@ enum class Sweep { any, sums, input };
 
 template <class Activation, class Storage, bool along, Sweep sweep> struct BackwardLoop {
   using T = typename Compute<Storage>::type;
-  using V = Vector<T>;
+  using V = Block<T>;
   static constexpr int most_sums = sum_first_parameter + Activation::learnables * Activation::most_repeats;
   static constexpr int group = sum_lanes / V::size;  // vectors that make up the 16 partial sums
 
@@ -253,7 +253,7 @@ template <class Activation, class Storage, bool along> void run_backward(const R
 // dx from the dz that BackwardLoop has parked.
 template <class Storage, bool along> struct ParkedLoop {
   using T = typename Compute<Storage>::type;
-  using V = Vector<T>;
+  using V = Block<T>;
 
   Inputs<activations::identity, Storage, along> inputs;
   const T* const parked;
@@ -278,7 +278,7 @@ template <class Storage, bool along> struct ParkedLoop {
 
 // x from y, which stands in x's place; the column of the scale holds its reciprocal.
 template <class Activation, class Storage, bool along> struct InverseLoop {
-  using V = Vector<typename Compute<Storage>::type>;
+  using V = Block<typename Compute<Storage>::type>;
   Inputs<Activation, Storage, along> inputs;
 
   template <bool whole> FL_HD void enter(int j, int64_t lane, Access<whole> access) { inputs.enter(j, lane, access); }

@@ -56,7 +56,7 @@ template <class Scalar> struct Mask {
 template <class ScalarType> struct Vector {
   using Scalar = ScalarType;
   using Lanes = typename Native<Scalar>::Lanes;
-  static constexpr int size = FL_VECTOR_BYTES / sizeof(Scalar);
+  static constexpr int registers = 1, size = FL_VECTOR_BYTES / sizeof(Scalar);
 
   Lanes lanes;
 
@@ -65,6 +65,7 @@ template <class ScalarType> struct Vector {
   FL_HD Vector(Scalar value) : lanes(value - Lanes{}) {}  // value - 0 keeps the sign of -0, value + 0 would not
 
   FL_HD Scalar operator[](int lane) const { return lanes[lane]; }
+  FL_HD void set(int lane, Scalar value) { lanes[lane] = value; }
   FL_HD Vector operator-() const { return {-lanes}; }
   FL_HD Vector& operator+=(Vector other) { return lanes += other.lanes, *this; }
   FL_HD Vector& operator-=(Vector other) { return lanes -= other.lanes, *this; }

@@ -83,7 +83,7 @@ template <bool whole> struct Access {
   // What may be added to a sum: nothing for lanes past the end.
   template <class V> FL_HD V counted(V value) const {
     if constexpr (whole) return value;
-    else return select(first_lanes<typename V::Scalar>(count), value, V(static_cast<typename V::Scalar>(0)));
+    else return first_of(value, count);
   }
 };
 
@@ -93,7 +93,7 @@ template <class V, class Storage> FL_HD bool aligned(const Storage* address) {
 }
 
 // Vectors that make up a strip of a run along channels: a cache line, for lines that are written past the caches to be written whole.
-template <class Storage> constexpr int strip_vectors = 64 / sizeof(Storage) / Vector<typename Compute<Storage>::type>::size;
+template <class Storage> constexpr int strip_vectors = 64 / sizeof(Storage) / Block<typename Compute<Storage>::type>::size;
 
 // body(j) for j < count, which is `most` where the loop is unrolled.
 template <int most, bool unrolled, class Body> FL_HD void for_each_vector(int count, Body body) {
@@ -109,7 +109,7 @@ template <int most, bool unrolled, class Body> FL_HD void for_each_vector(int co
 // Carries a loop over a run along channels, strip by strip, down the rows: loop.enter takes a strip's columns, step an element's vector,
 // leave what has been gathered. Tensors are fetched one run ahead, in the order of memory: the strided order alone is half as fast.
 template <class Storage, class Loop> FL_HD void walk_rows(const Run<Storage>& r, Loop& loop) {
-  constexpr int size = Vector<typename Compute<Storage>::type>::size, most = strip_vectors<Storage>;
+  constexpr int size = Block<typename Compute<Storage>::type>::size, most = strip_vectors<Storage>;
   constexpr bool unrolled = most <= 2;
   constexpr int64_t least = unrolled ? most : 1, element = sizeof(Storage), line = most * size * element;
   int64_t lane = 0, fetched = larger(r.rows * r.stride * element, prefetch_bytes);
@@ -134,7 +134,7 @@ template <class Storage, class Loop> FL_HD void walk_rows(const Run<Storage>& r,
 
 // Over a uniform run, in which nothing is gathered.
 template <class Storage, class Loop> FL_HD void walk_uniform(const Run<Storage>& r, Loop& loop) {
-  constexpr int size = Vector<typename Compute<Storage>::type>::size;
+  constexpr int size = Block<typename Compute<Storage>::type>::size;
   int64_t i = 0;
   loop.enter(0, 0, Access<true>{});
   for (; i + size <= r.count; i += size) loop.step(0, i, Access<true>{});
@@ -148,7 +148,7 @@ template <bool along, class Storage, class Loop> FL_HD void walk(const Run<Stora
 
 // Whether what the run writes at this address can go past the caches: whole vectors, of whole lines.
 template <bool along, class Storage> FL_HD bool can_pass_caches(const Run<Storage>& r, const Storage* address) {
-  constexpr int vector_bytes = Vector<typename Compute<Storage>::type>::size * sizeof(Storage);
+  constexpr int vector_bytes = Block<typename Compute<Storage>::type>::size * sizeof(Storage);
   if (!r.past_caches) return false;
   if (along && r.rows > 1 && (r.stride * sizeof(Storage) % 64 || reinterpret_cast<uintptr_t>(address) % 64)) return false;
   return reinterpret_cast<uintptr_t>(address) % vector_bytes == 0;

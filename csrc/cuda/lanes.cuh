@@ -31,6 +31,7 @@ template <class ScalarType, int count> struct Lanes {
     for (int i = 0; i < count; ++i) lanes[i] = value;
   }
   __device__ __forceinline__ Scalar operator[](int i) const { return lanes[i]; }
+  __device__ __forceinline__ void set(int i, Scalar value) { lanes[i] = value; }
   __device__ __forceinline__ Lanes& operator+=(const Lanes& other) { return *this = *this + other; }
 
 #define FL_BINARY(Result, name, expression) \
