@@ -7,6 +7,7 @@ Everything is checked before any state (running statistics, parameters, steps) i
 """
 from __future__ import annotations
 
+import math
 import sys
 import warnings
 from collections.abc import Sequence
@@ -182,7 +183,7 @@ def at_least_two_dimensions(operation: str, x: Tensor) -> None:
 
 def more_than_one_value(operation: str, x: Tensor, channel_dim: int) -> None:
     """In training a channel needs two values for a variance."""
-    if x.numel() == x.size(channel_dim):
+    if x.numel() == x.size(channel_dim) and math.prod(x.shape[:channel_dim] + x.shape[channel_dim + 1:]) == 1:  # not 0 channels
         raise ValueError(f"{operation}: x must have more than 1 value per channel when training, got shape {tuple(x.shape)}")
 
 
