@@ -312,10 +312,12 @@ def test_squares_that_overflow_make_the_variance_infinite(backend: str, shape: t
     oracle = torch.nn.functional.batch_norm(x, *theirs, training=True)
     dx, = torch.autograd.grad(y, leaf, torch.randn(shape))
     assert running[1][1] == torch.inf == theirs[1][1]
-    assert y[:, 1].eq(0).all() and dx[:, 1].eq(0).all()
+    assert y[:, 1].eq(0).all()
+    assert dx[:, 1].eq(0).all()
     assert (running[0][1] - theirs[0][1]).abs() <= 1e-5 * x[:, 1].abs().max()
     for ours, torchs in zip((y.movedim(1, 0), *running), (oracle.movedim(1, 0), *theirs), strict=True):
-        assert torch.allclose(ours[2:], torchs[2:], rtol=1e-5, atol=1e-5) and torch.allclose(ours[0], torchs[0], rtol=1e-5, atol=1e-5)
+        assert torch.allclose(ours[2:], torchs[2:], rtol=1e-5, atol=1e-5)
+        assert torch.allclose(ours[0], torchs[0], rtol=1e-5, atol=1e-5)
 
 
 def test_an_infinite_element_makes_the_running_mean_infinite() -> None:
@@ -323,7 +325,8 @@ def test_an_infinite_element_makes_the_running_mean_infinite() -> None:
     x, running = torch.tensor([[1.0, torch.inf, 3.0], [2.0, 5.0, -torch.inf]]), [torch.zeros(3), torch.ones(3)]
     with fl.backend("reference"):
         y = fl.functional.batch_norm(x, *running, training=True)
-    assert running[0].isposinf().tolist() == [False, True, False] and running[0].isneginf().tolist() == [False, False, True]
+    assert running[0].isposinf().tolist() == [False, True, False]
+    assert running[0].isneginf().tolist() == [False, False, True]
     assert y.isnan().all(0).tolist() == running[1].isnan().tolist() == [False, True, True]
 
 

@@ -389,7 +389,8 @@ def test_a_batch_without_channels(cpu_backend: str, affine: bool) -> None:
     layer = nn.BatchNorm1d(0, affine=affine)
     x = torch.randn(5, 0, requires_grad=True)
     layer(x).sum().backward()
-    assert x.grad.shape == (5, 0) and layer.num_batches_tracked == 1
+    assert x.grad.shape == (5, 0)
+    assert layer.num_batches_tracked == 1
     with pytest.raises(ValueError, match="more than 1 value"):
         layer(torch.randn(1, 0))
 
