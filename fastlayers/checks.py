@@ -7,6 +7,7 @@ Everything is checked before any state (running statistics, parameters, steps) i
 """
 from __future__ import annotations
 
+import itertools
 import math
 import sys
 import warnings
@@ -93,16 +94,16 @@ def channels_to_drop(operation: str, x: Tensor, wanted: Sequence[int], strict: b
     rule = f"{operation}: x must be {' or '.join(f'{n}-D' for n in wanted)}, got {x.dim()}-D of shape {tuple(x.shape)}"
     if strict:
         raise RuntimeError(rule)
-    warnings.warn(f"{rule}; as torch's, it will be refused in the future", stacklevel=_outside())
+    if not torch.compiler.is_compiling():  # which would break the graph
+        warnings.warn(f"{rule}; as torch's, it will be refused in the future", stacklevel=_outside())
 
 
 def _outside() -> int:
     """The stacklevel, for a check that warns, of the caller outside this package and torch.nn."""
     level = 3
-    if not torch.compiler.is_compiling():
-        frame = sys._getframe(level)
-        while frame.f_back and frame.f_globals.get("__name__", "").startswith(("fastlayers.", "torch.nn.")):
-            frame, level = frame.f_back, level + 1
+    frame = sys._getframe(level)
+    while frame.f_back and frame.f_globals.get("__name__", "").startswith(("fastlayers.", "torch.nn.")):
+        frame, level = frame.f_back, level + 1
     return level
 
 
@@ -252,12 +253,12 @@ def number_in(operation: str, argument: str, value: float, low: float, high: flo
 def constants(operation: str, row: Activation, values: Sequence[float]) -> None:
     """The constants of an activation are in the ranges of its row."""
     for constant, value in zip(row.constants, values, strict=True):
-        if not hasattr(value, "__float__"):  # which tensors of one number have, too
+        if not isinstance(value, (int, float)) and not hasattr(value, "__float__"):  # which tensors of one number have, too
             raise TypeError(f"{operation}: {constant.name} must be a number, got {type(value).__name__}")
         number_in(operation, constant.name, value, constant.low, constant.high)
         if value in constant.refused:
             raise ValueError(f"{operation}: {constant.name} must not be {value:g}, got {value}")
-    if row.ordered and list(values) != sorted(values):
+    if row.ordered and any(a > b for a, b in itertools.pairwise(values)):
         names = " <= ".join(constant.name for constant in row.constants)
         raise ValueError(f"{operation}: constants must be in the order {names}, got {' and '.join(map(str, values))}")
 
