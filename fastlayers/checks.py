@@ -17,6 +17,7 @@ from numbers import Integral, Real
 import torch
 from torch import Tensor
 
+from .context import transformed
 from .specs import Activation
 
 FLOATING = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
@@ -349,6 +350,8 @@ def batch_norm(
     operation = "batch_norm"
     running_statistics(operation, running_mean, running_var, training)
     channel_vectors(operation, x, channel_dim, running_mean=running_mean, running_var=running_var, weight=weight, bias=bias)
+    if running_mean is not None and (running_mean.requires_grad or running_var.requires_grad) and not transformed():
+        raise RuntimeError(f"{operation}: running_mean and running_var must not require a gradient, got requires_grad=True")
     residual(operation, residual_, x)
     if parameters_ is not None:
         parameters(operation, "activation", parameters_, x, x.size(channel_dim))
