@@ -208,7 +208,7 @@ def test_changes_between_steps_are_noticed(change) -> None:
 
 @pytest.mark.parametrize("options", [{}, {"master_weights": True}, {"ema_decay": 0.9}], ids=str)
 @pytest.mark.parametrize("name", ["SGD", "Adam"])
-@pytest.mark.parametrize(("before", "after"), itertools.permutations([torch.float64, torch.float32, torch.float16], 2), ids=str)
+@pytest.mark.parametrize(("before", "after"), [*itertools.permutations([torch.float64, torch.float32, torch.float16], 2)], ids=str)
 @pytest.mark.parametrize("layers", [1, 2])
 def test_a_model_that_changes_its_dtype_takes_its_states_along(
     cpu_backend: str, layers: int, before: torch.dtype, after: torch.dtype, name: str, options: dict
@@ -445,3 +445,22 @@ def test_compiled_steps(name: str, kwargs: dict, whole: bool) -> None:
         torch.nn.utils.clip_grad_norm_(theirs, 0.7)
         theirs_optimizer.step()
     assert_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("name", ["SGD", "Adam"])
+def test_a_schedule_compiles_no_more_than_twice(name: str) -> None:
+    """As torch.optim's, which keep a number symbolic that has changed; compiled for each one, a step would soon be left uncompiled."""
+    from torch._dynamo.testing import CompileCounterWithBackend
+
+    torch._dynamo.reset()
+    ours, optimizer, theirs, theirs_optimizer = pair(name, lr=0.1)
+    counter = CompileCounterWithBackend("aot_eager")
+    step = torch.compile(lambda: optimizer.step(), fullgraph=True, backend=counter)
+    for power in range(12):
+        for group in (*optimizer.param_groups, *theirs_optimizer.param_groups):
+            group["lr"] = 0.1 * 0.9**power
+        set_grads(ours, theirs)
+        step()
+        theirs_optimizer.step()
+    assert_equal(ours, theirs)
+    assert counter.frame_count <= 2
