@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -56,6 +57,8 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError("--device must be one that torch can use, got 'cuda' without a GPU")
     for module in ("rich", "matplotlib") if args.plot else ("rich",):
         need(module, "bench")
+    for option, name in (("--save", args.save), ("--plot", args.plot)):
+        _check_writable(option, name)
     torch.set_num_threads(args.threads)
     results = _document(args, dict(_measure_all(cases, args)))
     screen = console("bench")
@@ -174,6 +177,15 @@ def _load(name: str) -> dict[str, Any]:
     if not isinstance(saved, dict) or not isinstance(saved.get("cases"), dict):
         raise UsageError(f"--against must be a file written by --save, got {name!r}")
     return saved
+
+
+def _check_writable(option: str, name: str | None) -> None:
+    """Told before anything is measured, which may take hours."""
+    if name is None:
+        return
+    path = Path(name)
+    if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise UsageError(f"{option} must be a file that can be written, got {name!r}")
 
 
 def _write(name: str, write: Callable[[Path], object]) -> None:

@@ -7,6 +7,8 @@ Everything is checked before any state (running statistics, parameters, steps) i
 """
 from __future__ import annotations
 
+import itertools
+import math
 import sys
 import warnings
 from collections.abc import Sequence
@@ -15,6 +17,7 @@ from numbers import Integral, Real
 import torch
 from torch import Tensor
 
+from .context import transformed
 from .specs import Activation
 
 FLOATING = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
@@ -92,16 +95,16 @@ def channels_to_drop(operation: str, x: Tensor, wanted: Sequence[int], strict: b
     rule = f"{operation}: x must be {' or '.join(f'{n}-D' for n in wanted)}, got {x.dim()}-D of shape {tuple(x.shape)}"
     if strict:
         raise RuntimeError(rule)
-    warnings.warn(f"{rule}; as torch's, it will be refused in the future", stacklevel=_outside())
+    if not torch.compiler.is_compiling():  # which would break the graph
+        warnings.warn(f"{rule}; as torch's, it will be refused in the future", stacklevel=_outside())
 
 
 def _outside() -> int:
     """The stacklevel, for a check that warns, of the caller outside this package and torch.nn."""
     level = 3
-    if not torch.compiler.is_compiling():
-        frame = sys._getframe(level)
-        while frame.f_back and frame.f_globals.get("__name__", "").startswith(("fastlayers.", "torch.nn.")):
-            frame, level = frame.f_back, level + 1
+    frame = sys._getframe(level)
+    while frame.f_back and frame.f_globals.get("__name__", "").startswith(("fastlayers.", "torch.nn.")):
+        frame, level = frame.f_back, level + 1
     return level
 
 
@@ -182,7 +185,7 @@ def at_least_two_dimensions(operation: str, x: Tensor) -> None:
 
 def more_than_one_value(operation: str, x: Tensor, channel_dim: int) -> None:
     """In training a channel needs two values for a variance."""
-    if x.numel() == x.size(channel_dim):
+    if x.numel() == x.size(channel_dim) and math.prod(x.shape[:channel_dim] + x.shape[channel_dim + 1:]) == 1:  # not 0 channels
         raise ValueError(f"{operation}: x must have more than 1 value per channel when training, got shape {tuple(x.shape)}")
 
 
@@ -251,12 +254,12 @@ def number_in(operation: str, argument: str, value: float, low: float, high: flo
 def constants(operation: str, row: Activation, values: Sequence[float]) -> None:
     """The constants of an activation are in the ranges of its row."""
     for constant, value in zip(row.constants, values, strict=True):
-        if not hasattr(value, "__float__"):  # which tensors of one number have, too
+        if not isinstance(value, (int, float)) and not hasattr(value, "__float__"):  # which tensors of one number have, too
             raise TypeError(f"{operation}: {constant.name} must be a number, got {type(value).__name__}")
         number_in(operation, constant.name, value, constant.low, constant.high)
         if value in constant.refused:
             raise ValueError(f"{operation}: {constant.name} must not be {value:g}, got {value}")
-    if row.ordered and list(values) != sorted(values):
+    if row.ordered and any(a > b for a, b in itertools.pairwise(values)):
         names = " <= ".join(constant.name for constant in row.constants)
         raise ValueError(f"{operation}: constants must be in the order {names}, got {' and '.join(map(str, values))}")
 
@@ -347,6 +350,8 @@ def batch_norm(
     operation = "batch_norm"
     running_statistics(operation, running_mean, running_var, training)
     channel_vectors(operation, x, channel_dim, running_mean=running_mean, running_var=running_var, weight=weight, bias=bias)
+    if running_mean is not None and (running_mean.requires_grad or running_var.requires_grad) and not transformed():
+        raise RuntimeError(f"{operation}: running_mean and running_var must not require a gradient, got requires_grad=True")
     residual(operation, residual_, x)
     if parameters_ is not None:
         parameters(operation, "activation", parameters_, x, x.size(channel_dim))

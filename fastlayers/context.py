@@ -8,6 +8,7 @@ from torch.autograd import forward_ad
 
 _transforms_active = torch._C._are_functorch_transforms_active
 _modes = torch._C._len_torch_dispatch_stack
+_tracing = torch._C._get_tracing_state
 _graph_task = torch._C._current_graph_task_id
 
 
@@ -20,8 +21,9 @@ transformed._dynamo_marked_constant = True  # as torch.compiler.assume_constant_
 
 
 def observed() -> bool:
-    """Whether a TorchDispatchMode is at work, make_fx and FakeTensorMode among them: it sees operators, and no kernel called directly."""
-    return _modes() > 0
+    """Whether somebody records what runs, and sees operators, but no kernel called directly: torch.jit.trace, or a TorchDispatchMode,
+    make_fx and FakeTensorMode among them."""
+    return _modes() > 0 or _tracing() is not None
 
 
 observed._dynamo_marked_constant = True

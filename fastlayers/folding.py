@@ -116,7 +116,9 @@ def _can_fold(layer: torch.nn.Module, norm: torch.nn.Module) -> bool:
     hooks = any((layer._forward_hooks, layer._forward_pre_hooks, norm._forward_hooks, norm._forward_pre_hooks))
     parametrised = torch.nn.utils.parametrize.is_parametrized(layer)
     known = type(norm).forward in _FORWARDS
-    return evaluating and norm.running_mean is not None and norm.running_var is not None and not hooks and not parametrised and known
+    outputs = layer.out_features if isinstance(layer, torch.nn.Linear) else layer.out_channels
+    statistics = norm.running_mean is not None and norm.running_var is not None and norm.running_mean.numel() == outputs
+    return evaluating and statistics and not hooks and not parametrised and known
 
 
 @torch.no_grad()

@@ -35,11 +35,17 @@ def _shifted(value, sums, squares, pivot):
 
 
 @triton.jit
+def _m2(squares, correction):
+    """squares of deviations from a pivot - correction: at least 0 whatever rounding does, infinite where the squares overflowed."""
+    return tl.where(squares < float("inf"), tl.maximum(squares - correction, 0.0), squares)
+
+
+@triton.jit
 def _recentre(count, sums, squares, pivot, centre):
     """(sum of deviations from centre, sum of their squares) from those of deviations from a pivot."""
     mean = sums / tl.maximum(count, 1.0)
     about = (pivot - centre) + mean
-    return count * about, tl.maximum(squares - sums * mean, 0.0) + count * about * about
+    return count * about, _m2(squares, sums * mean) + count * about * about
 
 
 @triton.jit(do_not_specialize=["slots", "chunk_slots", "chunks", "channels", "length", "row_groups", "multiplier", "bits"])
@@ -80,7 +86,7 @@ def batch_norm_statistics_contiguous(
     tl.store(destination, total)
     tl.store(destination + chunks * channels, centre)
     tl.store(destination + 2 * chunks * channels, deviation)
-    tl.store(destination + 3 * chunks * channels, tl.maximum(tl.sum(squares) - deviation * deviation / total, 0.0))
+    tl.store(destination + 3 * chunks * channels, _m2(tl.sum(squares), deviation * deviation / total))
 
 
 @triton.jit(do_not_specialize=["rows", "chunk_rows", "chunks", "channels", "blocks"])
@@ -110,7 +116,7 @@ def batch_norm_statistics_channels_last(
     centre = reductions.sum_rows(pivot * counts, LANES, COLUMNS, GROUPS) / total
     sums, squares = _recentre(counts, sums, squares, pivot, reductions.spread_rows(centre, LANES, COLUMNS, GROUPS))
     deviation = reductions.sum_rows(sums, LANES, COLUMNS, GROUPS)
-    m2 = tl.maximum(reductions.sum_rows(squares, LANES, COLUMNS, GROUPS) - deviation * deviation / total, 0.0)
+    m2 = _m2(reductions.sum_rows(squares, LANES, COLUMNS, GROUPS), deviation * deviation / total)
     index = block * COLUMNS * 8 + tl.arange(0, COLUMNS * 8)
     destination = partials + chunk * channels + index
     tl.store(destination, tl.broadcast_to(total, centre.shape), mask=index < channels)

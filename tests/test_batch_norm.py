@@ -301,6 +301,35 @@ def test_hard_numbers(backend: str, kind: str, shape: tuple[int, ...], layout: s
         assert error <= allowed + floor, (name, error, allowed, floor)
 
 
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("shape", [(4, 2), (4, 3, 5, 5), (40, 4, 9, 9)], ids=str)
+def test_squares_that_overflow_make_the_variance_infinite(backend: str, shape: tuple[int, ...], layout: str) -> None:
+    """As in torch: the channel becomes its bias and has no gradient, its running variance is infinite; the others do not notice."""
+    x = arrange(torch.randn(shape), layout)
+    x[:, 1] *= 1e30
+    leaf, (running, theirs) = x.clone().requires_grad_(), ([torch.zeros(shape[1]), torch.ones(shape[1])] for _ in range(2))
+    y = fl.functional.batch_norm(leaf, *running, training=True)
+    oracle = torch.nn.functional.batch_norm(x, *theirs, training=True)
+    dx, = torch.autograd.grad(y, leaf, torch.randn(shape))
+    assert running[1][1] == torch.inf == theirs[1][1]
+    assert y[:, 1].eq(0).all()
+    assert dx[:, 1].eq(0).all()
+    assert (running[0][1] - theirs[0][1]).abs() <= 1e-5 * x[:, 1].abs().max()
+    for ours, torchs in zip((y.movedim(1, 0), *running), (oracle.movedim(1, 0), *theirs), strict=True):
+        assert torch.allclose(ours[2:], torchs[2:], rtol=1e-5, atol=1e-5)
+        assert torch.allclose(ours[0], torchs[0], rtol=1e-5, atol=1e-5)
+
+
+def test_an_infinite_element_makes_the_running_mean_infinite() -> None:
+    """On the reference; kernels may find it NaN, as torch's for GPUs do."""
+    x, running = torch.tensor([[1.0, torch.inf, 3.0], [2.0, 5.0, -torch.inf]]), [torch.zeros(3), torch.ones(3)]
+    with fl.backend("reference"):
+        y = fl.functional.batch_norm(x, *running, training=True)
+    assert running[0].isposinf().tolist() == [False, True, False]
+    assert running[0].isneginf().tolist() == [False, False, True]
+    assert y.isnan().all(0).tolist() == running[1].isnan().tolist() == [False, True, True]
+
+
 @pytest.mark.parametrize("log2_count", [*range(1, 25, 3), 24])
 def test_counts_from_two_to_2_to_the_24(cpu_backend: str, log2_count: int) -> None:
     count = 2**log2_count

@@ -34,6 +34,8 @@ from fastlayers.specs import ACTIVATIONS
      "fastlayers plot: --output must be a file that can be written, got '/no/such/sheet.png': No such file or directory"),
     (["check", "--dtype", "int8"], "fastlayers check: --dtype must be one of float32, float64, float16, bfloat16, got 'int8'"),
     (["bench", "--only", "nothing"], "fastlayers bench: --only must match the name of a case (--list shows them), got 'nothing'"),
+    (["bench", "--save", "/no/such/run.json"], "fastlayers bench: --save must be a file that can be written, got '/no/such/run.json'"),
+    (["bench", "--plot", "/"], "fastlayers bench: --plot must be a file that can be written, got '/'"),
     (["bench", "--against", "/no/such"],
      "fastlayers bench: --against must be a file that can be read, got '/no/such': No such file or directory"),
 ])

@@ -94,6 +94,49 @@ def test_dispatch_modes_see_operators(make) -> None:
         torch.testing.assert_close(make_fx(call)(x)(other), call(other))
 
 
+@pytest.mark.parametrize("make", [
+    lambda: nn.BatchNorm1d(4, activation="relu"), lambda: nn.SiLU(), lambda: nn.SReLU(), lambda: nn.GLU(), lambda: nn.Dropout(0.5),
+])
+@pytest.mark.parametrize("gradients", [False, True])
+def test_jit_trace(make, gradients: bool) -> None:
+    """What TensorBoard's add_graph does: kernels called directly gave it tensors of unknown origin."""
+    module = torch.nn.Sequential(torch.nn.Linear(4, 4), make()).eval()
+    x, other = torch.randn(2, 6, 4)
+    with torch.set_grad_enabled(gradients):
+        traced = torch.jit.trace(module, x)
+    assert torch.equal(traced(other), module(other))
+
+
+CHANGING = {
+    "LeakyReLU": nn.LeakyReLU, "ELU": nn.ELU, "Softplus": nn.Softplus, "Hardtanh": lambda value: nn.Hardtanh(-value, value),
+    "RReLU": lambda value: nn.RReLU(value / 2, value), "RReLU in evaluation": lambda value: nn.RReLU(value / 2, value).eval(),
+    "SiLU(dropout)": lambda value: nn.SiLU(dropout=value), "GLU": lambda value: nn.GLU(activation=nn.CELU(value), dropout=value),
+    "BatchNorm1d": lambda value: nn.BatchNorm1d(4, value, value, activation=nn.Threshold(value, 0.5), dropout=value),
+    "Dropout": nn.Dropout, "Dropout that scales in evaluation": lambda value: nn.Dropout(value, convention="eval").eval(),
+    "AlphaDropout": nn.AlphaDropout, "FeatureAlphaDropout": nn.FeatureAlphaDropout, "Dropout1d": nn.Dropout1d,
+}
+
+
+@pytest.mark.parametrize("make", CHANGING.values(), ids=CHANGING)
+def test_a_constant_that_changes(make) -> None:
+    """From the second value on torch.compile keeps a number symbolic."""
+    torch._dynamo.reset()
+    x, results = torch.randn(6, 4), []
+    for value in (0.1, 0.2, 0.3):
+        eager = make(value)
+        for call in (eager, torch.compile(make(value).train(eager.training), fullgraph=True, backend="aot_eager")):
+            torch.manual_seed(5)
+            leaf = x.clone().requires_grad_()
+            y = call(leaf)
+            results.append([y, *torch.autograd.grad(y.square().sum(), leaf)])
+        torch.testing.assert_close(*results[-2:])
+
+
+def test_a_layer_that_warns_compiles() -> None:
+    y = torch.compile(nn.Dropout2d(0.5), fullgraph=True, backend="aot_eager")(torch.ones(6, 4, 5))
+    assert set(y.unique().tolist()) == {0.0, 2.0}
+
+
 def test_selective_checkpointing() -> None:
     """Kernels whose results are kept, and kernels that run again, draw the same mask and move running statistics once."""
     from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts

@@ -137,6 +137,8 @@ def test_what_cannot_be_folded_stays() -> None:
         fl.fold_batch_norm(model.train())
     with pytest.raises(ValueError, match=r"fold_batch_norm: model must be traceable by torch\.fx, got TraceError: "):
         fl.fold_batch_norm(Branching().eval())
+    others, tokens = T.Sequential(T.Linear(4, 5), settled(nn.BatchNorm1d(3))).eval(), torch.randn(2, 3, 4)
+    assert torch.equal(fl.fold_batch_norm(others)(tokens), others(tokens))
     sequence = fl.fold_batch_norm(T.Sequential(T.Linear(4, 4), settled(nn.BatchNorm1d(4))).eval())
     with pytest.raises(ValueError, match="FoldedBatchNorm: x must be 2-D, got 3-D"):
         sequence(torch.randn(2, 4, 4))  # whose channels are not the Linear's features

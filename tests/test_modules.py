@@ -384,6 +384,17 @@ def test_an_empty_batch_counts_only_in_training_and_gives_every_gradient(cpu_bac
     assert batches == 0
 
 
+@pytest.mark.parametrize("affine", [False, True])
+def test_a_batch_without_channels(cpu_backend: str, affine: bool) -> None:
+    layer = nn.BatchNorm1d(0, affine=affine)
+    x = torch.randn(5, 0, requires_grad=True)
+    layer(x).sum().backward()
+    assert x.grad.shape == (5, 0)
+    assert layer.num_batches_tracked == 1
+    with pytest.raises(ValueError, match="more than 1 value"):
+        layer(torch.randn(1, 0))
+
+
 def test_numpy_numbers_are_numbers() -> None:
     numpy = pytest.importorskip("numpy")
     assert torch.equal(fl.functional.dropout(torch.ones(64), numpy.float32(0.5), seed=numpy.int64(7)),

@@ -4,6 +4,7 @@ from __future__ import annotations
 import copy
 import functools
 import io
+import itertools
 import pickle
 import warnings
 
@@ -203,6 +204,31 @@ def test_changes_between_steps_are_noticed(change) -> None:
     change(theirs, theirs_optimizer)
     run(3, optimizer, theirs_optimizer)
     assert_equal(*([p for group in o.param_groups for p in group["params"]] for o in (optimizer, theirs_optimizer)))
+
+
+@pytest.mark.parametrize("options", [{}, {"master_weights": True}, {"ema_decay": 0.9}], ids=str)
+@pytest.mark.parametrize("name", ["SGD", "Adam"])
+@pytest.mark.parametrize(("before", "after"), [*itertools.permutations([torch.float64, torch.float32, torch.float16], 2)], ids=str)
+@pytest.mark.parametrize("layers", [1, 2])
+def test_a_model_that_changes_its_dtype_takes_its_states_along(
+    cpu_backend: str, layers: int, before: torch.dtype, after: torch.dtype, name: str, options: dict
+) -> None:
+    """All parameters or some; steps of a constant gradient go on as if they had always been of that dtype."""
+    kwargs = options | ({"momentum": 0.9} if name == "SGD" else {})
+    models = [torch.nn.Sequential(*(torch.nn.Linear(3, 2) for _ in range(2))).to(dtype) for dtype in (before, after)]
+    for p in (p for model in models for p in model.parameters()):
+        torch.nn.init.ones_(p)
+    optimizers = [getattr(fl.optim, name)(model.parameters(), lr=2.0**-6, **kwargs) for model in models]
+    for step in range(4):
+        if step == 2:
+            models[0][:layers].to(after)
+        for model, optimizer in zip(models, optimizers, strict=True):
+            for p in model.parameters():
+                p.grad = torch.ones_like(p)
+            optimizer.step()
+    for p, q in zip(*(model.parameters() for model in models), strict=True):
+        assert torch.allclose(p.double(), q.double(), rtol=0, atol=2e-3)
+    assert models[0][0].weight.dtype == after
 
 
 def test_options_that_add_a_state_later() -> None:
@@ -419,3 +445,22 @@ def test_compiled_steps(name: str, kwargs: dict, whole: bool) -> None:
         torch.nn.utils.clip_grad_norm_(theirs, 0.7)
         theirs_optimizer.step()
     assert_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("name", ["SGD", "Adam"])
+def test_a_schedule_compiles_no_more_than_twice(name: str) -> None:
+    """As torch.optim's, which keep a number symbolic that has changed; compiled for each one, a step would soon be left uncompiled."""
+    from torch._dynamo.testing import CompileCounterWithBackend
+
+    torch._dynamo.reset()
+    ours, optimizer, theirs, theirs_optimizer = pair(name, lr=0.1)
+    counter = CompileCounterWithBackend("aot_eager")
+    step = torch.compile(lambda: optimizer.step(), fullgraph=True, backend=counter)
+    for power in range(12):
+        for group in (*optimizer.param_groups, *theirs_optimizer.param_groups):
+            group["lr"] = 0.1 * 0.9**power
+        set_grads(ours, theirs)
+        step()
+        theirs_optimizer.step()
+    assert_equal(ours, theirs)
+    assert counter.frame_count <= 2

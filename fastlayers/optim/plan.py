@@ -59,7 +59,7 @@ class Launch:
 
     def _work_on_copies(self, *belongings: list[Tensor]) -> Work | None:
         """The same where parameters have gaps in their memory or gradients lie in another order: those are copied."""
-        if any(p.grad is None for p in self.params):
+        if any(p.grad is None or p.dtype is not self.params[0].dtype for p in self.params):
             return None
         for p in self.params:
             checks.gradient(self.row.optimizer, p)
@@ -133,6 +133,8 @@ class Plan:
     """Those without a gradient."""
     states: list[dict[str, Tensor]]
     """All values of the optimizer's ``state``."""
+    dtypes: list[torch.dtype]
+    """The parameters' of each launch, which ``Module.to`` changes without making new ones."""
 
     def is_current(
         self, groups: list[Group], rows: list[UpdateRule], options: list[Options], state: dict[Tensor, dict[str, Tensor]]
@@ -148,6 +150,7 @@ class Plan:
             and _same(self.states, state.values())
             and all(_same(group["params"], members) for group, members in zip(groups, self.members, strict=True))
             and all(p.grad is None for p in self.idle)
+            and self.dtypes == [launch.params[0].dtype for launch in self.launches]
             and all(launch.names == launch.row.present_states(*launch.arguments()) for launch in self.launches)
         )
         if current:
@@ -215,7 +218,9 @@ def make_plan(groups: list[Group], rows: list[UpdateRule], options: list[Options
             launch.direct = launch.direct and not is_sharded(p) and is_dense(p)
     members = [list(group["params"]) for group in groups]
     idle = [p for params in members for p in params if p.grad is None]
-    return Plan(list(launches.values()), list(groups), rows, [own.layout() for own in options], members, idle, list(state.values()))
+    dtypes = [launch.params[0].dtype for launch in launches.values()]
+    return Plan(
+        list(launches.values()), list(groups), rows, [own.layout() for own in options], members, idle, list(state.values()), dtypes)
 
 
 def complete(own: dict[str, Tensor], p: Tensor, group: Group, row: UpdateRule, names: tuple[str, ...], options: Options) -> None:

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 from .. import ops
 from . import checks
 from .norms import on, total_norms
-from .plan import Group, Launch, Work, flags, make_plan, next_seed, numbers
+from .plan import Group, Launch, Work, flags, make_plan, next_seed, numbers, tensors
 
 if TYPE_CHECKING:
     from .fused import FusedStep
@@ -39,8 +40,8 @@ def fill_lists(optimizer: FusedStep, group: Group, number: int, lists: Lists) ->
                for launch, work in zip(launches, works, strict=True)):
         return -1
     if number < len(works):
-        for target, tensors in zip(lists, works[number][1:], strict=True):
-            target.extend(tensors)
+        for target, found in zip(lists, works[number][1:], strict=True):
+            target.extend(found)
     return len(works)
 
 
@@ -72,7 +73,21 @@ def step(optimizer: FusedStep) -> bool:
             norm = norms[key]
         scaling = [on(value, device) for value in (
             getattr(optimizer, "grad_scale", None), getattr(optimizer, "found_inf", None), norm, launch.seed())]
+        group = _scheduled_as_tensors(launch.group, device)
         ops.optimizer_step(
-            launch.row.name, *work[1:], numbers(launch.group, launch.row), flags(launch.group, launch.row, False),
-            [on(tensor, device) for tensor in launch.tensors()], *scaling, largest, launch.options.ema_decay or 0.0)
+            launch.row.name, *work[1:], numbers(group, launch.row), flags(group, launch.row, False),
+            [on(tensor, device) for tensor in tensors(group, launch.row)], *scaling, largest, launch.options.ema_decay or 0.0)
     return True
+
+
+def _scheduled_as_tensors(group: Group, device: torch.device) -> Group:
+    """The group, with tensors for what schedulers change: a number is a constant of the graph, which each new one would compile anew."""
+    scheduled = {"lr": _as_tensor(group["lr"], device)}
+    if "betas" in group:
+        scheduled["betas"] = (_as_tensor(group["betas"][0], device), group["betas"][1])
+    return {**group, **scheduled}
+
+
+def _as_tensor(value: float | Tensor, device: torch.device) -> Tensor:
+    """A product, one of the few things that the compiler makes of a number without looking at it."""
+    return value if isinstance(value, Tensor) else torch.ones((), dtype=torch.float64, device=device) * value

@@ -4,6 +4,7 @@ One element's number depends on nothing but (seed, element index), so every back
 """
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 
 import torch
@@ -52,7 +53,7 @@ def threshold(p: float) -> int:
     """An element is kept when its number is at least this: round(65536 p), and 0 < p < 1 never becomes "all" or "none"."""
     if p in (0.0, 1.0):
         return int(p) * 65536
-    return min(max(round(p * 65536), 1), 65535)
+    return operator.index(min(max(round(p * 65536), 1), 65535))  # index: torch.compile makes a constant of a p that it keeps symbolic
 
 
 def keep_scale(p: float) -> float:
