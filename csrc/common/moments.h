@@ -23,7 +23,7 @@ FL_HD void merge(Moments& moments, double count, const Moments& other, double co
     return;
   }
   const double delta = other.mean - moments.mean, share = count_other / (count + count_other);
-  moments.mean += delta * share;
+  moments.mean += absolute(delta) < HUGE_VAL ? delta * share : other.mean;  // an infinite mean stays so, or is NaN beside its opposite
   moments.m2 += other.m2 + delta * delta * count * share;
 }
 
