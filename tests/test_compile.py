@@ -10,6 +10,7 @@ import torch
 
 import fastlayers as fl
 from fastlayers import activation_argument, nn
+from fastlayers.nn import activations
 from fastlayers.reference.gated import empty_halved
 from fastlayers.specs import ACTIVATIONS
 
@@ -274,3 +275,11 @@ def test_compiled_autograd_takes_the_nodes_of_an_eager_forward(layer) -> None:
         model(x).sum().backward()
     for parameter, gradient in zip(model.parameters(), expected, strict=True):
         torch.testing.assert_close(parameter.grad, gradient)
+
+
+def test_every_activation_class_compiles_in_one_process() -> None:
+    """torch.compile gives up a code object after eight recompilations, and with fullgraph=True says so."""
+    torch._dynamo.reset()
+    for name in activations.__all__:
+        layer, x = cases.module(name).eval(), torch.randn(4, 8)
+        torch.testing.assert_close(torch.compile(layer, fullgraph=True, backend="eager")(x), layer(x))

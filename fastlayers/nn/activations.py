@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 from inspect import Parameter
+from types import FunctionType
 
 import torch
 from torch import Tensor
@@ -127,10 +128,18 @@ def _class(rows: list[Activation]) -> type[torch.nn.Module]:
     base = getattr(torch.nn, name, None)
     methods = {"__init__": _constructor(base)} if base else _own_constructor(rows[0])
     kind = type(name, (FusedActivation, base) if base else (FusedActivation,), {
-        "__doc__": _documentation(rows, base), "__module__": __name__, **methods})
+        "__doc__": _documentation(rows, base), "__module__": __name__, "forward": _own_forward(), **methods})
     register(base, rows)
     register(kind, rows)
     return kind
+
+
+def _own_forward() -> FunctionType:
+    """FusedActivation's under a code object of its own, by which torch.compile counts recompilations: after eight it gives up."""
+    shared = FusedActivation.forward
+    own = FunctionType(shared.__code__.replace(), shared.__globals__, shared.__name__, closure=shared.__closure__)
+    own.__doc__, own.__annotations__, own.__qualname__ = shared.__doc__, shared.__annotations__, shared.__qualname__
+    return own
 
 
 def _documentation(rows: list[Activation], base: type[torch.nn.Module] | None) -> str:
