@@ -1,7 +1,7 @@
 // Interleaved<Scalar>: two registers as one vector, with the operators of Vector.
 //
-// An activation is a long chain of operations that wait for one another. Two chains side by side take 5 to 30 % less time with AVX2 (silu,
-// gelu and mish in a first-level cache, the more the quieter the other hyperthread); AVX-512 is kept busy by one.
+// An activation is a long chain of operations that wait for one another. With AVX2 two chains side by side take less time, the more the
+// quieter the core's other hyperthread; a processor with AVX-512 is kept busy by one.
 #pragma once
 
 #include "vector.h"
