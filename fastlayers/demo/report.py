@@ -16,7 +16,7 @@ from .. import __version__
 from ..contenders import LIBRARIES
 from ..measure import malloc_settings_hold
 from ..usage import UsageError, need
-from .training import GENTLE, Run, Settings
+from .training import Run, Settings
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -92,8 +92,8 @@ def notes(results: Mapping[str, Any]) -> str:
         f"{results['threads']} threads, {results['device']}, backend {results['backend']}. Steps are taken in turn; {steady}.\n"
         "saved for backward: what autograd holds after one forward pass, each storage once, without parameters and buffers.\n"
         "loss difference: largest relative difference from PyTorch's loss in any step of a first epoch without dropout; in PyTorch's\n"
-        "column PyTorch itself, started one rounding apart: training in float32 amplifies the last bit, whoever computes it, Adam more\n"
-        f"than SGD (with momentum, learning rate {GENTLE['lr']:g})."
+        "column PyTorch itself, started one rounding apart: training in float32 amplifies the last bit, whoever computes it, and the more\n"
+        "the larger its steps are."
     )
 
 
