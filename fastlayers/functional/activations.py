@@ -7,9 +7,11 @@ from inspect import Parameter
 
 import torch
 from torch import Tensor
+from torch.overrides import handle_torch_function
 
 from .. import autograd, checks
 from ..activation_argument import Resolved, default, drawing, pack, with_constants
+from ..overrides import is_overriding
 from ..specs import ACTIVATIONS, TORCH_NAMES, Activation
 from .epilogue import IDENTITY, fused
 from .jagged import is_jagged, on_values
@@ -25,6 +27,8 @@ def apply(
     dropping = dropout and training
     if activation is IDENTITY and not dropping:
         return x  # whatever it is, as torch.nn.Identity does
+    if is_overriding(x):
+        return handle_torch_function(apply, (x,), operation, x, activation, dropout=dropout, training=training, seed=seed)
     if type(x) is not Tensor and is_jagged(x):
         checks.one_value(operation, row, parameters, "a jagged x")
         return on_values(lambda x: apply(operation, x, activation, dropout=dropout, training=training, seed=seed), x)
@@ -50,6 +54,8 @@ def _function(rows: tuple[Activation, ...]) -> Callable[..., Tensor]:
     names += ["inplace"] if in_place else []
 
     def activation(x: Tensor, *arguments: object, dropout: float = 0.0, seed: Tensor | int | None = None, **keywords: object) -> Tensor:
+        if is_overriding(x):
+            return handle_torch_function(activation, (x,), x, *arguments, dropout=dropout, seed=seed, **keywords)
         if plain is not None and not arguments and not keywords:  # what the rest comes to, for a small tensor
             return apply(name, x, plain, dropout=dropout, seed=seed)
         given = dict(zip(names, arguments, strict=False))

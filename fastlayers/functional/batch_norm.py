@@ -7,9 +7,11 @@ from torch import Tensor
 from .. import autograd, checks
 from ..activation_argument import resolve
 from ..context import recomputing, transformed
+from ..overrides import overridable
 from .epilogue import seed_for
 
 
+@overridable
 def batch_norm(
     x: Tensor, running_mean: Tensor | None, running_var: Tensor | None, weight: Tensor | None = None, bias: Tensor | None = None,
     training: bool = False, momentum: float | None = 0.1, eps: float = 1e-5, *, activation: str | torch.nn.Module = "identity",
@@ -77,6 +79,7 @@ def batch_norm(
         (resolved.row, resolved.constants, p, training, momentum, eps, channel_dim, memory == "inplace", skip_nonfinite, group))
 
 
+@overridable
 def batch_norm_and_statistics(
     x: Tensor, running_mean: Tensor, running_var: Tensor, weight: Tensor | None = None, bias: Tensor | None = None,
     momentum: float | None = 0.1, eps: float = 1e-5, *, activation: str | torch.nn.Module = "identity", residual: Tensor | None = None,

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .. import autograd, checks
+from ..overrides import overridable
 from ..reference.dropout import alpha_outcome, threshold
 from .epilogue import IDENTITY, fused
 from .jagged import is_jagged, on_values
@@ -16,6 +17,7 @@ CONVENTIONS = ("train", "eval")
 """When values are scaled: kept ones by 1 / (1 - p) while training, or all of them by 1 - p when evaluating."""
 
 
+@overridable
 def dropout(
     x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False, *, convention: str = "train",
     residual_after: Tensor | None = None, seed: Tensor | int | None = None, generator: torch.Generator | None = None,
@@ -49,6 +51,7 @@ def dropout(
     return _dropout("dropout", x, p, training, inplace, False, convention, seed, generator, residual_after)
 
 
+@overridable
 def dropout1d(
     x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False, *, convention: str = "train", seed: Tensor | int | None = None,
     generator: torch.Generator | None = None,
@@ -70,6 +73,7 @@ def dropout1d(
     return _channels("dropout1d", x, x.dim() == 3, p, training, inplace, convention, seed, generator)
 
 
+@overridable
 def dropout2d(
     x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False, *, convention: str = "train", seed: Tensor | int | None = None,
     generator: torch.Generator | None = None,
@@ -82,6 +86,7 @@ def dropout2d(
     return _channels("dropout2d", x, True, p, training, inplace, convention, seed, generator)
 
 
+@overridable
 def dropout3d(
     x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False, *, convention: str = "train", seed: Tensor | int | None = None,
     generator: torch.Generator | None = None,
@@ -94,6 +99,7 @@ def dropout3d(
     return _channels("dropout3d", x, x.dim() == 5, p, training, inplace, convention, seed, generator)
 
 
+@overridable
 def alpha_dropout(
     x: Tensor, p: float = 0.5, training: bool = False, inplace: bool = False, *, seed: Tensor | int | None = None,
     generator: torch.Generator | None = None,
@@ -114,6 +120,7 @@ def alpha_dropout(
     return _dropout("alpha_dropout", x, p, training, inplace, False, "alpha", seed, generator)
 
 
+@overridable
 def feature_alpha_dropout(
     x: Tensor, p: float = 0.5, training: bool = False, inplace: bool = False, *, seed: Tensor | int | None = None,
     generator: torch.Generator | None = None,

@@ -8,11 +8,13 @@ from torch import Tensor
 
 from .. import autograd, checks
 from ..activation_argument import Resolved, resolve
+from ..overrides import overridable
 from ..specs import Activation
 
 IDENTITY = resolve("identity", "identity")
 
 
+@overridable
 def bias_activation(
     x: Tensor, bias: Tensor | None, activation: str | torch.nn.Module = "identity", *, scale: Tensor | None = None,
     residual: Tensor | None = None, dropout: float = 0.0, training: bool = True, seed: Tensor | int | None = None, channel_dim: int = 1,

@@ -6,9 +6,11 @@ from torch import Tensor
 
 from .. import autograd, checks
 from ..activation_argument import resolve
+from ..overrides import overridable
 from .epilogue import seed_for
 
 
+@overridable
 def glu(
     x: Tensor, dim: int = -1, activation: str | torch.nn.Module = "sigmoid", *, gate_first: bool = False, dropout: float = 0.0,
     training: bool = True, seed: Tensor | int | None = None,

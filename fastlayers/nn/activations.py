@@ -12,10 +12,12 @@ from types import FunctionType
 
 import torch
 from torch import Tensor
+from torch.fx import Proxy
 
 from .. import checks
 from ..activation_argument import parse, register, resolve_module
 from ..functional.activations import apply
+from ..overrides import traced
 from ..specs import ACTIVATIONS, Activation, Learnable
 
 
@@ -27,6 +29,8 @@ class FusedActivation(torch.nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         """y = dropout(activation(input)), shape, dtype and memory format of input; ``inplace`` counts where there is no dropout."""
+        if isinstance(input, Proxy):
+            return traced(self, input)
         if self.inplace and not self.dropout:
             return super().forward(input)  # torch's kernel: in place there is no traffic left to save
         name = type(self).__name__

@@ -3,9 +3,11 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.fx import Proxy
 
 from .. import checks, functional
 from ..activation_argument import parameter, resolve
+from ..overrides import traced
 from .activations import from_name
 from .wide_statistics import WideStatistics
 
@@ -55,6 +57,8 @@ class _BatchNorm(WideStatistics, torch.nn.modules.batchnorm._BatchNorm):
             input: (N, C) or (N, C, ...), as the class says.
             residual: like input, or None.
         """
+        if isinstance(input, Proxy):
+            return traced(self, input, residual)
         self._check_input_dim(input)
         training, momentum = self.training and not self.frozen, self.momentum
         buffers = self._buffers  # each is looked up twice as fast as self.running_mean, which asks two other dictionaries first

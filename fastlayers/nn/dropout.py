@@ -3,9 +3,11 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.fx import Proxy
 
 from .. import checks, functional
 from ..functional.dropout import CONVENTIONS
+from ..overrides import traced
 
 
 class _Scaled:
@@ -46,6 +48,8 @@ class Dropout(_Scaled, torch.nn.Dropout):
 
     def forward(self, input: Tensor, residual_after: Tensor | None = None) -> Tensor:
         """y = x m + residual_after while training, else x + residual_after; x is input, residual_after like it or None."""
+        if isinstance(input, Proxy):
+            return traced(self, input, residual_after)
         return functional.dropout(input, self.p, self.training, self.inplace, convention=self.convention, residual_after=residual_after)
 
 
@@ -69,6 +73,8 @@ class Dropout1d(_Scaled, torch.nn.Dropout1d):
 
     def forward(self, input: Tensor) -> Tensor:
         """y while training, else x; x is input."""
+        if isinstance(input, Proxy):
+            return traced(self, input)
         return functional.dropout1d(input, self.p, self.training, self.inplace, convention=self.convention)
 
 
@@ -77,6 +83,8 @@ class Dropout2d(_Scaled, torch.nn.Dropout2d):
 
     def forward(self, input: Tensor) -> Tensor:
         """y while training, else x; x is input."""
+        if isinstance(input, Proxy):
+            return traced(self, input)
         return functional.dropout2d(input, self.p, self.training, self.inplace, convention=self.convention)
 
 
@@ -85,6 +93,8 @@ class Dropout3d(_Scaled, torch.nn.Dropout3d):
 
     def forward(self, input: Tensor) -> Tensor:
         """y while training, else x; x is input."""
+        if isinstance(input, Proxy):
+            return traced(self, input)
         return functional.dropout3d(input, self.p, self.training, self.inplace, convention=self.convention)
 
 
@@ -106,6 +116,8 @@ class AlphaDropout(torch.nn.AlphaDropout):
 
     def forward(self, input: Tensor) -> Tensor:
         """y while training, else x; x is input."""
+        if isinstance(input, Proxy):
+            return traced(self, input)
         return functional.alpha_dropout(input, self.p, self.training, self.inplace)
 
 
@@ -127,4 +139,6 @@ class FeatureAlphaDropout(torch.nn.FeatureAlphaDropout):
 
     def forward(self, input: Tensor) -> Tensor:
         """y while training, else x; x is input."""
+        if isinstance(input, Proxy):
+            return traced(self, input)
         return functional.feature_alpha_dropout(input, self.p, self.training, self.inplace)

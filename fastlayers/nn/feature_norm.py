@@ -8,8 +8,10 @@ from operator import length_hint
 
 import torch
 from torch import Tensor
+from torch.fx import Proxy
 
 from .. import checks, functional
+from ..overrides import traced
 from ..reference.dtypes import accumulate_dtype
 from .wide_statistics import WideStatistics
 
@@ -61,6 +63,8 @@ class FeatureNorm(WideStatistics, torch.nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         """y = (input - mean) / sqrt(var + eps)."""
+        if isinstance(input, Proxy):
+            return traced(self, input)
         name = type(self).__name__
         checks.floating(name, input)
         compute = accumulate_dtype(input)

@@ -3,9 +3,11 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.fx import Proxy
 
 from .. import checks, functional
 from ..activation_argument import parse, resolve
+from ..overrides import traced
 from .activations import from_name
 
 
@@ -26,6 +28,8 @@ class _Gated(torch.nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         """y = dropout(a * activation(b)), dropout only while training; dtype and memory format of input, half its size along ``dim``."""
+        if isinstance(input, Proxy):
+            return traced(self, input)
         return functional.glu(
             input, self.dim, self.activation, gate_first=self.gate_first, dropout=self.dropout, training=self.training)
 
