@@ -12,6 +12,7 @@ from . import checks, functional
 from .nn.activations import FusedActivation
 from .nn.batch_norm import _BatchNorm
 from .nn.gated import _Gated
+from .trials import random_state_kept, tensors_in
 
 _RANDOM_ONLY = (nn.modules.dropout._DropoutNd, nn.MultiheadAttention, nn.RNNBase, nn.TransformerEncoderLayer, FusedActivation, _Gated)
 """Modules whose ``training`` means dropout and nothing else; the transformer layer's chooses a path with dropout in it."""
@@ -77,11 +78,11 @@ def _samples_at_once(model: nn.Module, x: Tensor, samples: int, max_bytes: int) 
 
     def measure(module: nn.Module, arguments: object, output: object) -> None:
         nonlocal largest
-        largest = max([largest, *(value.nbytes for value in _tensors(output))])
+        largest = max([largest, *(value.nbytes for value in tensors_in(output))])
 
     hooks = [module.register_forward_hook(measure) for module in model.modules()]
     try:
-        with torch.random.fork_rng(_devices(x.device), device_type=_device_type(x.device)):
+        with random_state_kept(x.device):
             model(x[:1].clone())  # a first layer may be inplace
     finally:
         for hook in hooks:
@@ -89,26 +90,12 @@ def _samples_at_once(model: nn.Module, x: Tensor, samples: int, max_bytes: int) 
     return max(1, min(samples, max_bytes // max(1, largest * x.size(0))))
 
 
-def _tensors(output: object) -> list[Tensor]:
-    if isinstance(output, Tensor):
-        return [output]
-    return [value for value in output if isinstance(value, Tensor)] if isinstance(output, (tuple, list)) else []
-
-
-def _device_type(device: torch.device) -> str:
-    return device.type if device.type != "cpu" else "cuda"  # fork_rng always looks after the CPU's generator
-
-
-def _devices(device: torch.device) -> list[int]:
-    return [] if device.type == "cpu" else list(range(torch.get_device_module(device).device_count()))
-
-
 @contextlib.contextmanager
 def _seeded(seed: int | None, device: torch.device) -> Iterator[None]:
     if seed is None:
         yield
         return
-    with torch.random.fork_rng(_devices(device), device_type=_device_type(device)):
+    with random_state_kept(device):
         if device.type == "cpu":
             torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed GPUs, which are not looked after here, too
         else:

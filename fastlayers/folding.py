@@ -10,6 +10,7 @@ from torch import Tensor, fx
 
 from . import checks, functional
 from .nn.batch_norm import _BatchNorm
+from .overrides import traced
 
 _TRANSPOSED = (torch.nn.ConvTranspose1d, torch.nn.ConvTranspose2d, torch.nn.ConvTranspose3d)
 _DIMENSIONS = {
@@ -37,6 +38,8 @@ class FoldedBatchNorm(torch.nn.Module):
 
     def forward(self, input: Tensor, residual: Tensor | None = None) -> Tensor:
         """y = activation(input + residual)."""
+        if isinstance(input, fx.Proxy):
+            return traced(self, input, residual)
         if input.dim() != self.dimensions:
             checks.dimensions("FoldedBatchNorm", input, (self.dimensions,))
         if self.activation is None and residual is None:
@@ -82,8 +85,7 @@ class _Tracer(fx.Tracer):
     """Looks into everything but torch's layers, fastlayers' and batch norms of any class, whose checks of x torch.fx cannot trace."""
 
     def is_leaf_module(self, module: torch.nn.Module, name: str) -> bool:
-        return (super().is_leaf_module(module, name) or type(module).__module__.startswith(("fastlayers.nn", __name__))
-                or isinstance(module, torch.nn.modules.batchnorm._BatchNorm))
+        return super().is_leaf_module(module, name) or isinstance(module, torch.nn.modules.batchnorm._BatchNorm)
 
 
 def _pairs(model: torch.nn.Module) -> Iterator[tuple[str, str]]:

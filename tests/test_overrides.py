@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import re
+from typing import ClassVar
 
 import cases
 import pytest
@@ -26,7 +27,7 @@ def input_for(name: str) -> Tensor:
 class Named(Tensor):
     """A user's subclass, which keeps a list of the functions that were called with it."""
 
-    calls: list[str] = []
+    calls: ClassVar[list[str]] = []
 
     @classmethod
     def __torch_function__(cls, function, types, args=(), kwargs=None):
