@@ -2,8 +2,10 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import shutil
 import sys
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -13,6 +15,14 @@ import fastlayers as fl
 from fastlayers import backends as report  # the function fl.backends
 
 BACKENDS = ("reference", "cpp", "triton", "cuda")
+
+
+def tool(name: str) -> ModuleType:
+    """A module of tools/, loaded by its path: were the folder on Python's, its ptxsim would hide the installed one."""
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).parents[1] / "tools" / f"{name}.py")
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)  # where its dataclasses look for it
+    spec.loader.exec_module(module)
+    return module
 
 
 @contextlib.contextmanager

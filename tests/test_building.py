@@ -1,20 +1,17 @@
 """What setup.py builds and leaves out, and which CUDA toolkit it takes for which torch."""
 from __future__ import annotations
 
-import importlib.util
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import conftest
 import pytest
 import torch
 
 ROOT = Path(__file__).parent.parent
-_SPEC = importlib.util.spec_from_file_location("cuda_toolkit", ROOT / "tools/cuda_toolkit.py")
-cuda_toolkit = importlib.util.module_from_spec(_SPEC)
-sys.modules["cuda_toolkit"] = cuda_toolkit  # where its dataclass looks for it
-_SPEC.loader.exec_module(cuda_toolkit)
+cuda_toolkit = conftest.tool("cuda_toolkit")
 
 CODES = "sm_80 sm_90 sm_100"
 

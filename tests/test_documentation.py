@@ -7,20 +7,19 @@ import importlib
 import json
 import pkgutil
 import re
-import sys
 from pathlib import Path
 
+import conftest
 import pytest
 import torch
 
 import fastlayers
 from fastlayers import plot
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tools"))
-import document_activations as tool
+tool = conftest.tool("document_activations")
 
 # Not the commands: their modules have no examples and import what only an extra brings.
-LIBRARY = ("formulas", "functional", "backends", "nn", "optim", "ensemble", "stopping", "convert")
+LIBRARY = ("formulas", "functional", "backends", "nn", "optim", "ensemble", "stopping", "convert", "folding", "warmup")
 MODULES = [
     name for part in LIBRARY for name in (
         f"fastlayers.{part}",

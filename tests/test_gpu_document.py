@@ -3,9 +3,8 @@ from __future__ import annotations
 
 import re
 import shutil
-import sys
-from pathlib import Path
 
+import conftest
 import pytest
 import torch
 
@@ -13,10 +12,9 @@ pytest.importorskip("triton", reason="Triton is not installed")
 pytest.importorskip("ptxsim", reason="the emulator is installed with: pip install -e tools/ptxsim")
 if shutil.which("nvcc") is None:
     pytest.skip("nvcc, which compiles csrc/cuda, is not installed", allow_module_level=True)
-sys.path.append(str(Path(__file__).parents[1] / "tools"))
-import document_gpu as tool
 from test_compiled_cuda import INSTRUCTIONS, NARROW, TRAFFIC
 
+tool = conftest.tool("document_gpu")
 BACKENDS = ("cuda", "triton")
 SAMPLES = ("batch norm + relu", "batch norm + relu + dropout, channels_last", "silu forward", "prelu backward")
 
