@@ -9,6 +9,32 @@ namespace {
 // Whether anything differs between channels; if not, x is one long run.
 bool per_channel(const Epilogue& e) { return e.mean || e.scale || e.shift || e.parameter_count != 1; }
 
+// Whether x goes through the activation and nothing else is done to it.
+bool is_plain(const Epilogue& e) { return !per_channel(e) && !e.weight && !e.residual && !e.residual_after && !e.dropout; }
+
+// y = f(x), or dx = dy f'(x).
+template <class Storage> void run_plain(const Epilogue& e, PlainFunction<Storage> function, const void* dy, void* result) {
+  using T = typename Compute<Storage>::type;
+  constexpr int64_t unit = 2048;  // elements that one thread works on
+  const ActivationLoops<Storage>& loops = activation_loops<Storage>()[e.activation];
+  Plain<Storage> plain;
+  plain.x = static_cast<const Storage*>(e.x);
+  plain.dy = static_cast<const Storage*>(dy);
+  plain.result = static_cast<Storage*>(result);
+  plain.count = e.n * e.c * e.s;
+  plain.past_caches = is_large<Storage>(e) && reinterpret_cast<uintptr_t>(result) % 64 == 0;
+  plain.repeats = e.repeats;
+  const int learnables = loops.learnables * e.repeats;
+  for (int k = 0; k < max_arguments; ++k) {
+    plain.arguments[k] = k < learnables                    ? static_cast<const T*>(e.parameters)[k]
+                         : k < learnables + loops.constants ? static_cast<T>(loops.constant(e.constants, k - learnables))
+                                                            : 0;
+  }
+  parallel_for(divide_up(plain.count, unit), elements_per_task / unit, [&](int64_t begin, int64_t end) {
+    function(plain, begin * unit, smaller(plain.count, end * unit));
+  });
+}
+
 // An epilogue whose weight is part of its scale.
 template <class T> class Weighted {
  public:
@@ -26,6 +52,8 @@ template <class T> class Weighted {
 };
 
 template <class Storage> void forward(const Epilogue& given, void* y) {
+  const PlainFunction<Storage> plain = activation_loops<Storage>()[given.activation].plain_forward;
+  if (plain && is_plain(given)) return run_plain<Storage>(given, plain, nullptr, y);
   const Weighted<typename Compute<Storage>::type> weighted(given);
   const Epilogue& e = weighted.e;
   Pass<Storage> pass;
@@ -38,12 +66,14 @@ template <class Storage> void forward(const Epilogue& given, void* y) {
 
 template <class Storage> void backward(const Epilogue& given, const EpilogueGradients& g) {
   using T = typename Compute<Storage>::type;
+  const bool sums = g.dscale || g.dshift || g.dparameters;
+  const ActivationLoops<Storage>& loops = activation_loops<Storage>()[given.activation];
+  const PlainFunction<Storage> plain = g.from_output ? loops.plain_backward_from_output : loops.plain_backward;
+  if (plain && is_plain(given) && g.dx && !g.dresidual && !g.mean_dz && !sums) return run_plain<Storage>(given, plain, g.dy, g.dx);
   const Weighted<T> weighted(given);
   const Epilogue& e = weighted.e;
-  const bool sums = g.dscale || g.dshift || g.dparameters;
   const bool channels = per_channel(e) || g.dscale || g.dshift;
   const int64_t n = channels ? e.n : 1, c = channels ? e.c : 1, s = channels ? e.s : e.n * e.c * e.s;
-  const ActivationLoops<Storage>& loops = activation_loops<Storage>()[e.activation];
   Pass<Storage> pass;
   set_up(pass, e, sums ? reduction_geometry(n, c, s, sizeof(Storage)) : plain_geometry(n, c, s));
   pass.function = (g.from_output ? loops.backward_from_output : loops.backward)[pass.geometry.along];

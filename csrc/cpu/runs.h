@@ -7,7 +7,7 @@
 #include "../common/activations.h"
 #include "../common/formula.h"
 #include "dropout.h"
-#include "walk.h"
+#include "plain.h"
 
 namespace fastlayers::FL_CPU_CAPABILITY {
 
@@ -69,14 +69,8 @@ template <class Activation, class Storage, bool along> struct Inputs {
     if constexpr (Activation::most_repeats > 1) return Activation::learnables * run.repeats;
     else return Activation::learnables;
   }
-  FL_HD V value(V z, const V* arguments) const {
-    if constexpr (Activation::most_repeats > 1) return Activation::forward(z, arguments, run.repeats);
-    else return Activation::forward(z, arguments);
-  }
-  FL_HD V derivative(V z, const V* arguments, V* slopes) const {
-    if constexpr (Activation::most_repeats > 1) return Activation::derivative(z, arguments, slopes, run.repeats);
-    else return Activation::derivative(z, arguments, slopes);
-  }
+  FL_HD V value(V z, const V* arguments) const { return value_of<Activation>(z, arguments, run.repeats); }
+  FL_HD V derivative(V z, const V* arguments, V* slopes) const { return derivative_of<Activation>(z, arguments, slopes, run.repeats); }
 };
 
 template <class Activation, class Storage, bool along, bool more> struct ForwardLoop {
@@ -203,26 +197,8 @@ template <class Activation, class Storage, bool along, Sweep sweep> struct Backw
     }
   }
 
-  // dx = dy f'(x), where that is all: a plain activation of a small tensor is as fast as its loop is short.
-  FL_HD bool is_plain() const {
-    return dx && !sums_memory && !numbers && !dresidual && !parked && !corrected && !inputs.affine && !inputs.residual;
-  }
-  template <bool whole> FL_HD void plain_step(int64_t i, Access<whole> access) const {
-    V slopes[max_learnables];
-    const V gradient = access.template stream<V>(dy + i);
-    const V z = access.template stream<V>(inputs.x + i);
-    access.write(dx + i, gradient * inputs.derivative(z, inputs.columns[0].arguments, slopes), past_caches);
-  }
-  FL_HD void go_plain(int64_t count) const {
-    int64_t i = 0;
-    for (; i + V::size <= count; i += V::size) plain_step(i, Access<true>{});
-    if (i < count) plain_step(i, Access<false>{static_cast<int>(count - i)});
-  }
   FL_HD void go_uniform(int64_t count) {
     inputs.enter(0, 0, Access<true>{});
-    if constexpr (!Activation::random) {
-      if (is_plain()) return go_plain(count);
-    }
     exchange_sums<true>();
     int64_t i = 0;
     for (; i + sum_lanes <= count; i += sum_lanes) {
@@ -304,6 +280,7 @@ template <class Storage> using RunFunction = void (*)(const Run<Storage>&);
 template <class Storage> struct ActivationLoops {
   RunFunction<Storage> forward[2], backward[2], backward_from_output[2];  // the last null for activations that need x
   RunFunction<Storage> inverse[2];  // null for activations that have none
+  PlainFunction<Storage> plain_forward, plain_backward, plain_backward_from_output;  // null for random ones; the last as above
   int learnables, constants;        // learnables of one repeat
   bool random;
   double (*constant)(const double* given, int k);
@@ -318,12 +295,20 @@ template <class Row, class Storage> constexpr ActivationLoops<Storage> loops_of(
       {run_backward<Activation, Storage, false>, run_backward<Activation, Storage, true>},
       {nullptr, nullptr},
       {nullptr, nullptr},
+      nullptr,
+      nullptr,
+      nullptr,
       Activation::learnables,
       Activation::constants,
       Activation::random,
       Activation::constant,
   };
+  if constexpr (!Activation::random) {
+    loops.plain_forward = PlainLoop<Activation, Storage>::forward;
+    loops.plain_backward = PlainLoop<Activation, Storage>::backward;
+  }
   if constexpr (Activation::from_output) {
+    loops.plain_backward_from_output = PlainLoop<FromOutputOf<Activation>, Storage>::backward;
     loops.backward_from_output[0] = run_backward<FromOutputOf<Activation>, Storage, false>;
     loops.backward_from_output[1] = run_backward<FromOutputOf<Activation>, Storage, true>;
   }

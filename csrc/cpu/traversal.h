@@ -119,7 +119,7 @@ FL_HD Geometry plain_geometry(int64_t n, int64_t c, int64_t s) {
   if (g.along) {
     g.chunk = larger(1, wanted / g.run());
   } else if (c == 1 && n == 1) {
-    g.chunk = wanted / longest_run;
+    g.chunk = 1;  // threads share it evenly
   } else {
     g.group = clamped(wanted / larger(1, s), 1, c);
     g.chunk = g.blocks * larger(1, wanted / larger(1, c * s));
