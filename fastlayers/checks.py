@@ -124,9 +124,11 @@ def channel_dimension(operation: str, x: Tensor, channel_dim: int) -> int:
 def channel_vectors(operation: str, x: Tensor, channel_dim: int, **vectors: Tensor | None) -> None:
     """Each vector is None or holds one number per channel of x, where x is, in x's dtype or the dtype it is computed in."""
     shape, dtype, device = (x.size(channel_dim),), x.dtype, x.device
+    wide = torch.float32 if dtype is not torch.float64 else dtype
     try:
         for vector in vectors.values():  # this runs at every step: the reasons are looked for only when something is wrong
-            if vector is not None and (vector.shape != shape or vector.dtype is not dtype or vector.device != device):
+            if vector is not None and (
+                    vector.shape != shape or (vector.dtype is not dtype and vector.dtype is not wide) or vector.device != device):
                 break
         else:
             return

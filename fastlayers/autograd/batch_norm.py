@@ -9,7 +9,7 @@ from ..context import transformed
 from ..reference.batch_norm import batch_norm_statistics, move_running
 from ..reference.dtypes import accumulate_dtype
 from . import composed, synchronised
-from .common import KernelFunction, dense, differentiable, finite_or_old, kernels_for, vector, with_stride
+from .common import KernelFunction, dense, differentiable, finite_or_old, kernels_for, recorded, vector, with_stride
 from .restoring import restorable, restored
 
 Arguments = tuple[specs.Activation, tuple[float, ...], float, bool, float | None, float, int, bool, bool, object]
@@ -89,9 +89,8 @@ def batch_norm(
     moves = training and running_mean is not None
     before = [value.clone() for value in (mean, var)] if moves and skip_nonfinite else None
     batches = num_batches_tracked.clone() if before and num_batches_tracked is not None else None
-    apply = BatchNorm.apply if group is None else synchronised.batch_norm
-    y = apply(x, vector(weight, compute), vector(bias, compute), residual, vector(parameters, compute), seed, mean, var,
-              num_batches_tracked, arguments)
+    tensors = (x, vector(weight, compute), vector(bias, compute), residual, vector(parameters, compute), seed, mean, var, num_batches_tracked)
+    y = recorded(BatchNorm, *tensors, arguments) if group is None else synchronised.batch_norm(*tensors, arguments)
     if before:
         now = (mean, var, num_batches_tracked)
         move_running(*now, finite_or_old(now, (*before, batches)))

@@ -22,6 +22,20 @@ class KernelFunction(Function):
     apply = torch._C._FunctionBase.__dict__["apply"]
 
 
+class Unrecorded:
+    """The ctx of a forward that nobody will ask for gradients."""
+
+    needs_input_grad = (False,) * 10
+
+    def save_for_backward(self, *tensors: Tensor | None) -> None:
+        """Keeps nothing."""
+
+
+def recorded(function: type[KernelFunction], *arguments: object) -> Tensor:
+    """function.apply, or its forward alone in torch.no_grad(), where small tensors would feel the rest of it."""
+    return function.apply(*arguments) if torch.is_grad_enabled() else function.forward(Unrecorded(), *arguments)
+
+
 def kernels_for(x: Tensor, activation: str) -> ModuleType:
     """Who computes: the custom ops while compiling and where a dispatch mode wants to see what runs, else the chosen backend."""
     return ops if torch.compiler.is_compiling() or observed() else select(x, activation)

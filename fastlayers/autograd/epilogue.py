@@ -10,7 +10,7 @@ from .. import specs
 from ..context import transformed
 from ..reference.dtypes import accumulate_dtype
 from . import composed
-from .common import KernelFunction, dense, differentiable, kernels_for, vector, with_stride
+from .common import KernelFunction, dense, differentiable, kernels_for, recorded, vector, with_stride
 
 
 class Arguments(NamedTuple):
@@ -98,4 +98,4 @@ def epilogue(
         residual_after = with_stride(residual_after, x.stride())
     compute = accumulate_dtype(x)
     scale, shift, parameters = vector(scale, compute), vector(shift, compute), vector(parameters, compute)
-    return Epilogue.apply(x, scale, shift, residual, parameters, seed, residual_after, arguments)
+    return recorded(Epilogue, x, scale, shift, residual, parameters, seed, residual_after, arguments)

@@ -6,7 +6,7 @@ from torch import Tensor
 from .. import reference, specs
 from ..context import transformed
 from ..reference.dtypes import accumulate_dtype
-from .common import KernelFunction, dense, differentiable, kernels_for, vector, with_stride
+from .common import KernelFunction, dense, differentiable, kernels_for, recorded, vector, with_stride
 
 
 class Gated(KernelFunction):
@@ -42,4 +42,4 @@ def gated(
     if transformed():
         row, constants, p, dim, gate_first = arguments
         return reference.gated_forward(x, parameters, seed, row.name, constants, p, dim, gate_first)
-    return Gated.apply(dense(x), vector(parameters, accumulate_dtype(x)), seed, arguments)
+    return recorded(Gated, dense(x), vector(parameters, accumulate_dtype(x)), seed, arguments)
