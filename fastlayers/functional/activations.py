@@ -75,6 +75,7 @@ def _function(rows: tuple[Activation, ...]) -> Callable[..., Tensor]:
         return apply(name, x, resolved, dropout=dropout, training=training, seed=seed)
 
     activation.__name__ = activation.__qualname__ = name
+    activation.__module__ = __package__  # where pickle finds it
     activation.__doc__ = _docstring(rows, names)
     activation.__signature__ = _signature(first, names)
     return activation
