@@ -147,6 +147,15 @@ def test_groups_added_and_named(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_parameters_that_share_their_memory_are_updated_one_after_the_other(name: str) -> None:
+    """``decoder.weight = nn.Parameter(encoder.weight)`` makes a second parameter of the same numbers."""
+    lists = [[torch.nn.Parameter(shared) for _ in range(2)] for shared in (torch.ones(100_000) for _ in range(2))]
+    ours, optimizer, theirs, theirs_optimizer = pair(name, lists)
+    run(3, optimizer, theirs_optimizer)
+    assert_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_gradients_that_come_and_go_and_move(name: str) -> None:
     ours, optimizer, theirs, theirs_optimizer = pair(name, **({"momentum": 0.9} if name == "SGD" else {}))
     for step in range(8):

@@ -6,6 +6,7 @@ else that would change the sorting.
 """
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from operator import is_
@@ -202,6 +203,7 @@ def next_seed(group: Group, number: int, by: int = 1) -> None:
 def make_plan(groups: list[Group], rows: list[UpdateRule], options: list[Options], state: dict[Tensor, dict[str, Tensor]]) -> Plan:
     """Sort what has a gradient into launches; make the states that do not exist yet."""
     launches: dict[tuple, Launch] = {}
+    met: Counter[tuple[int, int]] = Counter()
     for number, (group, row, own_options) in enumerate(zip(groups, rows, options, strict=True)):
         names = row.present_states(numbers(group, row), flags(group, row, False))
         for p in group["params"]:
@@ -211,7 +213,8 @@ def make_plan(groups: list[Group], rows: list[UpdateRule], options: list[Options
             own = state[p] if names or row.scalars or masters or own_options.ema_decay is not None else {}
             first = "first" in row.flags and bool(names) and own.get(names[0]) is None
             complete(own, p, group, row, names, own_options)
-            key = (number, p.device, p.dtype, own[names[0]].dtype if names else None, first)
+            turn = _turn(p, met)
+            key = (number, p.device, p.dtype, own[names[0]].dtype if names else None, first, turn)
             launch = launches.setdefault(key, Launch(number, group, row, own_options, first, names, masters))
             launch.params.append(p)
             launch.states.append(own)
@@ -221,6 +224,14 @@ def make_plan(groups: list[Group], rows: list[UpdateRule], options: list[Options
     dtypes = [launch.params[0].dtype for launch in launches.values()]
     return Plan(
         list(launches.values()), list(groups), rows, [own.layout() for own in options], members, idle, list(state.values()), dtypes)
+
+
+def _turn(p: Tensor, met: Counter[tuple[int, int]]) -> int:
+    """Which of the parameters in the same memory p is: threads of one launch would overwrite each other's updates there."""
+    part = local(p)
+    place = part.untyped_storage()._cdata, part.storage_offset()  # a fake tensor has no data_ptr()
+    met[place] += 1
+    return met[place]
 
 
 def complete(own: dict[str, Tensor], p: Tensor, group: Group, row: UpdateRule, names: tuple[str, ...], options: Options) -> None:
