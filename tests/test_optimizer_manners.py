@@ -350,12 +350,18 @@ def test_numbers_out_of_range_are_refused_wherever_they_come_from(name: str) -> 
         for betas in ((1.0, 0.9), (0.9, -0.1), (NAN, 0.9)):
             with pytest.raises(ValueError, match=f"^{name}: beta[12] must be at least 0 and below 1, got"):
                 optimizer.add_param_group({"params": [torch.ones(2, requires_grad=True)], "betas": betas})
+        for betas in (None, (0.9,)):
+            with pytest.raises(ValueError, match=f"^{name}: betas must be two numbers, got "):
+                optimizer.add_param_group({"params": [torch.ones(2, requires_grad=True)], "betas": betas})
     assert len(optimizer.param_groups) == 1
     params = optimizer.param_groups[0]["params"]
     before = _snapshot(params, optimizer)
     set_grads(params)
     optimizer.param_groups[0]["lr"] = NAN
     with pytest.raises(ValueError, match=f"^{name}: lr must be at least 0, got nan$"):
+        optimizer.step()
+    optimizer.param_groups[0]["lr"] = "0.1x"
+    with pytest.raises(TypeError, match=f"^{name}: lr must be a number, got str$"):
         optimizer.step()
     assert all(torch.equal(a, b) for a, b in zip(before, _snapshot(params, optimizer), strict=True))
 

@@ -20,7 +20,7 @@ def apply(
 ) -> Tensor:
     """A resolved activation, then dropout: what the modules and the functions named after activations call."""
     row, constants, parameters = activation
-    if dropout:
+    if dropout != 0:
         checks.probability(operation, "dropout", dropout)
     dropping = dropout and training
     if activation is IDENTITY and not dropping:

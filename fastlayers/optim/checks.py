@@ -1,13 +1,14 @@
 """Checks of optimizers' arguments, gradients and states, in the words of ../checks.py."""
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from numbers import Real
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..checks import FLOATING, _name, probability, tensor
+from ..checks import FLOATING, _name, number, probability, tensor
 
 
 def gradient(operation: str, p: Tensor) -> None:
@@ -52,6 +53,17 @@ def boolean(operation: str, argument: str, value: object) -> None:
     """value is True or False."""
     if not isinstance(value, bool):
         raise TypeError(f"{operation}: {argument} must be True or False, got {value!r}")
+
+
+def hyperparameters(operation: str, group: Mapping[str, Any], names: Sequence[str]) -> list[float | Tensor]:
+    """Those of a group, beta1 and beta2 taken out of its betas; each is a number, or a tensor that holds one."""
+    betas = group.get("betas", (0, 0))
+    if not hasattr(betas, "__len__") or len(betas) != 2:
+        raise ValueError(f"{operation}: betas must be two numbers, got {betas!r}")
+    values = [betas[int(name[4:]) - 1] if name.startswith("beta") else group[name] for name in names]
+    for name, value in zip(names, values, strict=True):
+        number(operation, name, value)
+    return values
 
 
 def hyperparameter(operation: str, argument: str, value: float, low: float, high: float) -> None:
@@ -133,6 +145,13 @@ def trainable(operation: str, count: int) -> None:
     """There is something to train."""
     if not count:
         raise ValueError(f"{operation}: model must have parameters that require a gradient, got none")
+
+
+def known(operation: str, argument: str, kind: type, names: Collection[str], given: Iterable[str]) -> None:
+    """A group is given arguments that its optimizer knows."""
+    unknown = [name for name in given if name not in names]
+    if unknown:
+        raise ValueError(f"{operation}: {argument} must hold arguments of {kind.__name__}, got {', '.join(map(repr, unknown))}")
 
 
 def all_used(operation: str, argument: str, unused: Sequence[str]) -> None:

@@ -92,8 +92,8 @@ class FusedStep(torch.optim.Optimizer):
         name, row = type(self).__name__, self.rule(group)
         checks.not_differentiable(name, group.get("differentiable", False))
         options.of_group(self._options(), group).check(name)
-        for argument in ("lr", "weight_decay", *row.hyperparameters):
-            value = group["betas"][int(argument[4:]) - 1] if argument.startswith("beta") else group[argument]
+        names = ("lr", "weight_decay", *row.hyperparameters)
+        for argument, value in zip(names, checks.hyperparameters(name, group, names), strict=True):
             checks.hyperparameter(name, argument, float(value), *hyperparameter_range(argument))
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:

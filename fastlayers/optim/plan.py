@@ -167,9 +167,13 @@ def _same(one: Collection[object], other: Collection[object]) -> bool:
 
 def numbers(group: Group, row: UpdateRule) -> list[float]:
     """[lr, weight_decay, ...] as kernels take them; those that are tensors, which kernels read themselves, are 0."""
-    values = [0.0 if isinstance(value, Tensor) else float(value) for value in _values(group, row)]
+    names = ("lr", "weight_decay", *row.hyperparameters)
+    try:
+        values = [0.0 if isinstance(value, Tensor) else float(value) for value in _values(group, row)]
+    except (TypeError, ValueError, IndexError):
+        checks.hyperparameters(row.optimizer, group, names)  # says which one is no number
+        raise
     if any(value != value for value in values):
-        names = ("lr", "weight_decay", *row.hyperparameters)
         checks.hyperparameter(row.optimizer, *next((name, v) for name, v in zip(names, values, strict=True) if v != v), 0, float("inf"))
     return values
 
