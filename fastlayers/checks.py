@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import operator
 import sys
 import warnings
 from collections.abc import Sequence
@@ -119,7 +120,7 @@ def has_channels(operation: str, x: Tensor) -> None:
 def channel_dimension(operation: str, x: Tensor, channel_dim: int) -> int:
     """x has a dimension channel_dim; counted from the front, as kernels take it."""
     if type(channel_dim) is not int:
-        whole_number(operation, "channel_dim", channel_dim, -x.dim(), x.dim() - 1)
+        channel_dim = index(operation, "channel_dim", channel_dim)
     if not -x.dim() <= channel_dim < x.dim():
         raise ValueError(f"{operation}: x must have a channel dimension {channel_dim}, got shape {tuple(x.shape)}")
     return channel_dim if channel_dim >= 0 else channel_dim + x.dim()
@@ -284,6 +285,14 @@ def whole_number(operation: str, argument: str, value: object, low: int, high: i
         raise ValueError(f"{operation}: {argument} must be {rule}, got {value}")
 
 
+def index(operation: str, argument: str, value: object) -> int:
+    """value as an int, which NumPy's numbers and tensors may stand for."""
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise TypeError(f"{operation}: {argument} must be a whole number, got {type(value).__name__}") from None
+
+
 def learnable(operation: str, row: Activation, values: Sequence[Tensor]) -> None:
     """The learnable parameters of an activation, as many as its row has: [P] each, or [S] or [S, P] where it has several of each."""
     for argument, value in zip(row.learnables, values, strict=True):
@@ -312,7 +321,7 @@ def halves(operation: str, x: Tensor, dim: int) -> int:
     if x.dim() == 0:
         raise RuntimeError(f"{operation}: x must have a dimension to be cut in two, got a 0-d tensor")
     if type(dim) is not int:
-        whole_number(operation, "dim", dim, -x.dim(), x.dim() - 1)
+        dim = index(operation, "dim", dim)
     if not -x.dim() <= dim < x.dim():
         raise IndexError(f"{operation}: dim must be between {-x.dim()} and {x.dim() - 1} for x of shape {tuple(x.shape)}, got {dim}")
     if x.size(dim) % 2:
