@@ -395,6 +395,26 @@ def test_a_state_of_another_shape_is_refused_before_anything_changes() -> None:
     assert all(torch.equal(a, b) for a, b in zip(before, _snapshot(params, optimizer), strict=True))
 
 
+@pytest.mark.parametrize("size", [1, 4, 9])
+def test_a_parameter_that_changes_its_shape_is_refused_before_anything_changes(cpu_backend: str, size: int) -> None:
+    """With its old state or its old gradient, that is; kernels found nothing to do where the strides were the same."""
+    _, q = params = make_params(shapes=((3,), (6,)))
+    optimizer = fl.optim.Adam(params)
+    run(2, optimizer)
+    q.grad = None
+    q.data = torch.ones(size)
+    set_grads(params)
+    before = _snapshot(params, optimizer)
+    with pytest.raises(ValueError, match=rf"^Adam: state 'exp_avg' must have its parameter's shape \({size},\), got \(6,\)$"):
+        optimizer.step()
+    assert all(torch.equal(a, b) for a, b in zip(before, _snapshot(params, optimizer), strict=True))
+    del optimizer.state[q]
+    optimizer.step()
+    q.data = torch.ones(6)
+    with pytest.raises(RuntimeError, match=rf"^Adam: grad must have the shape of its parameter, \(6,\), got \({size},\)$"):
+        optimizer.step()
+
+
 @pytest.mark.parametrize(("key", "value", "kind", "message"), [
     ("exp_avg", "x", TypeError, "state 'exp_avg' must be a Tensor, got str"),
     ("exp_avg", torch.zeros(5, dtype=torch.complex64), ValueError, "state 'exp_avg' must be real and dense, got complex64, strided"),

@@ -12,7 +12,7 @@ from ..checks import FLOATING, _name, number, probability, tensor
 
 
 def gradient(operation: str, p: Tensor) -> None:
-    """p and its gradient are real, dense, of one dtype that kernels take, and on one device."""
+    """p and its gradient are real, dense, of one shape and one dtype that kernels take, and on one device."""
     grad = p.grad
     if p.is_complex() or grad.is_complex():
         raise RuntimeError(f"{operation}: params must be real, got {_name(p.dtype)}; torch.optim takes complex ones")
@@ -22,6 +22,8 @@ def gradient(operation: str, p: Tensor) -> None:
         raise RuntimeError(f"{operation}: params must be float32, bfloat16, float16 or float64, got {_name(p.dtype)}")
     if grad.dtype != p.dtype:
         raise RuntimeError(f"{operation}: grad must have the dtype of its parameter, {_name(p.dtype)}, got {_name(grad.dtype)}")
+    if grad.shape != p.shape:
+        raise RuntimeError(f"{operation}: grad must have the shape of its parameter, {tuple(p.shape)}, got {tuple(grad.shape)}")
     if grad.device != p.device:
         raise RuntimeError(f"{operation}: grad must be on the device of its parameter, {p.device}, got {grad.device}")
 
@@ -109,7 +111,7 @@ def not_swapped(operation: str, swapped: bool) -> None:
 
 
 def loaded_state(operation: str, name: str, value: object, p: Tensor) -> None:
-    """A state from a checkpoint fits the parameter it is for; None stands for one that is not there yet, as in torch's SGD."""
+    """A state from a checkpoint or an earlier step fits its parameter; None is for one that is not there yet, as in torch's SGD."""
     if value is None:
         return
     tensor(operation, f"state {name!r}", value)

@@ -253,15 +253,18 @@ def complete(own: dict[str, Tensor], p: Tensor, group: Group, row: UpdateRule, n
     part = local(p.detach())
     model = part if is_dense(part) else torch.empty_like(part, memory_format=torch.contiguous_format)
     for name in names:
-        _complete_one(own, name, p, model, dtype, starts.get(name, 0.0))
+        _complete_one(row, own, name, p, model, dtype, starts.get(name, 0.0))
     if options.master_weights and p.dtype in _HALF:
-        _complete_one(own, "master", p, model, torch.float32, part)
+        _complete_one(row, own, "master", p, model, torch.float32, part)
     if options.ema_decay is not None:
-        _complete_one(own, "average", p, model, accumulate_dtype(p), part)
+        _complete_one(row, own, "average", p, model, accumulate_dtype(p), part)
 
 
-def _complete_one(own: dict[str, Tensor], name: str, p: Tensor, model: Tensor, dtype: torch.dtype, start: float | Tensor) -> None:
+def _complete_one(
+    row: UpdateRule, own: dict[str, Tensor], name: str, p: Tensor, model: Tensor, dtype: torch.dtype, start: float | Tensor
+) -> None:
     value = own.get(name)
+    checks.loaded_state(row.optimizer, name, value, p)
     if value is None:
         value = torch.empty_like(model, dtype=dtype, memory_format=torch.preserve_format, requires_grad=False)
         own[name] = placed_like(value.copy_(start) if isinstance(start, Tensor) else value.fill_(start), p)
