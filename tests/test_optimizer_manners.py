@@ -361,6 +361,12 @@ def test_numbers_out_of_range_are_refused_wherever_they_come_from(name: str) -> 
     optimizer.param_groups[0]["lr"] = NAN
     with pytest.raises(ValueError, match=f"^{name}: lr must be at least 0, got nan$"):
         optimizer.step()
+    for argument, value, kind in (("max_grad_norm", -1.0, ValueError), ("ema_decay", 7.0, ValueError), ("master_weights", 1, TypeError)):
+        optimizer.param_groups[0].update(lr=0.1, **{argument: value})
+        with pytest.raises(kind, match=f"^{name}: {argument} must be .*, got {value}$"):
+            optimizer.step()
+        del optimizer.param_groups[0][argument]
+    assert all(torch.equal(a, b) for a, b in zip(before, _snapshot(params, optimizer), strict=True))
     optimizer.param_groups[0]["lr"] = "0.1x"
     with pytest.raises(TypeError, match=f"^{name}: lr must be a number, got str$"):
         optimizer.step()
