@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import operator
 import sys
 import warnings
 from collections.abc import Sequence
@@ -44,6 +45,8 @@ def floating(operation: str, x: Tensor) -> None:
         raise RuntimeError(f"{operation}: x must be float32, bfloat16, float16 or float64, got {_name(x.dtype)}")
     if x.layout is not _STRIDED:
         raise RuntimeError(f"{operation}: x must be dense, got a {_name(x.layout).lstrip('_')} tensor of shape {tuple(x.shape)}")
+    if x.is_nested:
+        raise RuntimeError(f"{operation}: x must be dense or jagged, got a nested tensor of layout torch.strided")
 
 
 class NotAProbability(ValueError, RuntimeError):
@@ -116,6 +119,8 @@ def has_channels(operation: str, x: Tensor) -> None:
 
 def channel_dimension(operation: str, x: Tensor, channel_dim: int) -> int:
     """x has a dimension channel_dim; counted from the front, as kernels take it."""
+    if type(channel_dim) is not int:
+        channel_dim = index(operation, "channel_dim", channel_dim)
     if not -x.dim() <= channel_dim < x.dim():
         raise ValueError(f"{operation}: x must have a channel dimension {channel_dim}, got shape {tuple(x.shape)}")
     return channel_dim if channel_dim >= 0 else channel_dim + x.dim()
@@ -247,8 +252,17 @@ def some_samples(operation: str, count: int) -> None:
         raise ValueError(f"{operation}: loader must hold at least one sample, got none")
 
 
+def number(operation: str, argument: str, value: object) -> None:
+    """value is a number, or a tensor that holds one."""
+    if isinstance(value, (int, float)):  # Dynamo answers this of a number that it keeps symbolic
+        return
+    if not hasattr(value, "__float__") or (isinstance(value, Tensor) and value.numel() != 1):
+        raise TypeError(f"{operation}: {argument} must be a number, got {type(value).__name__}")
+
+
 def number_in(operation: str, argument: str, value: float, low: float, high: float) -> None:
     """low <= value <= high."""
+    number(operation, argument, value)
     if not low <= value <= high:
         raise ValueError(f"{operation}: {argument} must be between {low} and {high}, got {value}")
 
@@ -256,8 +270,6 @@ def number_in(operation: str, argument: str, value: float, low: float, high: flo
 def constants(operation: str, row: Activation, values: Sequence[float]) -> None:
     """The constants of an activation are in the ranges of its row."""
     for constant, value in zip(row.constants, values, strict=True):
-        if not isinstance(value, (int, float)) and not hasattr(value, "__float__"):  # which tensors of one number have, too
-            raise TypeError(f"{operation}: {constant.name} must be a number, got {type(value).__name__}")
         number_in(operation, constant.name, value, constant.low, constant.high)
         if value in constant.refused:
             raise ValueError(f"{operation}: {constant.name} must not be {value:g}, got {value}")
@@ -273,6 +285,14 @@ def whole_number(operation: str, argument: str, value: object, low: int, high: i
     if value < low or (high is not None and value > high):
         rule = f"at least {low}" if high is None else f"between {low} and {high}"
         raise ValueError(f"{operation}: {argument} must be {rule}, got {value}")
+
+
+def index(operation: str, argument: str, value: object) -> int:
+    """value as an int, which NumPy's numbers and tensors may stand for."""
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise TypeError(f"{operation}: {argument} must be a whole number, got {type(value).__name__}") from None
 
 
 def learnable(operation: str, row: Activation, values: Sequence[Tensor]) -> None:
@@ -302,6 +322,8 @@ def halves(operation: str, x: Tensor, dim: int) -> int:
     """x can be cut in two along dimension dim; counted from the front, as kernels take it."""
     if x.dim() == 0:
         raise RuntimeError(f"{operation}: x must have a dimension to be cut in two, got a 0-d tensor")
+    if type(dim) is not int:
+        dim = index(operation, "dim", dim)
     if not -x.dim() <= dim < x.dim():
         raise IndexError(f"{operation}: dim must be between {-x.dim()} and {x.dim() - 1} for x of shape {tuple(x.shape)}, got {dim}")
     if x.size(dim) % 2:
@@ -359,9 +381,15 @@ def batch_norm(
         parameters(operation, "activation", parameters_, x, x.size(channel_dim))
     if momentum is None and training and running_mean is not None and num_batches_tracked is None:
         raise RuntimeError(f"{operation}: num_batches_tracked must be given when momentum is None, got None")
-    if num_batches_tracked is not None and (num_batches_tracked.dtype is not torch.int64 or num_batches_tracked.numel() != 1):
-        raise RuntimeError(f"{operation}: num_batches_tracked must be a 0-d int64 tensor, got {_name(num_batches_tracked.dtype)} of shape "
-                           f"{tuple(num_batches_tracked.shape)}")
+    if num_batches_tracked is not None:
+        tensor(operation, "num_batches_tracked", num_batches_tracked)
+        if num_batches_tracked.dtype is not torch.int64 or num_batches_tracked.numel() != 1:
+            raise RuntimeError(f"{operation}: num_batches_tracked must be a 0-d int64 tensor, got {_name(num_batches_tracked.dtype)} of "
+                               f"shape {tuple(num_batches_tracked.shape)}")
+    if type(momentum) is not float and momentum is not None:
+        number(operation, "momentum", momentum)
+    if type(eps) is not float:
+        number(operation, "eps", eps)
     if not (eps > 0 or (eps == 0 and not training)):
         raise ValueError(f"{operation}: eps must be {'positive when training' if training else 'non-negative'}, got {eps}")
     if training and alone:  # other ranks may have values
@@ -390,6 +418,13 @@ def any_dropout(operation: str, modules: Sequence[object]) -> None:
     """A model without dropout is no ensemble."""
     if not modules:
         raise ValueError(f"{operation}: model must hold a dropout layer with p above 0, got none")
+
+
+def has_batch(operation: str, x: object) -> None:
+    """A tensor of samples."""
+    tensor(operation, "x", x)
+    if x.dim() == 0:
+        raise RuntimeError(f"{operation}: x must have the batch in dimension 0, got a 0-d tensor")
 
 
 def batched_output(operation: str, y: object, batch: int) -> None:

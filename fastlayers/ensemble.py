@@ -54,9 +54,12 @@ def mc_dropout(
     >>> model = torch.nn.Sequential(torch.nn.Linear(3, 8), torch.nn.Dropout(0.5), torch.nn.Linear(8, 2))
     >>> mean, variance, ys = mc_dropout(model, torch.randn(4, 3), samples=20, seed=0)
     """
-    checks.tensor("mc_dropout", "x", x)
+    checks.module("mc_dropout", model)
+    checks.has_batch("mc_dropout", x)
     checks.whole_number("mc_dropout", "samples", samples, 2)
     checks.number_in("mc_dropout", "max_bytes", max_bytes, 1, float("inf"))
+    if seed is not None:
+        checks.whole_number("mc_dropout", "seed", seed, -(2**63), 2**64 - 1)  # what torch.manual_seed takes
     with torch.no_grad(), _only_dropout(model):
         at_once = _samples_at_once(model, x, samples, max_bytes)
         with _seeded(seed, x.device):

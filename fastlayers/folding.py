@@ -70,6 +70,7 @@ def fold_batch_norm(model: torch.nn.Module) -> torch.nn.Module:
     >>> fold_batch_norm(model)[1]
     FoldedBatchNorm()
     """
+    checks.module("fold_batch_norm", model)
     checks.evaluating("fold_batch_norm", model.training)
     model = copy.deepcopy(model)
     for layer_name, norm_name in list(_pairs(model)):

@@ -56,6 +56,7 @@ class EarlyStopping:
     def __call__(self, value: float | Tensor, model: nn.Module | None = None) -> bool:
         """Whether to stop, after one more value; ``model`` is needed for restore_best, and has the best weights again on True."""
         checks.model_to_restore(type(self).__name__, self.restore_best, model)
+        checks.number(type(self).__name__, "value", value)
         value = float(value)
         better = value < self.best - self.min_delta if self.mode == "min" else value > self.best + self.min_delta
         if better:

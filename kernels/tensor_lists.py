@@ -50,13 +50,14 @@ _captured: list[TensorLists] = []  # graphs may be replayed until the end
 
 
 def _build_lists(addresses: tuple[int, ...], sizes: tuple[int, ...], device: torch.device) -> TensorLists:
-    chunks = torch.tensor([max(1, -(-size // CHUNK)) for size in sizes])  # an empty tensor has a step to count, too
-    tensors = torch.arange(len(sizes), dtype=torch.int32).repeat_interleave(chunks)
-    numbers = torch.arange(len(tensors)) - (chunks.cumsum(0) - chunks).repeat_interleave(chunks)
-    tickets = torch.zeros(len(sizes), dtype=torch.int32)
-    numel = torch.tensor(sizes)
-    rounded = (numel + 7) // 8 * 8
-    sources = torch.tensor(addresses), torch.stack([numel, rounded.cumsum(0) - rounded]), tensors, numbers.to(torch.int32), tickets
+    with torch.device("cpu"):  # whatever torch.set_default_device says
+        chunks = torch.tensor([max(1, -(-size // CHUNK)) for size in sizes])  # an empty tensor has a step to count, too
+        tensors = torch.arange(len(sizes), dtype=torch.int32).repeat_interleave(chunks)
+        numbers = torch.arange(len(tensors)) - (chunks.cumsum(0) - chunks).repeat_interleave(chunks)
+        tickets = torch.zeros(len(sizes), dtype=torch.int32)
+        numel = torch.tensor(sizes)
+        rounded = (numel + 7) // 8 * 8
+        sources = torch.tensor(addresses), torch.stack([numel, rounded.cumsum(0) - rounded]), tensors, numbers.to(torch.int32), tickets
     if device.type == "cuda":
         sources = tuple(source.pin_memory() for source in sources)
     aligned = all(address % 16 == 0 for address in addresses)

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import inspect
+import pickle
 
 import cases
 import pytest
@@ -55,6 +56,13 @@ def test_arguments_are_torchs(name: str) -> None:
     positional = [parameter for parameter in inspect.signature(function).parameters.values()][1:]
     given = [p.default if p.default is not p.empty else required(name)[p.name] for p in positional]
     torch.testing.assert_close(getattr(F, function_name)(x.clone(), *given), function(x.clone(), *given))
+
+
+@pytest.mark.parametrize("name", F.__all__)
+def test_functions_are_pickled_by_name(name: str) -> None:
+    """A model keeps its activation function as an attribute, and is saved or sent to another process."""
+    function = getattr(F, name)
+    assert pickle.loads(pickle.dumps(function)) is function
 
 
 def required(name: str) -> dict[str, float]:

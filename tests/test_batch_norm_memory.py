@@ -117,6 +117,12 @@ def test_inplace_refuses_what_it_cannot_do(cpu_backend: str) -> None:
             make()
 
 
+def test_the_default_device_is_none_of_inplace(cpu_backend: str) -> None:
+    block, x = nn.BatchNorm1d(3, bias=False, memory="inplace"), torch.randn(8, 3, requires_grad=True)
+    with torch.device("meta"):
+        assert block(x).grad_fn.keeps_output
+
+
 def test_inplace_compiles(cpu_backend: str) -> None:
     """Compiled code keeps x: what to keep cannot depend on the weights there. The numbers are the same."""
     torch._dynamo.reset()

@@ -369,7 +369,7 @@ def test_functorch_randomness(name: str) -> None:
 
 # Beside torch
 
-@pytest.mark.parametrize("p", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("p", [0.0, 0.5, 1.0, torch.tensor(0.5)], ids=str)
 @pytest.mark.parametrize("shape", [(), (3,), (2, 3), (2, 3, 4), (2, 3, 4, 5), (2, 3, 2, 3, 2), (2, 1, 2, 1, 2, 2), (0, 3, 4), (2, 0, 3)],
                          ids=str)
 @pytest.mark.parametrize("name", MODULES)

@@ -183,6 +183,16 @@ def test_at_a_kink_the_derivative_is_the_right_one(formula: str, kinks: list[tup
         fl.unregister_activation("bent")
 
 
+def test_the_default_device_is_none_of_a_formula() -> None:
+    """A layer may be registered where it is first made, and that may be without memory."""
+    with torch.device("meta"):
+        fl.register_activation("bent", "max(x, 0)")
+    try:
+        assert list(ACTIVATIONS["bent"].kinks) == [(0, 1)]
+    finally:
+        fl.unregister_activation("bent")
+
+
 def test_a_single_point_has_the_derivative_of_its_branch() -> None:
     fl.register_activation("own_sinc", "1 if x == 0 else sin(x) / x")
     try:

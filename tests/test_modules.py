@@ -399,3 +399,7 @@ def test_numpy_numbers_are_numbers() -> None:
     numpy = pytest.importorskip("numpy")
     assert torch.equal(fl.functional.dropout(torch.ones(64), numpy.float32(0.5), seed=numpy.int64(7)),
                        fl.functional.dropout(torch.ones(64), 0.5, seed=7))
+    x = torch.randn(4, 6)
+    for one in (numpy.int64(0), torch.tensor(0)):
+        assert torch.equal(fl.functional.glu(x, one), fl.functional.glu(x, 0))
+        assert torch.equal(fl.functional.bias_activation(x, torch.ones(4), channel_dim=one), x + 1)

@@ -58,6 +58,13 @@ def test_other_layouts_are_refused(cpu_backend: str, layer, convert) -> None:
         layer(convert(torch.randn(3, 4)))
 
 
+@pytest.mark.parametrize("layer", [nn.GELU(dropout=0.1), nn.Dropout(), nn.BatchNorm1d(4), nn.GLU(), nn.PReLU()], ids=repr)
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_nested_tensors_that_are_not_jagged_are_refused(layer) -> None:
+    with pytest.raises(RuntimeError, match=r"x must be dense or jagged, got a nested tensor of layout torch\.strided$"):
+        layer(torch.nested.nested_tensor([torch.ones(2, 4), torch.ones(3, 4)]))
+
+
 REFUSED = {
     "batch norm": (nn.BatchNorm1d(4), "batch_norm: x must be dense, got a jagged tensor"),
     "gated": (nn.GLU(), "glu: x must be dense, got a jagged tensor"),

@@ -147,6 +147,15 @@ def test_groups_added_and_named(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_parameters_that_share_their_memory_are_updated_one_after_the_other(name: str) -> None:
+    """``decoder.weight = nn.Parameter(encoder.weight)`` makes a second parameter of the same numbers."""
+    lists = [[torch.nn.Parameter(shared) for _ in range(2)] for shared in (torch.ones(100_000) for _ in range(2))]
+    ours, optimizer, theirs, theirs_optimizer = pair(name, lists)
+    run(3, optimizer, theirs_optimizer)
+    assert_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_gradients_that_come_and_go_and_move(name: str) -> None:
     ours, optimizer, theirs, theirs_optimizer = pair(name, **({"momentum": 0.9} if name == "SGD" else {}))
     for step in range(8):
@@ -208,7 +217,8 @@ def test_changes_between_steps_are_noticed(change) -> None:
 
 @pytest.mark.parametrize("options", [{}, {"master_weights": True}, {"ema_decay": 0.9}], ids=str)
 @pytest.mark.parametrize("name", ["SGD", "Adam"])
-@pytest.mark.parametrize(("before", "after"), [*itertools.permutations([torch.float64, torch.float32, torch.float16], 2)], ids=str)
+@pytest.mark.parametrize(
+    ("before", "after"), itertools.permutations([torch.float64, torch.float32, torch.float16, torch.bfloat16], 2), ids=str)
 @pytest.mark.parametrize("layers", [1, 2])
 def test_a_model_that_changes_its_dtype_takes_its_states_along(
     cpu_backend: str, layers: int, before: torch.dtype, after: torch.dtype, name: str, options: dict
@@ -341,12 +351,24 @@ def test_numbers_out_of_range_are_refused_wherever_they_come_from(name: str) -> 
         for betas in ((1.0, 0.9), (0.9, -0.1), (NAN, 0.9)):
             with pytest.raises(ValueError, match=f"^{name}: beta[12] must be at least 0 and below 1, got"):
                 optimizer.add_param_group({"params": [torch.ones(2, requires_grad=True)], "betas": betas})
+        for betas in (None, (0.9,)):
+            with pytest.raises(ValueError, match=f"^{name}: betas must be two numbers, got "):
+                optimizer.add_param_group({"params": [torch.ones(2, requires_grad=True)], "betas": betas})
     assert len(optimizer.param_groups) == 1
     params = optimizer.param_groups[0]["params"]
     before = _snapshot(params, optimizer)
     set_grads(params)
     optimizer.param_groups[0]["lr"] = NAN
     with pytest.raises(ValueError, match=f"^{name}: lr must be at least 0, got nan$"):
+        optimizer.step()
+    for argument, value, kind in (("max_grad_norm", -1.0, ValueError), ("ema_decay", 7.0, ValueError), ("master_weights", 1, TypeError)):
+        optimizer.param_groups[0].update(lr=0.1, **{argument: value})
+        with pytest.raises(kind, match=f"^{name}: {argument} must be .*, got {value}$"):
+            optimizer.step()
+        del optimizer.param_groups[0][argument]
+    assert all(torch.equal(a, b) for a, b in zip(before, _snapshot(params, optimizer), strict=True))
+    optimizer.param_groups[0]["lr"] = "0.1x"
+    with pytest.raises(TypeError, match=f"^{name}: lr must be a number, got str$"):
         optimizer.step()
     assert all(torch.equal(a, b) for a, b in zip(before, _snapshot(params, optimizer), strict=True))
 
@@ -377,6 +399,26 @@ def test_a_state_of_another_shape_is_refused_before_anything_changes() -> None:
         optimizer.load_state_dict(saved)
     assert optimizer.param_groups[0]["lr"] == 1e-3
     assert all(torch.equal(a, b) for a, b in zip(before, _snapshot(params, optimizer), strict=True))
+
+
+@pytest.mark.parametrize("size", [1, 4, 9])
+def test_a_parameter_that_changes_its_shape_is_refused_before_anything_changes(cpu_backend: str, size: int) -> None:
+    """With its old state or its old gradient, that is; kernels found nothing to do where the strides were the same."""
+    _, q = params = make_params(shapes=((3,), (6,)))
+    optimizer = fl.optim.Adam(params)
+    run(2, optimizer)
+    q.grad = None
+    q.data = torch.ones(size)
+    set_grads(params)
+    before = _snapshot(params, optimizer)
+    with pytest.raises(ValueError, match=rf"^Adam: state 'exp_avg' must have its parameter's shape \({size},\), got \(6,\)$"):
+        optimizer.step()
+    assert all(torch.equal(a, b) for a, b in zip(before, _snapshot(params, optimizer), strict=True))
+    del optimizer.state[q]
+    optimizer.step()
+    q.data = torch.ones(6)
+    with pytest.raises(RuntimeError, match=rf"^Adam: grad must have the shape of its parameter, \(6,\), got \({size},\)$"):
+        optimizer.step()
 
 
 @pytest.mark.parametrize(("key", "value", "kind", "message"), [

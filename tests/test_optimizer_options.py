@@ -345,6 +345,8 @@ def test_build_makes_groups() -> None:
         (0.5, 0.1, ["head.weight"]), (0.25, 0.0, ["head.bias"])]
     for row in fl.specs.UPDATE_RULES.values():
         assert type(fl.optim.build(row.name, Net(), no_decay=())).__name__ == row.optimizer
+    words, word = (fl.optim.build("adamw", Net(), no_decay=value) for value in (("norm",), "norm"))
+    assert [group["param_names"] for group in word.param_groups] == [group["param_names"] for group in words.param_groups]
 
 
 def test_build_refuses() -> None:
@@ -352,6 +354,10 @@ def test_build_refuses() -> None:
         fl.optim.build("adamq", Net())
     with pytest.raises(ValueError, match=r"^build: overrides must fit a parameter, got 'haed'$"):
         fl.optim.build("sgd", Net(), overrides={"haed": {"lr": 1.0}})
+    with pytest.raises(ValueError, match=r"^build: overrides\['head'\] must hold arguments of SGD, got 'rate'$"):
+        fl.optim.build("sgd", Net(), overrides={"head": {"lr": 1.0, "rate": 1.0}})
+    with pytest.raises(TypeError, match=r"^build: overrides\['head'\] must be a Mapping, got float$"):
+        fl.optim.build("sgd", Net(), overrides={"head": 1.0})
     with pytest.raises(ValueError, match=r"^build: model must have parameters that require a gradient, got none$"):
         fl.optim.build("sgd", nn.ReLU())
     with pytest.raises(TypeError, match=r"^build: model must be a Module, got list$"):

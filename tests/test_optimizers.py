@@ -254,3 +254,18 @@ def test_parameters_that_change_their_layout(layout: str) -> None:
             for p in (*ours, *theirs):
                 p.data = p.data.to(memory_format=torch.channels_last) if layout == "channels_last" else p.data.mT.contiguous().mT
     assert_equal(ours, theirs)
+
+
+@pytest.mark.parametrize(("device", "name"), EVERY_RULE, indirect=["device"])
+def test_the_default_device_is_none_of_a_step(device, name: str) -> None:
+    """Parameters, gradients and states say where they are; torch.set_default_device, which may say something else, is not asked."""
+    ours, others = (make_params(device=device, shapes=((17, 3), (2050,))) for _ in range(2))
+    optimizer, other = (getattr(fl.optim, name)(params, max_grad_norm=1.0, ema_decay=0.9) for params in (ours, others))
+    for _ in range(2):
+        set_grads(ours, others)
+        with torch.device("meta"):
+            norms = [group.gradient_norm for group in optimizer.diagnostics().groups]
+            optimizer.step()
+        assert norms == [group.gradient_norm for group in other.diagnostics().groups]
+        other.step()
+    assert all(torch.equal(p, q) for p, q in zip(ours, others, strict=True))

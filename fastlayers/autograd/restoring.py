@@ -30,7 +30,8 @@ def restorable(
     size = 1 if bias is None else 1 + bias.abs()
     if residual is not None and residual.numel():
         size = size + torch.linalg.vector_norm(residual, float("inf")).float()
-    return bool(((1 if weight is None else weight.abs()) >= 0.5 * torch.finfo(dtype).eps ** 0.5 * torch.as_tensor(size)).all())
+    large = (1 if weight is None else weight.abs()) >= 0.5 * torch.finfo(dtype).eps ** 0.5 * size
+    return large if isinstance(large, bool) else bool(large.all())
 
 
 def restored(

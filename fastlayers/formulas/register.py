@@ -1,6 +1,7 @@
 """Registration: checks, a row in specs.py's table, the generated functions, a module class and a function."""
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.util
 from collections.abc import Mapping
@@ -154,6 +155,6 @@ def _row(name: str, formula: str, parameters: Mapping[str, float], constants: Ma
 def _kinks(source: Generated, points: list[float], values: list[float]) -> list[tuple[float, float]]:
     """Those of the points where the derivative jumps, with the derivative there."""
     near = [[point - 1e-7 * (1 + abs(point)), point, point + 1e-7 * (1 + abs(point))] for point in points]
-    x = torch.tensor(near, dtype=torch.float64).reshape(-1, 3)
-    slopes = formulas.compiled(source, "derivative")(x, *(torch.tensor(value, dtype=torch.float64) for value in values))[0].tolist()
+    exact = functools.partial(torch.tensor, dtype=torch.float64, device="cpu")
+    slopes = formulas.compiled(source, "derivative")(exact(near).reshape(-1, 3), *map(exact, values))[0].tolist()
     return [(point, at) for point, (left, at, right) in zip(points, slopes, strict=True) if not abs(left - right) <= 1e-5 * (1 + abs(at))]

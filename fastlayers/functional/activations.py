@@ -22,7 +22,7 @@ def apply(
 ) -> Tensor:
     """A resolved activation, then dropout: what the modules and the functions named after activations call."""
     row, constants, parameters = activation
-    if dropout:
+    if dropout != 0:
         checks.probability(operation, "dropout", dropout)
     dropping = dropout and training
     if activation is IDENTITY and not dropping:
@@ -81,6 +81,7 @@ def _function(rows: tuple[Activation, ...]) -> Callable[..., Tensor]:
         return apply(name, x, resolved, dropout=dropout, training=training, seed=seed)
 
     activation.__name__ = activation.__qualname__ = name
+    activation.__module__ = __package__  # where pickle finds it
     activation.__doc__ = _docstring(rows, names)
     activation.__signature__ = _signature(first, names)
     return activation

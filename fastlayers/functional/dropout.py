@@ -174,6 +174,8 @@ def _dropout(
 ) -> Tensor:
     """All kinds; convention is one of CONVENTIONS or "alpha"."""
     checks.tensor(operation, "x", x)
+    if isinstance(p, Tensor) and p.dim() == 0 and not p.requires_grad:  # as torch.nn.functional's
+        p = float(p)
     checks.probability(operation, "p", p)
     if type(x) is not Tensor and is_jagged(x) and not by_channel:
         y = on_values(lambda x: _dropout(operation, x, p, training, False, False, convention, seed, generator), x)

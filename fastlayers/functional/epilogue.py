@@ -78,7 +78,7 @@ def seed_for(
     Drawn from the generator with torch.randint, which manual_seed, fork_rng, activation checkpointing, CUDA graphs and torch.vmap's
     ``randomness`` all know how to treat.
     """
-    if p:
+    if p != 0:
         checks.probability(operation, "dropout", p)
     if not (p and training) and not row.random:
         return None

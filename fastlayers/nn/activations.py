@@ -121,6 +121,7 @@ def _parameter(
 ) -> torch.nn.Parameter:
     """A learnable parameter at its start: (num_parameters,), or (repeats, num_parameters)."""
     if not row.repeats:
+        checks.number(row.module, learnable.name, given[learnable.name])
         return torch.nn.Parameter(torch.full((given["num_parameters"],), float(given[learnable.name]), device=device, dtype=dtype))
     start = torch.tensor(learnable.start(given[row.repeats.name]), device=device, dtype=dtype or torch.get_default_dtype())
     return torch.nn.Parameter(start.unsqueeze(1).repeat(1, given["num_parameters"]))

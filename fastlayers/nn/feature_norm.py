@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 import sys
 from collections.abc import Iterable
 from operator import length_hint
@@ -54,6 +55,7 @@ class FeatureNorm(WideStatistics, torch.nn.Module):
         self, num_features: int, eps: float = 0.0, *, channel_dim: int = 1, device: torch.device | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
+        checks.number_in(type(self).__name__, "eps", eps, 0, math.inf)
         super().__init__()
         self.num_features, self.eps, self.channel_dim = num_features, eps, channel_dim
         self.register_buffer("mean", torch.zeros(num_features, device=device, dtype=dtype))

@@ -1,6 +1,7 @@
 """build: an optimizer by name, with the parameter groups that people write by hand."""
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,8 +14,8 @@ from .fused import FusedStep
 
 
 def build(
-    name: str, model: nn.Module, *, no_decay: Sequence[str] = ("bias", "norm"), overrides: Mapping[str, Mapping[str, Any]] | None = None,
-    **arguments: Any,
+    name: str, model: nn.Module, *, no_decay: Sequence[str] | str = ("bias", "norm"),
+    overrides: Mapping[str, Mapping[str, Any]] | None = None, **arguments: Any,
 ) -> FusedStep:
     """An optimizer for a model, with parameters that shall not decay, or that shall differ otherwise, in groups of their own.
 
@@ -24,7 +25,7 @@ def build(
     Args:
         name: that of a row of specs.UPDATE_RULES: "sgd", "adamw", ...
         model: those of its parameters that require a gradient are taken, each once, under its name.
-        no_decay: words; what they fit gets ``weight_decay=0`` (default ("bias", "norm")).
+        no_decay: words, or one; what they fit gets ``weight_decay=0`` (default ("bias", "norm")).
         overrides: word to arguments for what it fits, such as ``{"head": {"lr": 1e-2}}``; the first word that fits counts. They come
             after ``no_decay``, so that they may set a weight decay.
         arguments: for the optimizer: lr, weight_decay, max_grad_norm ...
@@ -34,6 +35,7 @@ def build(
 
     Raises:
         ValueError: ``build: name must be one of sgd, adagrad, ..., got 'adamq'``; ``build: overrides must fit a parameter, got 'haed'``;
+            ``build: overrides['head'] must hold arguments of AdamW, got 'rate'``;
             ``build: model must have parameters that require a gradient, got none``.
 
     >>> import fastlayers as fl, torch
@@ -45,8 +47,14 @@ def build(
     from .. import optim
 
     one_of("build", "name", name, tuple(UPDATE_RULES))
+    kind = getattr(optim, UPDATE_RULES[name].optimizer)
     checks.instance("build", "model", model, nn.Module)
     overrides, unused = overrides or {}, set(overrides or ())
+    no_decay = (no_decay,) if isinstance(no_decay, str) else no_decay
+    checks.instance("build", "overrides", overrides, Mapping)
+    for word, own in overrides.items():
+        checks.instance("build", f"overrides[{word!r}]", own, Mapping)
+        checks.known("build", f"overrides[{word!r}]", kind, inspect.signature(kind).parameters, own)
     groups: dict[tuple[bool, str | None], list[tuple[str, Tensor]]] = {}
     owners = dict(model.named_modules())
     for path, p in model.named_parameters():
@@ -62,4 +70,4 @@ def build(
         {"params": members, **({"weight_decay": 0.0} if undecayed else {}), **(overrides[word] if word is not None else {})}
         for (undecayed, word), members in groups.items()
     ]
-    return getattr(optim, UPDATE_RULES[name].optimizer)(dictionaries, **arguments)
+    return kind(dictionaries, **arguments)

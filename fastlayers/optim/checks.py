@@ -1,17 +1,18 @@
 """Checks of optimizers' arguments, gradients and states, in the words of ../checks.py."""
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from numbers import Real
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..checks import FLOATING, _name, probability, tensor
+from ..checks import FLOATING, _name, number, probability, tensor
 
 
 def gradient(operation: str, p: Tensor) -> None:
-    """p and its gradient are real, dense, of one dtype that kernels take, and on one device."""
+    """p and its gradient are real, dense, of one shape and one dtype that kernels take, and on one device."""
     grad = p.grad
     if p.is_complex() or grad.is_complex():
         raise RuntimeError(f"{operation}: params must be real, got {_name(p.dtype)}; torch.optim takes complex ones")
@@ -21,6 +22,8 @@ def gradient(operation: str, p: Tensor) -> None:
         raise RuntimeError(f"{operation}: params must be float32, bfloat16, float16 or float64, got {_name(p.dtype)}")
     if grad.dtype != p.dtype:
         raise RuntimeError(f"{operation}: grad must have the dtype of its parameter, {_name(p.dtype)}, got {_name(grad.dtype)}")
+    if grad.shape != p.shape:
+        raise RuntimeError(f"{operation}: grad must have the shape of its parameter, {tuple(p.shape)}, got {tuple(grad.shape)}")
     if grad.device != p.device:
         raise RuntimeError(f"{operation}: grad must be on the device of its parameter, {p.device}, got {grad.device}")
 
@@ -52,6 +55,17 @@ def boolean(operation: str, argument: str, value: object) -> None:
     """value is True or False."""
     if not isinstance(value, bool):
         raise TypeError(f"{operation}: {argument} must be True or False, got {value!r}")
+
+
+def hyperparameters(operation: str, group: Mapping[str, Any], names: Sequence[str]) -> list[float | Tensor]:
+    """Those of a group, beta1 and beta2 taken out of its betas; each is a number, or a tensor that holds one."""
+    betas = group.get("betas", (0, 0))
+    if not hasattr(betas, "__len__") or len(betas) != 2:
+        raise ValueError(f"{operation}: betas must be two numbers, got {betas!r}")
+    values = [betas[int(name[4:]) - 1] if name.startswith("beta") else group[name] for name in names]
+    for name, value in zip(names, values, strict=True):
+        number(operation, name, value)
+    return values
 
 
 def hyperparameter(operation: str, argument: str, value: float, low: float, high: float) -> None:
@@ -97,7 +111,7 @@ def not_swapped(operation: str, swapped: bool) -> None:
 
 
 def loaded_state(operation: str, name: str, value: object, p: Tensor) -> None:
-    """A state from a checkpoint fits the parameter it is for; None stands for one that is not there yet, as in torch's SGD."""
+    """A state from a checkpoint or an earlier step fits its parameter; None is for one that is not there yet, as in torch's SGD."""
     if value is None:
         return
     tensor(operation, f"state {name!r}", value)
@@ -133,6 +147,13 @@ def trainable(operation: str, count: int) -> None:
     """There is something to train."""
     if not count:
         raise ValueError(f"{operation}: model must have parameters that require a gradient, got none")
+
+
+def known(operation: str, argument: str, kind: type, names: Collection[str], given: Iterable[str]) -> None:
+    """A group is given arguments that its optimizer knows."""
+    unknown = [name for name in given if name not in names]
+    if unknown:
+        raise ValueError(f"{operation}: {argument} must hold arguments of {kind.__name__}, got {', '.join(map(repr, unknown))}")
 
 
 def all_used(operation: str, argument: str, unused: Sequence[str]) -> None:

@@ -47,7 +47,8 @@ def of(optimizer: FusedStep) -> Diagnostics:
         before = sums[work.launch.number].get(key)
         measured = _measure(work, norms)
         sums[work.launch.number][key] = p, measured if before is None else before[1] + measured
-    groups = [sum((over_ranks(value, p).cpu() for p, value in kinds.values()), torch.zeros(4, dtype=torch.float64)) for kinds in sums]
+    zero = torch.zeros(4, dtype=torch.float64, device="cpu")
+    groups = [sum((over_ranks(value, p).cpu() for p, value in kinds.values()), zero) for kinds in sums]
     return Diagnostics(
         [GroupDiagnostics(grads.sqrt().item(), updates.sqrt().item(), (lost / count.clamp_min(1)).item())
          for grads, updates, lost, count in groups],

@@ -69,8 +69,8 @@ class FusedStep(torch.optim.Optimizer):
         return Options(self.max_grad_norm, self.master_weights, self.state_dtype, self.stochastic_rounding, self.ema_decay)
 
     def _group_options(self) -> list[Options]:
-        defaults = self._options()
-        return [options.of_group(defaults, group) for group in self.param_groups]
+        name, defaults = type(self).__name__, self._options()
+        return [options.of_group(name, defaults, group) for group in self.param_groups]
 
     @_disable_dynamo
     def add_param_group(self, param_group: dict[str, Any]) -> None:
@@ -91,9 +91,9 @@ class FusedStep(torch.optim.Optimizer):
     def _check_group(self, group: Mapping[str, Any]) -> None:
         name, row = type(self).__name__, self.rule(group)
         checks.not_differentiable(name, group.get("differentiable", False))
-        options.of_group(self._options(), group).check(name)
-        for argument in ("lr", "weight_decay", *row.hyperparameters):
-            value = group["betas"][int(argument[4:]) - 1] if argument.startswith("beta") else group[argument]
+        options.of_group(name, self._options(), group)
+        names = ("lr", "weight_decay", *row.hyperparameters)
+        for argument, value in zip(names, checks.hyperparameters(name, group, names), strict=True):
             checks.hyperparameter(name, argument, float(value), *hyperparameter_range(argument))
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:

@@ -72,7 +72,11 @@ def documented(text: str, name: str) -> str:
     return text.replace("    {options}", DOCUMENTATION).replace("{promises}", PROMISES.replace("{name}", name))
 
 
-def of_group(defaults: Options, group: Mapping[str, Any]) -> Options:
-    """The options of a group."""
+def of_group(operation: str, defaults: Options, group: Mapping[str, Any]) -> Options:
+    """The options of a group, its own of them checked: anybody may write into its dictionary."""
     own = {name: group[name] for name in NAMES if name in group}
-    return defaults._replace(**own) if own else defaults
+    if not own:
+        return defaults
+    options = defaults._replace(**own)
+    options.check(operation)
+    return options

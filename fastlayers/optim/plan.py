@@ -6,6 +6,7 @@ else that would change the sorting.
 """
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from operator import is_
@@ -166,9 +167,13 @@ def _same(one: Collection[object], other: Collection[object]) -> bool:
 
 def numbers(group: Group, row: UpdateRule) -> list[float]:
     """[lr, weight_decay, ...] as kernels take them; those that are tensors, which kernels read themselves, are 0."""
-    values = [0.0 if isinstance(value, Tensor) else float(value) for value in _values(group, row)]
+    names = ("lr", "weight_decay", *row.hyperparameters)
+    try:
+        values = [0.0 if isinstance(value, Tensor) else float(value) for value in _values(group, row)]
+    except (TypeError, ValueError, IndexError):
+        checks.hyperparameters(row.optimizer, group, names)  # says which one is no number
+        raise
     if any(value != value for value in values):
-        names = ("lr", "weight_decay", *row.hyperparameters)
         checks.hyperparameter(row.optimizer, *next((name, v) for name, v in zip(names, values, strict=True) if v != v), 0, float("inf"))
     return values
 
@@ -202,6 +207,7 @@ def next_seed(group: Group, number: int, by: int = 1) -> None:
 def make_plan(groups: list[Group], rows: list[UpdateRule], options: list[Options], state: dict[Tensor, dict[str, Tensor]]) -> Plan:
     """Sort what has a gradient into launches; make the states that do not exist yet."""
     launches: dict[tuple, Launch] = {}
+    met: Counter[tuple[int, int]] = Counter()
     for number, (group, row, own_options) in enumerate(zip(groups, rows, options, strict=True)):
         names = row.present_states(numbers(group, row), flags(group, row, False))
         for p in group["params"]:
@@ -211,7 +217,8 @@ def make_plan(groups: list[Group], rows: list[UpdateRule], options: list[Options
             own = state[p] if names or row.scalars or masters or own_options.ema_decay is not None else {}
             first = "first" in row.flags and bool(names) and own.get(names[0]) is None
             complete(own, p, group, row, names, own_options)
-            key = (number, p.device, p.dtype, own[names[0]].dtype if names else None, first)
+            turn = _turn(p, met)
+            key = (number, p.device, p.dtype, own[names[0]].dtype if names else None, first, turn)
             launch = launches.setdefault(key, Launch(number, group, row, own_options, first, names, masters))
             launch.params.append(p)
             launch.states.append(own)
@@ -221,6 +228,14 @@ def make_plan(groups: list[Group], rows: list[UpdateRule], options: list[Options
     dtypes = [launch.params[0].dtype for launch in launches.values()]
     return Plan(
         list(launches.values()), list(groups), rows, [own.layout() for own in options], members, idle, list(state.values()), dtypes)
+
+
+def _turn(p: Tensor, met: Counter[tuple[int, int]]) -> int:
+    """Which of the parameters in the same memory p is: threads of one launch would overwrite each other's updates there."""
+    part = local(p)
+    place = part.untyped_storage()._cdata, part.storage_offset()  # a fake tensor has no data_ptr()
+    met[place] += 1
+    return met[place]
 
 
 def complete(own: dict[str, Tensor], p: Tensor, group: Group, row: UpdateRule, names: tuple[str, ...], options: Options) -> None:
@@ -238,15 +253,18 @@ def complete(own: dict[str, Tensor], p: Tensor, group: Group, row: UpdateRule, n
     part = local(p.detach())
     model = part if is_dense(part) else torch.empty_like(part, memory_format=torch.contiguous_format)
     for name in names:
-        _complete_one(own, name, p, model, dtype, starts.get(name, 0.0))
+        _complete_one(row, own, name, p, model, dtype, starts.get(name, 0.0))
     if options.master_weights and p.dtype in _HALF:
-        _complete_one(own, "master", p, model, torch.float32, part)
+        _complete_one(row, own, "master", p, model, torch.float32, part)
     if options.ema_decay is not None:
-        _complete_one(own, "average", p, model, accumulate_dtype(p), part)
+        _complete_one(row, own, "average", p, model, accumulate_dtype(p), part)
 
 
-def _complete_one(own: dict[str, Tensor], name: str, p: Tensor, model: Tensor, dtype: torch.dtype, start: float | Tensor) -> None:
+def _complete_one(
+    row: UpdateRule, own: dict[str, Tensor], name: str, p: Tensor, model: Tensor, dtype: torch.dtype, start: float | Tensor
+) -> None:
     value = own.get(name)
+    checks.loaded_state(row.optimizer, name, value, p)
     if value is None:
         value = torch.empty_like(model, dtype=dtype, memory_format=torch.preserve_format, requires_grad=False)
         own[name] = placed_like(value.copy_(start) if isinstance(start, Tensor) else value.fill_(start), p)
