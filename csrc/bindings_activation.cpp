@@ -1,20 +1,13 @@
 // Plain activations under autograd without Python: on a small tensor that costs more than the kernel.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
-#include <torch/csrc/autograd/custom_function.h>
 #include <torch/csrc/utils/pybind.h>
 
+#include "bindings_autograd.h"
 #include "bindings_layers.h"
 
 namespace fastlayers {
 namespace {
-
-// Tells an emulator, which sees the arguments of Python's calls, of a tensor that is none.
-void note_saved_memory([[maybe_unused]] const Tensor& x) {
-#if defined(FL_EMULATED)
-  if (in_memory(x)) note_written_memory(x);
-#endif
-}
 
 // What the kernels take beside x, the learnable parameters and dy.
 struct Plain {
@@ -43,9 +36,7 @@ struct Plain {
     };
     const auto reference = [](const auto&... values) { return by_reference<Gradients>("epilogue_backward", values...); };
     if (at::GradMode::is_enabled()) return call(reference);  // this backward pass is itself being differentiated
-    note_saved_memory(dy);
-    note_saved_memory(saved);
-    if (parameters) note_saved_memory(*parameters);
+    note_saved_memory(dy, saved, parameters);
     try {
       return call(epilogue_backward);
     } catch (const NotInMemory&) {
@@ -56,31 +47,25 @@ struct Plain {
 
 // fastlayers.autograd.activations.Activation: saved for backward are y where the derivative follows from it, else x, and the parameters.
 struct Activation : torch::autograd::Function<Activation> {
-  using Context = torch::autograd::AutogradContext;
-
-  static Tensor forward(Context* context, const Tensor& x, const Optional& parameters, const Plain& plain) {
+  static Tensor forward(AutogradContext* context, const Tensor& x, const Optional& parameters, const Plain& plain) {
     Tensor y = plain.forward(x, parameters);
-    context->save_for_backward({plain.from_output ? y : x, parameters.value_or(Tensor())});
-    std::vector<at::IValue> facts = {std::string(plain.name), plain.channel_dim, plain.from_output};
-    facts.insert(facts.end(), plain.constants.begin(), plain.constants.end());  // one by one: compiled autograd hashes no lists
-    context->saved_data["plain"] = c10::ivalue::Tuple::create(std::move(facts));
+    context->save_for_backward({plain.from_output ? y : x, undefined_if_none(parameters)});
+    save_facts(context, {std::string(plain.name), plain.channel_dim, plain.from_output}, plain.constants);
     return y;
   }
 
-  static torch::autograd::variable_list backward(Context* context, const torch::autograd::variable_list& gradients) {
-    const torch::autograd::variable_list tensors = context->get_saved_variables();
+  static variable_list backward(AutogradContext* context, const variable_list& gradients) {
+    const variable_list tensors = context->get_saved_variables();
     const Tensor& saved = tensors[0];
-    const Optional parameters = tensors[1].defined() ? Optional(tensors[1]) : std::nullopt;
-    Tensor dy = gradients[0];
-    if (dy.strides() != saved.strides()) dy = dy.new_empty_strided(saved.sizes(), saved.strides()).copy_(dy);
-    const auto facts = context->saved_data["plain"].toTupleRef().elements().vec();
-    Constants constants;
-    for (size_t i = 3; i < facts.size(); ++i) constants.push_back(facts[i].toDouble());
+    const Optional parameters = saved_tensor(tensors[1]);
+    const Tensor dy = with_strides(gradients[0], saved.strides());
+    const std::vector<at::IValue> facts = saved_facts(context);
+    const Constants constants = constants_of(facts, 3);
     const Plain plain{facts[0].toStringRef(), constants, facts[1].toInt(), facts[2].toBool()};
     const bool wants_parameters = parameters && context->needs_input_grad(1);
     auto [dx, dresidual, dscale, dshift, dparameters] =
         plain.backward(dy, saved, parameters, {context->needs_input_grad(0), false, false, false, wants_parameters});
-    return {dx.value_or(Tensor()), dparameters.value_or(Tensor()), Tensor()};
+    return {undefined_if_none(dx), undefined_if_none(dparameters), Tensor()};
   }
 };
 

@@ -72,6 +72,8 @@ void mark_changed(const Optional& tensor) {
   if (tensor && !tensor->is_inference()) tensor->unsafeGetTensorImpl()->bump_version();
 }
 
+}  // namespace
+
 std::tuple<Tensor, Tensor, Tensor> batch_norm_forward(
     const Tensor& x, const Optional& weight, const Optional& bias, const Optional& running_mean, const Optional& running_var,
     const Optional& num_batches_tracked, const Optional& residual, const Optional& parameters, const Optional& seed,
@@ -122,6 +124,8 @@ std::tuple<Tensor, Tensor, Tensor> batch_norm_forward(
   return {y, mean, rstd};
 }
 
+namespace {
+
 void check_backward(const char* op, const Tensor& dy, const Tensor& x, const Tensor& mean, const Tensor& rstd, const Optional& weight,
                     const Optional& bias, int64_t c) {
   check_like(op, "dy", dy, x);
@@ -130,6 +134,8 @@ void check_backward(const char* op, const Tensor& dy, const Tensor& x, const Ten
   check_vector(op, "weight", weight, x, c);
   check_vector(op, "bias", bias, x, c);
 }
+
+}  // namespace
 
 Gradients batch_norm_backward(const Tensor& dy, const Tensor& x, const Tensor& mean, const Tensor& rstd, const Optional& weight,
                               const Optional& bias, const Optional& residual, const Optional& parameters, const Optional& seed,
@@ -156,6 +162,8 @@ Gradients batch_norm_backward(const Tensor& dy, const Tensor& x, const Tensor& m
   }
   return std::move(outputs).results();
 }
+
+namespace {
 
 Tensor batch_norm_backward_input(const Tensor& dy, const Tensor& x, const Tensor& mean, const Tensor& rstd, const Optional& weight,
                                  const Optional& bias, const Optional& residual, const Optional& parameters, const Optional& seed,

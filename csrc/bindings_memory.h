@@ -15,11 +15,14 @@ inline bool in_memory(const at::Tensor& x) {
 // Thrown by the checks of a function's arguments.
 struct NotInMemory {};
 
-// fastlayers.reference's function of that name.
+// The function of that name of a module in Python.
 template <class Result, class... Values>
-Result by_reference(const char* name, const Values&... values) {
+Result in_python(const char* module, const char* name, const Values&... values) {
   pybind11::gil_scoped_acquire acquired;
-  return pybind11::module_::import("fastlayers.reference").attr(name)(values...).template cast<Result>();
+  return pybind11::module_::import(module).attr(name)(values...).template cast<Result>();
+}
+template <class Result, class... Values> Result by_reference(const char* name, const Values&... values) {
+  return in_python<Result>("fastlayers.reference", name, values...);
 }
 
 // Binds the function, which runs without the GIL; for arguments that are not in memory, fastlayers.reference's of that name.

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from .. import checks, ops, reference, specs
+from ..backends import is_compiled
 from ..context import transformed
 from ..reference.batch_norm import batch_norm_statistics, move_running
 from ..reference.dtypes import accumulate_dtype
@@ -39,14 +40,11 @@ class BatchNorm(KernelFunction):
             mean, rstd = running_mean.clone(), torch.rsqrt(running_var + eps)
             scale = rstd if weight is None else weight * rstd
             y = kernels.epilogue_forward(x, mean, scale, bias, residual, parameters, seed, row.name, constants, p, channel_dim)
-        saved, ctx.keeps_output = x, False
-        if row.name == "identity" and not training and not ctx.needs_input_grad[1]:
-            saved = residual = None  # dx = dy * scale, whatever x was
-        elif inplace and any(ctx.needs_input_grad) and restorable(x.dtype, weight, bias, residual, parameters, seed, row, constants):
-            saved, ctx.keeps_output = y, True
-        elif row.name == "identity":
-            residual = None  # the gradient does not depend on it
-        ctx.save_for_backward(saved, mean, rstd, weight, bias, residual, parameters, seed)
+        keeps_x, keeps_residual = needed(row, training, ctx.needs_input_grad[1])
+        ctx.keeps_output = (keeps_x and inplace and any(ctx.needs_input_grad)
+                            and restorable(x.dtype, weight, bias, residual, parameters, seed, row, constants))
+        saved = (y if ctx.keeps_output else x) if keeps_x else None
+        ctx.save_for_backward(saved, mean, rstd, weight, bias, residual if keeps_residual or ctx.keeps_output else None, parameters, seed)
         ctx.kernels, ctx.arguments, ctx.stride = kernels, arguments, x.stride()
         return y
 
@@ -61,14 +59,33 @@ class BatchNorm(KernelFunction):
         elif ctx.keeps_output:
             checks.once_differentiable("batch_norm", not torch.is_grad_enabled())
             x = restored(kernels, x, mean, rstd, weight, bias, residual, parameters, row, constants, channel_dim)
-        if training and kernels is reference and torch.is_grad_enabled():  # the statistics depend on x
-            mean, m2 = batch_norm_statistics(x, channel_dim)
-            rstd = torch.rsqrt(m2 / (x.numel() // x.size(channel_dim)) + eps)
         wants_x, wants_weight, wants_bias, wants_residual, wants_parameters = ctx.needs_input_grad[:5]
-        dx, dresidual, dweight, dbias, dparameters = kernels.batch_norm_backward(
-            dy, x, mean, rstd, weight, bias, residual, parameters, seed, row.name, constants, p, training, channel_dim,
-            (wants_x, wants_residual, wants_weight, wants_bias, wants_parameters))
+        given = (dy, x, mean, rstd, weight, bias, residual, parameters, seed, row.name, constants, p, training, channel_dim,
+                 (wants_x, wants_residual, wants_weight, wants_bias, wants_parameters))
+        twice = kernels is reference and torch.is_grad_enabled()
+        results = differentiable_gradients(*given, eps) if twice else kernels.batch_norm_backward(*given)
+        dx, dresidual, dweight, dbias, dparameters = results
         return dx, dweight, dbias, dresidual, dparameters, None, None, None, None, None
+
+
+def needed(row: specs.Activation, training: bool, wants_weight: bool) -> tuple[bool, bool]:
+    """Whether backward needs x, and whether it needs the residual."""
+    if row.name == "identity":  # dz = dy; and without batch statistics dx = dy * scale, whatever x was
+        return training or wants_weight, False
+    return True, True
+
+
+def differentiable_gradients(
+    dy: Tensor, x: Tensor, mean: Tensor, rstd: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None,
+    parameters: Tensor | None, seed: Tensor | None, activation: str, constants: tuple[float, ...], p: float, training: bool,
+    channel_dim: int, output_mask: tuple[bool, ...], eps: float,
+) -> tuple[Tensor | None, ...]:
+    """reference.batch_norm_backward for a backward pass that is itself differentiated: the batch's statistics depend on x."""
+    if training:
+        mean, m2 = batch_norm_statistics(x, channel_dim)
+        rstd = torch.rsqrt(m2 / (x.numel() // x.size(channel_dim)) + eps)
+    return reference.batch_norm_backward(
+        dy, x, mean, rstd, weight, bias, residual, parameters, seed, activation, constants, p, training, channel_dim, output_mask)
 
 
 def batch_norm(
@@ -76,7 +93,7 @@ def batch_norm(
     running_mean: Tensor | None, running_var: Tensor | None, num_batches_tracked: Tensor | None, arguments: Arguments,
 ) -> Tensor:
     """BatchNorm on checked tensors of any strides."""
-    _, _, _, training, _, _, _, _, skip_nonfinite, group = arguments
+    row, constants, p, training, momentum, eps, channel_dim, inplace, skip_nonfinite, group = arguments
     if transformed():
         checks.one_process("batch_norm", group is None)
         return composed.batch_norm(
@@ -90,7 +107,13 @@ def batch_norm(
     before = [value.clone() for value in (mean, var)] if moves and skip_nonfinite else None
     batches = num_batches_tracked.clone() if before and num_batches_tracked is not None else None
     tensors = (x, vector(weight, compute), vector(bias, compute), residual, vector(parameters, compute), seed, mean, var, num_batches_tracked)
-    y = recorded(BatchNorm, *tensors, arguments) if group is None else synchronised.batch_norm(*tensors, arguments)
+    if group is not None:
+        y = synchronised.batch_norm(*tensors, arguments)
+    elif inplace or not is_compiled(kernels := kernels_for(x, row.name)):
+        y = recorded(BatchNorm, *tensors, arguments)
+    else:
+        keeps = needed(row, training, weight is not None and weight.requires_grad)
+        y = kernels.batch_norm(*tensors, row.name, constants, p, training, momentum, eps, channel_dim, *keeps)
     if before:
         now = (mean, var, num_batches_tracked)
         move_running(*now, finite_or_old(now, (*before, batches)))
