@@ -27,6 +27,7 @@ void translate(std::exception_ptr thrown) {
 
 void bind_activation(pybind11::module_& module);
 void bind_batch_norm(pybind11::module_& module);
+void bind_epilogue(pybind11::module_& module);
 void bind_gated(pybind11::module_& module);
 void bind_layers(pybind11::module_& module);
 void bind_optimizers(pybind11::module_& module);
@@ -41,6 +42,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
 #endif
   fastlayers::bind_activation(module);
   fastlayers::bind_batch_norm(module);
+  fastlayers::bind_epilogue(module);
   fastlayers::bind_layers(module);
   fastlayers::bind_optimizers(module);
   fastlayers::bind_steps(module);

@@ -72,8 +72,7 @@ struct Activation : torch::autograd::Function<Activation> {
 Tensor activation(const Tensor& x, const Optional& parameters, std::string_view name, const Constants& constants, int64_t channel_dim,
                   bool from_output) {
   const Plain plain{name, constants, channel_dim, from_output};
-  const bool differentiated = at::GradMode::is_enabled() && (x.requires_grad() || (parameters && parameters->requires_grad()));
-  return differentiated ? Activation::apply(x, parameters, plain) : plain.forward(x, parameters);
+  return differentiated(x, parameters) ? Activation::apply(x, parameters, plain) : plain.forward(x, parameters);
 }
 
 }  // namespace

@@ -28,6 +28,23 @@ inline Tensor with_strides(const Tensor& dy, at::IntArrayRef strides) {
 inline Optional saved_tensor(const Tensor& tensor) { return tensor.defined() ? Optional(tensor) : std::nullopt; }
 inline Tensor undefined_if_none(const Optional& tensor) { return tensor.value_or(Tensor()); }
 
+// Whether autograd is to remember a function of these tensors.
+template <class... Tensors> bool differentiated(const Tensors&... tensors) {
+  const auto asks = [](const Optional& tensor) { return tensor && tensor->requires_grad(); };
+  return at::GradMode::is_enabled() && (asks(tensors) || ...);
+}
+
+// Which gradients backward is asked for: to be called for one input of forward after another, with whether there was such a tensor.
+class WantedGradients {
+ public:
+  explicit WantedGradients(AutogradContext* context) : context_(context) {}
+  bool operator()(bool given) { return given && context_->needs_input_grad(next_++); }
+
+ private:
+  AutogradContext* context_;
+  size_t next_ = 0;
+};
+
 // A function's facts for backward, one by one: compiled autograd hashes no lists.
 inline void save_facts(AutogradContext* context, std::vector<at::IValue> facts, const std::vector<double>& constants) {
   facts.insert(facts.end(), constants.begin(), constants.end());
@@ -35,6 +52,17 @@ inline void save_facts(AutogradContext* context, std::vector<at::IValue> facts, 
 }
 inline const std::vector<at::IValue> saved_facts(AutogradContext* context) {
   return context->saved_data["facts"].toTupleRef().elements().vec();
+}
+// How many strides there are and which, where no saved tensor has them.
+inline void save_strides(std::vector<at::IValue>& facts, at::IntArrayRef strides) {
+  facts.emplace_back(static_cast<int64_t>(strides.size()));
+  facts.insert(facts.end(), strides.begin(), strides.end());
+}
+inline std::vector<int64_t> saved_strides(const std::vector<at::IValue>& facts, size_t& next) {
+  std::vector<int64_t> strides;
+  const size_t end = next + 1 + facts[next].toInt();
+  for (++next; next < end; ++next) strides.push_back(facts[next].toInt());
+  return strides;
 }
 inline Constants constants_of(const std::vector<at::IValue>& facts, size_t first) {
   Constants constants;

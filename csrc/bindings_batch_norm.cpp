@@ -43,8 +43,7 @@ struct BatchNorm : torch::autograd::Function<BatchNorm> {
                                 keeps_residual ? undefined_if_none(residual) : Tensor(), undefined_if_none(parameters),
                                 undefined_if_none(s.seed)});
     std::vector<at::IValue> facts = {std::string(s.activation), s.p, s.training, s.eps, s.channel_dim, residual.has_value()};
-    facts.emplace_back(keeps_x ? 0 : x.dim());
-    if (!keeps_x) facts.insert(facts.end(), x.strides().begin(), x.strides().end());
+    save_strides(facts, keeps_x ? at::IntArrayRef() : x.strides());
     save_facts(context, std::move(facts), s.constants);
     return y;
   }
@@ -57,15 +56,14 @@ struct BatchNorm : torch::autograd::Function<BatchNorm> {
     const std::string activation = facts[0].toStringRef();
     const double p = facts[1].toDouble(), eps = facts[3].toDouble();
     const bool training = facts[2].toBool();
-    const int64_t channel_dim = facts[4].toInt(), dimensions = facts[6].toInt();
-    std::vector<int64_t> strides;
-    for (int64_t i = 0; i < dimensions; ++i) strides.push_back(facts[7 + i].toInt());
-    const Constants constants = constants_of(facts, 7 + dimensions);
+    const int64_t channel_dim = facts[4].toInt();
+    size_t next = 6;
+    const std::vector<int64_t> strides = saved_strides(facts, next);
+    const Constants constants = constants_of(facts, next);
 
     const Tensor dy = with_strides(gradients[0], saved[0].defined() ? saved[0].strides() : at::IntArrayRef(strides));
     const Tensor x = saved[0].defined() ? saved[0] : dy;  // of what does not depend on x
-    size_t input = 0;  // among the tensors that forward was given
-    const auto wanted = [&](bool given) { return given && context->needs_input_grad(input++); };
+    WantedGradients wanted(context);
     const bool wants_x = wanted(true), wants_weight = wanted(weight.has_value()), wants_bias = wanted(bias.has_value());
     const bool wants_residual = wanted(facts[5].toBool()), wants_parameters = wanted(parameters.has_value());
     const OutputMask mask = {wants_x, wants_residual, wants_weight, wants_bias, wants_parameters};
@@ -97,9 +95,7 @@ Tensor batch_norm(const Tensor& x, const Optional& weight, const Optional& bias,
                   std::string_view activation, const Constants& constants, double p, bool training, std::optional<double> momentum,
                   double eps, int64_t channel_dim, bool keeps_x, bool keeps_residual) {
   const Settings settings{activation, constants, p, training, momentum, eps, channel_dim, seed, running_mean, running_var, num_batches_tracked};
-  const auto differentiated = [](const Optional& tensor) { return tensor && tensor->requires_grad(); };
-  if (at::GradMode::is_enabled() && (x.requires_grad() || differentiated(weight) || differentiated(bias) || differentiated(residual) ||
-                                     differentiated(parameters))) {
+  if (differentiated(x, weight, bias, residual, parameters)) {
     return BatchNorm::apply(x, weight, bias, residual, parameters, settings, keeps_x, keeps_residual);
   }
   return std::get<0>(normalise(x, weight, bias, residual, parameters, settings));

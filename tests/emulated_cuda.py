@@ -22,7 +22,7 @@ from torch.utils import cpp_extension
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "build" / f"emulated-{sys.implementation.cache_tag}-torch-{torch.__version__}"
 MODULE = "_CUDA"
-PARTS = ("", "_activation", "_batch_norm", "_layers", "_optimizers", "_steps")
+PARTS = ("", "_activation", "_batch_norm", "_epilogue", "_layers", "_optimizers", "_steps")
 KERNELS = ["-std=c++17", "-O3", "-fmad=false", "-Xcompiler=-fPIC,-fvisibility=hidden", "-gencode=arch=compute_90,code=compute_90",
            "-cudart=none", "-DFL_EMULATED"]
 BINDINGS = ["-std=c++20", "-O1", "-fPIC", "-fvisibility=hidden", "-DFL_CUDA", "-DFL_EMULATED", f"-DTORCH_EXTENSION_NAME={MODULE}", "-w"]

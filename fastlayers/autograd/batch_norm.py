@@ -106,7 +106,8 @@ def batch_norm(
     moves = training and running_mean is not None
     before = [value.clone() for value in (mean, var)] if moves and skip_nonfinite else None
     batches = num_batches_tracked.clone() if before and num_batches_tracked is not None else None
-    tensors = (x, vector(weight, compute), vector(bias, compute), residual, vector(parameters, compute), seed, mean, var, num_batches_tracked)
+    tensors = (x, vector(weight, compute), vector(bias, compute), residual, vector(parameters, compute), seed, mean, var,
+               num_batches_tracked)
     if group is not None:
         y = synchronised.batch_norm(*tensors, arguments)
     elif inplace or not is_compiled(kernels := kernels_for(x, row.name)):

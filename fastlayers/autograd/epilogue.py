@@ -7,6 +7,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from .. import specs
+from ..backends import is_compiled
 from ..context import transformed
 from ..reference.dtypes import accumulate_dtype
 from . import composed
@@ -39,16 +40,10 @@ class Epilogue(KernelFunction):
         kernels, sample = kernels_for(x, row.name), sample_of(x) if by_channel else 0
         y = kernels.epilogue_forward(
             x, None, scale, shift, residual, parameters, seed, row.name, constants, p, channel_dim, residual_after, sample, outcome)
-        wants_scale = ctx.needs_input_grad[1]
-        ctx.from_output = False
-        if row.name == "identity" and not wants_scale:
-            ctx.save_for_backward(None, scale, None, None, None, seed)
-        elif (seed is None and residual_after is None and not wants_scale
-              and row.derives_from_output(constants, x.dtype.itemsize)):
-            ctx.from_output = True
-            ctx.save_for_backward(y, scale, None, None, parameters, None)
-        else:
-            ctx.save_for_backward(x, scale, shift, residual, parameters, seed)
+        keeps_x, ctx.from_output = needed(row, constants, x, seed, residual_after, ctx.needs_input_grad[1])
+        if not keeps_x:
+            shift = residual = None
+        ctx.save_for_backward(y if ctx.from_output else x if keeps_x else None, scale, shift, residual, parameters, seed)
         ctx.kernels, ctx.arguments, ctx.stride, ctx.sample = kernels, arguments, x.stride(), sample
         return y
 
@@ -70,6 +65,18 @@ class Epilogue(KernelFunction):
         if wants_residual and not separate:
             dresidual = dx
         return dx, dscale, dshift, dresidual, dparameters, None, dafter, None
+
+
+def needed(
+    row: specs.Activation, constants: tuple[float, ...], x: Tensor, seed: Tensor | None, residual_after: Tensor | None, wants_scale: bool,
+) -> tuple[bool, bool]:
+    """Whether backward needs x, with what was added to it, and whether y in its place."""
+    if wants_scale:
+        return True, False
+    if row.name == "identity":
+        return False, False
+    from_output = seed is None and residual_after is None and row.derives_from_output(constants, x.dtype.itemsize)
+    return not from_output, from_output
 
 
 def sample_of(x: Tensor) -> int:
@@ -98,4 +105,10 @@ def epilogue(
         residual_after = with_stride(residual_after, x.stride())
     compute = accumulate_dtype(x)
     scale, shift, parameters = vector(scale, compute), vector(shift, compute), vector(parameters, compute)
-    return recorded(Epilogue, x, scale, shift, residual, parameters, seed, residual_after, arguments)
+    tensors = (x, scale, shift, residual, parameters, seed, residual_after)
+    row, constants, p, channel_dim, by_channel, outcome = arguments
+    kernels = kernels_for(x, row.name)
+    if not is_compiled(kernels):
+        return recorded(Epilogue, *tensors, arguments)
+    keeps = needed(row, constants, x, seed, residual_after, scale is not None and scale.requires_grad)
+    return kernels.epilogue(*tensors, row.name, constants, p, channel_dim, sample_of(x) if by_channel else 0, outcome, *keeps)
