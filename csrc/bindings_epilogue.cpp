@@ -34,7 +34,7 @@ Tensor run(const Tensor& x, const Optional& scale, const Optional& shift, const 
 }
 
 // fastlayers.autograd.epilogue.Epilogue, which says what is saved.
-struct Recorded : torch::autograd::Function<Recorded> {
+struct EpilogueFunction : torch::autograd::Function<EpilogueFunction> {
   static Tensor forward(AutogradContext* context, const Tensor& x, const Optional& scale, const Optional& shift, const Optional& residual,
                         const Optional& parameters, const Optional& residual_after, const Settings& s, bool keeps_x, bool keeps_y) {
     Tensor y = run(x, scale, shift, residual, parameters, residual_after, s);
@@ -105,7 +105,7 @@ Tensor epilogue(const Tensor& x, const Optional& scale, const Optional& shift, c
                 int64_t channel_dim, int64_t sample, const Outcome& outcome, bool keeps_x, bool keeps_y) {
   const Settings settings{activation, constants, p, channel_dim, sample, outcome, seed};
   if (differentiated(x, scale, shift, residual, parameters, residual_after)) {
-    return Recorded::apply(x, scale, shift, residual, parameters, residual_after, settings, keeps_x, keeps_y);
+    return EpilogueFunction::apply(x, scale, shift, residual, parameters, residual_after, settings, keeps_x, keeps_y);
   }
   return run(x, scale, shift, residual, parameters, residual_after, settings);
 }

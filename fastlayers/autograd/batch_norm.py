@@ -25,7 +25,8 @@ class BatchNorm(KernelFunction):
     """y = dropout(activation(batch_norm(x) + residual)), running statistics updated in place.
 
     Saved for backward: x, or y for an ``inplace`` block, the residual where the activation needs it, per-channel vectors and the
-    seed; without batch statistics (eval mode), activation and affine gradients only the per-channel vectors.
+    seed; without batch statistics (eval mode), activation and affine gradients only the per-channel vectors. Compiled backends have
+    this without Python, unless ``inplace`` (csrc/bindings_batch_norm.cpp).
     """
 
     @staticmethod

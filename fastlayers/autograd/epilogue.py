@@ -31,7 +31,7 @@ class Epilogue(KernelFunction):
     """y = dropout(activation(x * scale + shift + residual)) + residual_after; bias + activation and dropout are this.
 
     Saved for backward: nothing but the seed for the identity; y alone where the derivative follows from y and nothing else needs x;
-    else x and residual. No mask is ever saved.
+    else x and residual. No mask is ever saved. Compiled backends have this without Python (csrc/bindings_epilogue.cpp).
     """
 
     @staticmethod
