@@ -18,30 +18,18 @@ struct Plain {
 
   Tensor forward(const Tensor& x, const Optional& parameters) const {
     const Optional none;
-    const auto call = [&](auto function) {
+    return with_memory("epilogue_forward", epilogue_forward, [&](auto function) {
       return function(x, none, none, none, none, parameters, none, name, constants, 0.0, channel_dim, none, int64_t{0}, Outcome());
-    };
-    try {
-      return call(epilogue_forward);
-    } catch (const NotInMemory&) {
-      return call([](const auto&... values) { return by_reference<Tensor>("epilogue_forward", values...); });
-    }
+    });
   }
 
   Gradients backward(const Tensor& dy, const Tensor& saved, const Optional& parameters, const OutputMask& mask) const {
     const Optional none;
-    const auto call = [&](auto function) {
+    note_saved_memory(dy, saved, parameters);
+    return gradients_by("epilogue_backward", epilogue_backward, [&](auto function) {
       return function(dy, saved, none, none, none, none, parameters, none, name, constants, 0.0, channel_dim, from_output, mask,
                       int64_t{0}, Outcome());
-    };
-    const auto reference = [](const auto&... values) { return by_reference<Gradients>("epilogue_backward", values...); };
-    if (at::GradMode::is_enabled()) return call(reference);  // this backward pass is itself being differentiated
-    note_saved_memory(dy, saved, parameters);
-    try {
-      return call(epilogue_backward);
-    } catch (const NotInMemory&) {
-      return call(reference);
-    }
+    });
   }
 };
 

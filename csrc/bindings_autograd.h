@@ -20,6 +20,21 @@ template <class... Tensors> void note_saved_memory([[maybe_unused]] const Tensor
 #endif
 }
 
+// call(function), or call of the reference's function of that name for arguments that are not in memory.
+template <class Function, class Call> auto with_memory(const char* name, Function function, const Call& call) -> decltype(call(function)) {
+  try {
+    return call(function);
+  } catch (const NotInMemory&) {
+    return call([name](const auto&... values) { return by_reference<decltype(call(function))>(name, values...); });
+  }
+}
+
+// The same in a backward pass; where that is itself differentiated, the reference in any case.
+template <class Function, class Call> Gradients gradients_by(const char* name, Function function, const Call& call) {
+  if (at::GradMode::is_enabled()) return call([name](const auto&... values) { return by_reference<Gradients>(name, values...); });
+  return with_memory(name, function, call);
+}
+
 // dy, or a copy of it, with these strides: element i of memory is then that of the tensor they are from.
 inline Tensor with_strides(const Tensor& dy, at::IntArrayRef strides) {
   return dy.strides() == strides ? dy : dy.new_empty_strided(dy.sizes(), strides).copy_(dy);

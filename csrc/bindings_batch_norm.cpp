@@ -23,15 +23,10 @@ struct Settings {
 
 std::tuple<Tensor, Tensor, Tensor> normalise(const Tensor& x, const Optional& weight, const Optional& bias, const Optional& residual,
                                              const Optional& parameters, const Settings& s) {
-  const auto call = [&](auto function) {
+  return with_memory("batch_norm_forward", batch_norm_forward, [&](auto function) {
     return function(x, weight, bias, s.running_mean, s.running_var, s.num_batches_tracked, residual, parameters, s.seed, s.activation,
                     s.constants, s.p, s.training, s.momentum, s.eps, s.channel_dim);
-  };
-  try {
-    return call(batch_norm_forward);
-  } catch (const NotInMemory&) {
-    return call([](const auto&... values) { return by_reference<std::tuple<Tensor, Tensor, Tensor>>("batch_norm_forward", values...); });
-  }
+  });
 }
 
 // fastlayers.autograd.batch_norm.BatchNorm, which says what is saved.
@@ -68,23 +63,16 @@ struct BatchNorm : torch::autograd::Function<BatchNorm> {
     const bool wants_residual = wanted(facts[5].toBool()), wants_parameters = wanted(parameters.has_value());
     const OutputMask mask = {wants_x, wants_residual, wants_weight, wants_bias, wants_parameters};
 
-    const auto call = [&](auto function, const auto&... more) {
+    const auto call = [&](auto function) {
       return function(dy, x, saved[1], saved[2], weight, bias, residual, parameters, seed, activation, constants, p, training, channel_dim,
-                      mask, more...);
+                      mask);
     };
-    const auto differentiable = [](const auto&... values) {
-      return in_python<Gradients>("fastlayers.autograd.batch_norm", "differentiable_gradients", values...);
+    const auto differentiable = [eps](const auto&... values) {  // for a backward pass that is itself differentiated
+      return in_python<Gradients>("fastlayers.autograd.batch_norm", "differentiable_gradients", values..., eps);
     };
-    const auto results = [&]() -> Gradients {
-      if (at::GradMode::is_enabled()) return call(differentiable, eps);  // this backward pass is itself being differentiated
-      note_saved_memory(dy, x, saved[1], saved[2], weight, bias, residual, parameters, seed);
-      try {
-        return call(batch_norm_backward);
-      } catch (const NotInMemory&) {
-        return call([](const auto&... values) { return by_reference<Gradients>("batch_norm_backward", values...); });
-      }
-    };
-    auto [dx, dresidual, dweight, dbias, dparameters] = results();
+    note_saved_memory(dy, x, saved[1], saved[2], weight, bias, residual, parameters, seed);
+    auto [dx, dresidual, dweight, dbias, dparameters] =
+        at::GradMode::is_enabled() ? call(differentiable) : with_memory("batch_norm_backward", batch_norm_backward, call);
     return {undefined_if_none(dx), undefined_if_none(dweight), undefined_if_none(dbias), undefined_if_none(dresidual),
             undefined_if_none(dparameters), Tensor(), Tensor(), Tensor()};
   }

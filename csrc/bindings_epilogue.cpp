@@ -22,15 +22,10 @@ struct Settings {
 Tensor run(const Tensor& x, const Optional& scale, const Optional& shift, const Optional& residual, const Optional& parameters,
            const Optional& residual_after, const Settings& s) {
   const Optional none;
-  const auto call = [&](auto function) {
+  return with_memory("epilogue_forward", epilogue_forward, [&](auto function) {
     return function(x, none, scale, shift, residual, parameters, s.seed, s.activation, s.constants, s.p, s.channel_dim, residual_after,
                     s.sample, s.outcome);
-  };
-  try {
-    return call(epilogue_forward);
-  } catch (const NotInMemory&) {
-    return call([](const auto&... values) { return by_reference<Tensor>("epilogue_forward", values...); });
-  }
+  });
 }
 
 // fastlayers.autograd.epilogue.Epilogue, which says what is saved.
@@ -79,21 +74,11 @@ struct EpilogueFunction : torch::autograd::Function<EpilogueFunction> {
     const OutputMask mask = {wants_x || (wants_residual && !separate), separate, wants_scale, wants_shift, wants_parameters};
 
     const Optional none;
-    const auto call = [&](auto function) {
+    note_saved_memory(dy, x, scale, shift, residual, parameters, seed);
+    auto [dx, dresidual, dscale, dshift, dparameters] = gradients_by("epilogue_backward", epilogue_backward, [&](auto function) {
       return function(dy, x, none, scale, shift, residual, parameters, seed, activation, constants, p, channel_dim, from_output, mask,
                       sample, outcome);
-    };
-    const auto results = [&]() -> Gradients {
-      const auto reference = [](const auto&... values) { return by_reference<Gradients>("epilogue_backward", values...); };
-      if (at::GradMode::is_enabled()) return call(reference);  // this backward pass is itself being differentiated
-      note_saved_memory(dy, x, scale, shift, residual, parameters, seed);
-      try {
-        return call(epilogue_backward);
-      } catch (const NotInMemory&) {
-        return call(reference);
-      }
-    };
-    auto [dx, dresidual, dscale, dshift, dparameters] = results();
+    });
     if (wants_residual && !separate) dresidual = dx;
     return {wants_x ? undefined_if_none(dx) : Tensor(), undefined_if_none(dscale), undefined_if_none(dshift), undefined_if_none(dresidual),
             undefined_if_none(dparameters), dafter, Tensor(), Tensor(), Tensor()};
