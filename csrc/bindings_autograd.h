@@ -65,7 +65,7 @@ inline void save_facts(AutogradContext* context, std::vector<at::IValue> facts, 
   facts.insert(facts.end(), constants.begin(), constants.end());
   context->saved_data["facts"] = c10::ivalue::Tuple::create(std::move(facts));
 }
-inline const std::vector<at::IValue> saved_facts(AutogradContext* context) {
+inline std::vector<at::IValue> saved_facts(AutogradContext* context) {
   return context->saved_data["facts"].toTupleRef().elements().vec();
 }
 // How many strides there are and which, where no saved tensor has them.
