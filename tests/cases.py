@@ -111,6 +111,11 @@ def module(name: str, *arguments: object, **keywords: object) -> torch.nn.Module
     return layer
 
 
+def state(layer: torch.nn.Module) -> dict[str, Tensor]:
+    """Copies of a layer's buffers."""
+    return {name: value.clone() for name, value in layer.named_buffers()}
+
+
 def arrange(x: Tensor, layout: str) -> Tensor:
     """x with its memory in the named order."""
     if layout == "channels_last":

@@ -68,6 +68,14 @@ def set_grads(*lists: list[Tensor]) -> None:
             p.grad = torch.empty_like(p).copy_(value)
 
 
+def run(steps: int, *optimizers: torch.optim.Optimizer) -> None:
+    """Steps of several optimizers with the same new gradients."""
+    for _ in range(steps):
+        set_grads(*([p for group in optimizer.param_groups for p in group["params"]] for optimizer in optimizers))
+        for optimizer in optimizers:
+            optimizer.step()
+
+
 def assert_equal(ours: list[Tensor], theirs: list[Tensor]) -> None:
     for p, q in zip(ours, theirs, strict=True):
         tolerance = TOLERANCE[p.dtype]

@@ -1,0 +1,139 @@
+"""A step among torch's tools: hooks, the profiler, what is printed, schedulers, closures, torch.compile."""
+from __future__ import annotations
+
+import functools
+import warnings
+
+import pytest
+import torch
+from optimizer_cases import twin
+from test_optimizers import NAMES, assert_equal, make_params, pair, run, set_grads
+from torch import Tensor
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
+import fastlayers as fl
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if hasattr(torch.optim, name)])
+def test_hooks_run_once_and_may_come_and_go(name: str) -> None:
+    """Global ones too, and with what torch gives them: the optimizer, its own arguments, and no keywords."""
+    _, ours, _, theirs = pair(name)
+    for closure in ((), (lambda: None,)):
+        calls = {theirs: [], ours: []}
+
+        def hook(optimizer, arguments, keywords, calls=calls, when="everywhere"):
+            calls[optimizer].append((when, arguments[0] is optimizer, arguments[1:], keywords))
+
+        for optimizer in calls:
+            handles = [optimizer.register_step_pre_hook(functools.partial(hook, when="before")),
+                       optimizer.register_step_post_hook(functools.partial(hook, when="after"))]
+            optimizer.step(*closure)
+            for handle in handles:
+                handle.remove()
+            optimizer.step(*closure)
+            everywhere = register_optimizer_step_post_hook(hook)
+            optimizer.step(*closure)
+            everywhere.remove()
+        assert calls[ours] == calls[theirs]
+        assert [call[0] for call in calls[ours]] == ["before", "after", "everywhere"]
+
+
+def test_hooks_of_a_subclass_with_its_own_step_run_once() -> None:
+    class Mine(fl.optim.Adam):
+        def step(self, closure=None):
+            return super().step(closure)
+
+    optimizer, calls = Mine(make_params()), []
+    optimizer.register_step_post_hook(lambda *_: calls.append(1))
+    run(2, optimizer)
+    assert calls == [1, 1]
+
+
+def test_the_profiler_sees_the_step() -> None:
+    _, optimizer, _, _ = pair("Adam")
+    set_grads(make_params())
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        run(1, optimizer)
+    assert "Optimizer.step#Adam.step" in {event.key for event in profile.key_averages()}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_printed_is_torchs_and_the_options(name: str) -> None:
+    p = torch.ones(3, requires_grad=True)
+    text = repr(getattr(fl.optim, name)([p]))
+    assert text == repr(twin(name)([p])).replace("PaperLion", "Lion")
+    with_options = repr(getattr(fl.optim, name)([p], max_grad_norm=1.0, ema_decay=0.9, master_weights=False))
+    assert with_options == text.removesuffix(")") + "\nOptions\n    max_grad_norm: 1.0\n    ema_decay: 0.9\n)"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_schedulers(name: str) -> None:
+    ours, optimizer, theirs, theirs_optimizer = pair(name, lr=0.1)
+    schedulers = [torch.optim.lr_scheduler.OneCycleLR(o, 0.2, total_steps=9, cycle_momentum=False) for o in (optimizer, theirs_optimizer)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(8):
+            run(1, optimizer, theirs_optimizer)
+            for scheduler in schedulers:
+                scheduler.step()
+    assert_equal(ours, theirs)
+
+
+def test_closure_is_called_with_gradients_enabled() -> None:
+    p = torch.ones(3, requires_grad=True)
+    optimizer = fl.optim.SGD([p], lr=0.25)
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = (p * p).sum()
+        loss.backward()
+        return loss
+
+    with torch.no_grad():
+        assert optimizer.step(closure).item() == 3
+    assert p.tolist() == [0.5] * 3
+    assert optimizer.step() is None
+
+
+@pytest.mark.parametrize("kwargs", [{"foreach": True}, {"fused": True}, {"foreach": False, "capturable": True}], ids=str)
+def test_ways_to_step_are_accepted(kwargs: dict) -> None:
+    ours, theirs = make_params(), make_params()
+    run(3, fl.optim.AdamW(ours, **kwargs), torch.optim.AdamW(theirs, foreach=False))
+    assert_equal(ours, theirs)
+
+
+@pytest.mark.parametrize(("name", "kwargs", "whole"), [
+    ("Adam", {"lr": torch.tensor(0.1)}, True), ("AdamW", {"amsgrad": True}, True), ("SGD", {"lr": 0.1}, True),
+    ("SGD", {"lr": 0.1, "momentum": 0.9, "nesterov": True}, True), ("SGD", {"lr": 0.1, "momentum": 0.9, "dampening": 0.5}, False),
+], ids=str)
+def test_compiled_steps(name: str, kwargs: dict, whole: bool) -> None:
+    """One graph, but for a momentum buffer whose first value differs from all later ones."""
+    torch._dynamo.reset()
+    ours, optimizer, theirs, theirs_optimizer = pair(
+        name, ([torch.ones(3, 4, requires_grad=True)], [torch.ones(3, 4, requires_grad=True)]), ours={"max_grad_norm": 0.7}, **kwargs)
+    step = torch.compile(lambda: optimizer.step(), fullgraph=whole, backend="aot_eager")
+    for _ in range(4):
+        set_grads(ours, theirs)
+        step()
+        torch.nn.utils.clip_grad_norm_(theirs, 0.7)
+        theirs_optimizer.step()
+    assert_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("name", ["SGD", "Adam"])
+def test_a_schedule_compiles_no_more_than_twice(name: str) -> None:
+    """As torch.optim's, which keep a number symbolic that has changed; compiled for each one, a step would soon be left uncompiled."""
+    from torch._dynamo.testing import CompileCounterWithBackend
+
+    torch._dynamo.reset()
+    ours, optimizer, theirs, theirs_optimizer = pair(name, lr=0.1)
+    counter = CompileCounterWithBackend("aot_eager")
+    step = torch.compile(lambda: optimizer.step(), fullgraph=True, backend=counter)
+    for power in range(12):
+        for group in (*optimizer.param_groups, *theirs_optimizer.param_groups):
+            group["lr"] = 0.1 * 0.9**power
+        set_grads(ours, theirs)
+        step()
+        theirs_optimizer.step()
+    assert_equal(ours, theirs)
+    assert counter.frame_count <= 2

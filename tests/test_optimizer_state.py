@@ -1,0 +1,170 @@
+"""Optimizers over time: copies and checkpoints, and groups, parameters, gradients, dtypes and options that change between steps."""
+from __future__ import annotations
+
+import copy
+import io
+import itertools
+import pickle
+
+import pytest
+import torch
+from optimizer_cases import twin
+from test_optimizers import NAMES, assert_equal, make_params, pair, run, set_grads
+from torch import Tensor
+
+import fastlayers as fl
+
+
+@pytest.mark.parametrize("how", ["deepcopy", "pickle", "torch.save", "state_dict"])
+@pytest.mark.parametrize(("name", "kwargs"), [("SGD", {"momentum": 0.9, "dampening": 0.1}), ("Adam", {"amsgrad": True}), ("AdamW", {})])
+def test_copies_go_on_alike(name: str, kwargs: dict, how: str) -> None:
+    params, optimizer, _, _ = pair(name, ours={"max_grad_norm": 0.5}, **kwargs)
+    run(3, optimizer)
+    if how == "deepcopy":
+        other_params, other = copy.deepcopy((params, optimizer))
+    elif how == "pickle":
+        other_params, other = pickle.loads(pickle.dumps((params, optimizer)))
+    elif how == "torch.save":
+        file = io.BytesIO()
+        torch.save((params, optimizer), file)
+        file.seek(0)
+        other_params, other = torch.load(file, weights_only=False)
+    else:
+        other_params = [p.detach().clone().requires_grad_() for p in params]
+        other = getattr(fl.optim, name)(other_params, max_grad_norm=0.5)
+        other.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    run(3, optimizer, other)
+    assert other.max_grad_norm == 0.5
+    assert {name for name in vars(other) if name[0] != "_"} == {name for name in vars(optimizer) if name[0] != "_"}
+    assert all(torch.equal(p, q) for p, q in zip(params, other_params, strict=True))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_groups_added_and_named(name: str) -> None:
+    lists = [make_params() for _ in range(2)]
+    optimizers = []
+    for kind, params in zip((getattr(fl.optim, name), twin(name)), lists, strict=True):
+        optimizers.append(kind([("first", params[0]), ("second", params[1])], lr=0.1))
+    run(2, *optimizers)
+    for optimizer, params in zip(optimizers, lists, strict=True):
+        optimizer.add_param_group({"params": [(str(i), p) for i, p in enumerate(params[2:])], "lr": 0.01, "weight_decay": 0.3})
+    run(3, *optimizers)
+    assert_equal(*lists)
+    assert optimizers[0].state_dict()["param_groups"] == optimizers[1].state_dict()["param_groups"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_parameters_that_share_their_memory_are_updated_one_after_the_other(name: str) -> None:
+    """``decoder.weight = nn.Parameter(encoder.weight)`` makes a second parameter of the same numbers."""
+    lists = [[torch.nn.Parameter(shared) for _ in range(2)] for shared in (torch.ones(100_000) for _ in range(2))]
+    ours, optimizer, theirs, theirs_optimizer = pair(name, lists)
+    run(3, optimizer, theirs_optimizer)
+    assert_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_gradients_that_come_and_go_and_move(name: str) -> None:
+    ours, optimizer, theirs, theirs_optimizer = pair(name, **({"momentum": 0.9} if name == "SGD" else {}))
+    for step in range(8):
+        set_grads(ours, theirs)
+        for params in (ours, theirs):
+            params[step % 3].grad = None
+            if step > 4:
+                params[4].grad.data = params[4].grad.data.clone() * 2  # the same object with other memory
+        optimizer.step()
+        theirs_optimizer.step()
+        optimizer.zero_grad(set_to_none=step % 2 == 0)
+        theirs_optimizer.zero_grad(set_to_none=step % 2 == 0)
+    assert_equal(ours, theirs)
+
+
+def test_a_step_without_any_gradient_does_nothing() -> None:
+    ours, optimizer, _, _ = pair("Adam", ours={"max_grad_norm": 1.0})
+    optimizer.step()
+    assert not optimizer.state
+    assert all(torch.equal(p, q) for p, q in zip(ours, make_params(), strict=True))
+
+
+def _replace_data(params: list[Tensor], optimizer: torch.optim.Optimizer) -> None:
+    params[1].data = params[1].data.clone() + 1
+
+
+def _clear_state(params: list[Tensor], optimizer: torch.optim.Optimizer) -> None:
+    optimizer.state.clear()
+
+
+def _replace_state(params: list[Tensor], optimizer: torch.optim.Optimizer) -> None:
+    state = optimizer.state[params[0]]
+    state["exp_avg"] = state["exp_avg"] * 2
+    optimizer.state[params[1]] = {name: value.clone() * 3 for name, value in optimizer.state[params[1]].items()}
+
+
+def _change_options(params: list[Tensor], optimizer: torch.optim.Optimizer) -> None:
+    optimizer.param_groups[0].update(lr=0.3, betas=(0.5, 0.6), eps=0.1, weight_decay=0.4, maximize=True)
+
+
+def _drop_a_parameter(params: list[Tensor], optimizer: torch.optim.Optimizer) -> None:
+    del optimizer.param_groups[0]["params"][2]
+
+
+def _replace_a_parameter(params: list[Tensor], optimizer: torch.optim.Optimizer) -> None:
+    optimizer.param_groups[0]["params"][1] = torch.ones(5, requires_grad=True)
+
+
+@pytest.mark.parametrize(
+    "change", [_replace_data, _clear_state, _replace_state, _change_options, _drop_a_parameter, _replace_a_parameter])
+def test_changes_between_steps_are_noticed(change) -> None:
+    ours, optimizer, theirs, theirs_optimizer = pair("Adam")
+    run(3, optimizer, theirs_optimizer)
+    change(ours, optimizer)
+    change(theirs, theirs_optimizer)
+    run(3, optimizer, theirs_optimizer)
+    assert_equal(*([p for group in o.param_groups for p in group["params"]] for o in (optimizer, theirs_optimizer)))
+
+
+@pytest.mark.parametrize("options", [{}, {"master_weights": True}, {"ema_decay": 0.9}], ids=str)
+@pytest.mark.parametrize("name", ["SGD", "Adam"])
+@pytest.mark.parametrize(
+    ("before", "after"), itertools.permutations([torch.float64, torch.float32, torch.float16, torch.bfloat16], 2), ids=str)
+@pytest.mark.parametrize("layers", [1, 2])
+def test_a_model_that_changes_its_dtype_takes_its_states_along(
+    cpu_backend: str, layers: int, before: torch.dtype, after: torch.dtype, name: str, options: dict
+) -> None:
+    """All parameters or some; steps of a constant gradient go on as if they had always been of that dtype."""
+    kwargs = options | ({"momentum": 0.9} if name == "SGD" else {})
+    models = [torch.nn.Sequential(*(torch.nn.Linear(3, 2) for _ in range(2))).to(dtype) for dtype in (before, after)]
+    for p in (p for model in models for p in model.parameters()):
+        torch.nn.init.ones_(p)
+    optimizers = [getattr(fl.optim, name)(model.parameters(), lr=2.0**-6, **kwargs) for model in models]
+    steps, coarsest = 4, max(torch.finfo(dtype).eps for dtype in (before, after))
+    for step in range(steps):
+        if step == 2:
+            models[0][:layers].to(after)
+        for model, optimizer in zip(models, optimizers, strict=True):
+            for p in model.parameters():
+                p.grad = torch.ones_like(p)
+            optimizer.step()
+    for p, q in zip(*(model.parameters() for model in models), strict=True):
+        assert (p.double() - q.double()).abs().max() <= steps * coarsest / 2  # each step rounds a number of at most 1
+    assert models[0][0].weight.dtype == after
+
+
+def test_options_that_add_a_state_later() -> None:
+    params, optimizer, _, _ = pair("SGD", lr=0.1)
+    run(2, optimizer)
+    optimizer.param_groups[0]["momentum"] = 0.9
+    run(2, optimizer)
+    assert all("momentum_buffer" in optimizer.state[p] for p in params)
+
+
+@pytest.mark.parametrize("step", [torch.tensor(4.0, dtype=torch.float64), torch.tensor(4), torch.tensor([4.0]), 4, 4.0], ids=str)
+def test_step_counts_of_any_kind(step: object) -> None:
+    ours, optimizer, theirs, theirs_optimizer = pair("Adam")
+    run(4, optimizer, theirs_optimizer)
+    saved = copy.deepcopy(optimizer.state_dict())
+    for state in saved["state"].values():
+        state["step"] = copy.deepcopy(step)
+    optimizer.load_state_dict(saved)
+    run(2, optimizer, theirs_optimizer)
+    assert_equal(ours, theirs)
+    assert float(optimizer.state[ours[0]]["step"]) == 6
