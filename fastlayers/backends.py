@@ -6,12 +6,16 @@ import importlib
 import importlib.util
 from collections.abc import Callable
 from types import ModuleType
+from typing import ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
 
 from . import checks, reference
 from .generated import REGISTERED
+
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
 
 NAMES = ("reference", "cpp", "triton", "cuda")
 _MODULES = {"reference": "fastlayers.reference", "cpp": "fastlayers._C", "triton": "fastlayers.kernels", "cuda": "fastlayers._CUDA"}
@@ -112,7 +116,7 @@ def _reason_against_cuda(runs_on: str, device: str | None) -> str:
     return "" if device in (None, runs_on) else f"cuda runs on {runs_on} tensors here, not on {device} ones"
 
 
-def _lacks(name: str, activation: str) -> str:
+def _lacks(name: str, activation: str | None) -> str:
     """Why the backend cannot compute this activation; "" if it can."""
     if name in _COMPILED and activation in REGISTERED:
         return f"{name} has no kernel of {activation!r}, which was registered as a formula; triton and reference compute it"
@@ -183,12 +187,12 @@ class backend:
         global _choice
         _choice = self._previous
 
-    def __call__(self, function: Callable[..., object]) -> Callable[..., object]:
+    def __call__(self, function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
         """Have function run on this backend, and nothing else."""
         self.__exit__()
 
         @functools.wraps(function)
-        def run(*arguments: object, **keywords: object) -> object:
+        def run(*arguments: Arguments.args, **keywords: Arguments.kwargs) -> Result:
             with backend(self._name):
                 return function(*arguments, **keywords)
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import dataclass
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 import torch
@@ -82,7 +83,7 @@ def check_backend(name: str, dtypes: list[str]) -> list[Finding]:
     return findings
 
 
-def check_operation(name: str, kernels: object, device: str, operation: str, dtype: str) -> Finding:
+def check_operation(name: str, kernels: ModuleType, device: str, operation: str, dtype: str) -> Finding:
     """The worst case of one operation; an exception is a finding too, not the end of the check."""
     case, share = "", 0.0
     try:

@@ -331,7 +331,7 @@ def halves(operation: str, x: Tensor, dim: int) -> int:
     return dim if dim >= 0 else dim + x.dim()
 
 
-def gate(operation: str, row: Activation, value: Tensor | None, x: Tensor) -> None:
+def gate(operation: str, row: Activation, value: Tensor | None, x: Tensor | None) -> None:
     """An activation that can be a gate: it draws no random numbers, and its learnable parameters are one value each."""
     if row.random:
         raise ValueError(f"{operation}: activation must not draw random numbers, got {row.name} in training")

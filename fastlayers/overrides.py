@@ -3,14 +3,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Concatenate, ParamSpec
+from typing import ParamSpec, TypeVar
 
 from torch import Tensor, nn
 from torch.fx import Proxy
 from torch.overrides import handle_torch_function, has_torch_function_unary
 
 Arguments = ParamSpec("Arguments")
-Function = Callable[Concatenate[Tensor, Arguments], Tensor]
+Result = TypeVar("Result")
 
 
 def is_overriding(x: object) -> bool:
@@ -18,11 +18,11 @@ def is_overriding(x: object) -> bool:
     return type(x) is not Tensor and has_torch_function_unary(x)
 
 
-def overridable(function: Function[Arguments]) -> Function[Arguments]:
+def overridable(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
     """A function of a tensor that can be overridden as those of torch can: a subclass gives its like, torch.fx records a call."""
 
     @functools.wraps(function)
-    def dispatched(x: Tensor, *args: Arguments.args, **kwargs: Arguments.kwargs) -> Tensor:
+    def dispatched(x, *args, **kwargs):
         if is_overriding(x):
             return handle_torch_function(dispatched, (x,), x, *args, **kwargs)
         return function(x, *args, **kwargs)

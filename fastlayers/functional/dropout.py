@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.types import Device
 
 from .. import autograd, checks
 from ..overrides import overridable
@@ -133,7 +134,7 @@ def feature_alpha_dropout(
 
 
 def dropout_mask(
-    shape: Sequence[int], p: float, seed: Tensor | int, *, first: int = 0, device: torch.device | str | None = None
+    shape: Sequence[int], p: float, seed: Tensor | int, *, first: int = 0, device: Device = None
 ) -> Tensor:
     """The exact mask that dropout with this p and seed uses on a contiguous tensor of this shape: True where an element is kept.
 

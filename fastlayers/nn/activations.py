@@ -13,6 +13,7 @@ from types import FunctionType
 import torch
 from torch import Tensor
 from torch.fx import Proxy
+from torch.types import Device
 
 from .. import checks
 from ..activation_argument import parse, register, resolve_module
@@ -41,7 +42,7 @@ class FusedActivation(torch.nn.Module):
 
 
 def from_name(
-    operation: str, text: str, device: torch.device | None = None, dtype: torch.dtype | None = None
+    operation: str, text: str, device: Device = None, dtype: torch.dtype | None = None
 ) -> torch.nn.Module:
     """The module that a name such as "relu", or "leaky_relu(0.2)", stands for; device and dtype are of its learnable parameters."""
     row, constants = parse(operation, text)
@@ -78,7 +79,7 @@ def _own_constructor(row: Activation):
     names = [*constants, *counts, *starts]
 
     def __init__(
-        self, *args: float, dropout: float = 0.0, device: torch.device | None = None, dtype: torch.dtype | None = None, **kwargs: float,
+        self, *args: float, dropout: float = 0.0, device: Device = None, dtype: torch.dtype | None = None, **kwargs: float,
     ) -> None:
         operation = type(self).__name__
         checks.probability(operation, "dropout", dropout)
@@ -117,7 +118,7 @@ def _own_constructor(row: Activation):
 
 
 def _parameter(
-    learnable: Learnable, row: Activation, given: dict[str, float], device: torch.device | None, dtype: torch.dtype | None
+    learnable: Learnable, row: Activation, given: dict[str, float], device: Device, dtype: torch.dtype | None
 ) -> torch.nn.Parameter:
     """A learnable parameter at its start: (num_parameters,), or (repeats, num_parameters)."""
     if not row.repeats:

@@ -1,15 +1,20 @@
 """BatchNorm1d, 2d, 3d: torch.nn's, with residual, activation and dropout in the same kernels."""
 from __future__ import annotations
 
+from typing import TypeVar
+
 import torch
 from torch import Tensor
 from torch.fx import Proxy
+from torch.types import Device
 
 from .. import checks, functional
 from ..activation_argument import parameter, resolve
 from ..overrides import traced
 from .activations import from_name
 from .wide_statistics import WideStatistics
+
+Norm = TypeVar("Norm", bound="_BatchNorm")
 
 
 class _BatchNorm(WideStatistics, torch.nn.modules.batchnorm._BatchNorm):
@@ -27,7 +32,7 @@ class _BatchNorm(WideStatistics, torch.nn.modules.batchnorm._BatchNorm):
 
     def __init__(
         self, num_features: int, eps: float = 1e-5, momentum: float | None = 0.1, affine: bool = True, track_running_stats: bool = True,
-        device: torch.device | None = None, dtype: torch.dtype | None = None, *, bias: bool = True,
+        device: Device = None, dtype: torch.dtype | None = None, *, bias: bool = True,
         activation: str | torch.nn.Module | None = None, dropout: float = 0.0, skip_nonfinite: bool = False, memory: str = "default",
     ) -> None:
         activation = _checked(type(self).__name__, activation, dropout, memory, device, dtype)
@@ -78,7 +83,7 @@ class _BatchNorm(WideStatistics, torch.nn.modules.batchnorm._BatchNorm):
         """The process group that a batch is spread over; None for a batch of its own."""
         return None
 
-    def freeze(self, affine: bool = True) -> _BatchNorm:
+    def freeze(self: Norm, affine: bool = True) -> Norm:
         """Normalise with the running statistics and leave them alone, whatever train() and eval() say; returns self.
 
         Args:
@@ -96,7 +101,7 @@ class _BatchNorm(WideStatistics, torch.nn.modules.batchnorm._BatchNorm):
                 self._stopped = (*self._stopped, name)
         return self
 
-    def unfreeze(self) -> _BatchNorm:
+    def unfreeze(self: Norm) -> Norm:
         """Undo freeze(): weight and bias are trained again where freeze() had stopped them; returns self."""
         self.frozen = False
         for name, value in self.named_parameters():
@@ -117,7 +122,7 @@ class _BatchNorm(WideStatistics, torch.nn.modules.batchnorm._BatchNorm):
 
 
 def _checked(
-    operation: str, activation: str | torch.nn.Module | None, dropout: float, memory: str, device: torch.device | None,
+    operation: str, activation: str | torch.nn.Module | None, dropout: float, memory: str, device: Device,
     dtype: torch.dtype | None,
 ) -> torch.nn.Module | None:
     """The block's activation as a module; its options are checked."""
@@ -127,7 +132,7 @@ def _checked(
 
 
 def _as_module(
-    operation: str, activation: str | torch.nn.Module | None, device: torch.device | None, dtype: torch.dtype | None
+    operation: str, activation: str | torch.nn.Module | None, device: Device, dtype: torch.dtype | None
 ) -> torch.nn.Module | None:
     """An ``activation=`` argument as a module of the block, checked."""
     if isinstance(activation, str):
@@ -142,7 +147,7 @@ class _LazyBatchNorm(torch.nn.modules.batchnorm._LazyNormBase):
 
     def __init__(
         self, eps: float = 1e-5, momentum: float | None = 0.1, affine: bool = True, track_running_stats: bool = True,
-        device: torch.device | None = None, dtype: torch.dtype | None = None, *, bias: bool = True,
+        device: Device = None, dtype: torch.dtype | None = None, *, bias: bool = True,
         activation: str | torch.nn.Module | None = None, dropout: float = 0.0, skip_nonfinite: bool = False, memory: str = "default",
     ) -> None:
         activation = _checked(type(self).__name__, activation, dropout, memory, device, dtype)

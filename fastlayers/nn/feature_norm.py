@@ -6,10 +6,12 @@ import math
 import sys
 from collections.abc import Iterable
 from operator import length_hint
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.fx import Proxy
+from torch.types import Device
 
 from .. import checks, functional
 from ..overrides import traced
@@ -52,7 +54,7 @@ class FeatureNorm(WideStatistics, torch.nn.Module):
     _counter = "count"
 
     def __init__(
-        self, num_features: int, eps: float = 0.0, *, channel_dim: int = 1, device: torch.device | None = None,
+        self, num_features: int, eps: float = 0.0, *, channel_dim: int = 1, device: Device = None,
         dtype: torch.dtype | None = None,
     ) -> None:
         checks.number_in(type(self).__name__, "eps", eps, 0, math.inf)
@@ -77,7 +79,7 @@ class FeatureNorm(WideStatistics, torch.nn.Module):
         return functional.batch_norm(input, mean, var, eps=self.eps, channel_dim=dim)
 
     @torch.no_grad()
-    def fit(self, loader: Iterable[Tensor | tuple[Tensor, ...] | list[Tensor]], *, progress: bool = True) -> FeatureNorm:
+    def fit(self, loader: Iterable[Tensor | tuple[Any, ...] | list[Any]], *, progress: bool = True) -> FeatureNorm:
         """Take mean and variance from every batch of a loader, one pass, one batch in memory; replaces what was fitted before.
 
         Args:

@@ -77,7 +77,7 @@ class GLU(_Gated, torch.nn.GLU):
         super().__init__(dim, activation, gate_first, dropout)
 
 
-def _named(name: str, activation: str, formula: str) -> type[_Gated]:
+def _named(name: str, activation: str, formula: str) -> type[torch.nn.Module]:
     """The class of a gated unit whose activation is fixed."""
 
     def __init__(self, dim: int = -1, *, gate_first: bool = False, dropout: float = 0.0) -> None:

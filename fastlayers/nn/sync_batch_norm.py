@@ -5,6 +5,7 @@ import functools
 
 import torch
 from torch import Tensor, distributed
+from torch.types import Device
 
 from .. import checks
 from .batch_norm import _BatchNorm
@@ -40,7 +41,7 @@ class SyncBatchNorm(_BatchNorm):
 
     def __init__(
         self, num_features: int, eps: float = 1e-5, momentum: float | None = 0.1, affine: bool = True, track_running_stats: bool = True,
-        process_group: object = None, device: torch.device | None = None, dtype: torch.dtype | None = None, *, bias: bool = True,
+        process_group: object = None, device: Device = None, dtype: torch.dtype | None = None, *, bias: bool = True,
         activation: str | torch.nn.Module | None = None, dropout: float = 0.0, skip_nonfinite: bool = False, memory: str = "default",
     ) -> None:
         super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype, bias=bias, activation=activation,

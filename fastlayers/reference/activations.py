@@ -10,8 +10,7 @@ Everything is differentiable, so that second derivatives go through here.
 from __future__ import annotations
 
 from collections.abc import Callable
-
-from torch import Tensor
+from typing import Any
 
 from .. import generated
 from . import activations_gates, activations_periodic, activations_piecewise, activations_smooth, activations_soft_exponential, formulas
@@ -19,7 +18,7 @@ from . import activations_gates, activations_periodic, activations_piecewise, ac
 _FAMILIES = (activations_piecewise, activations_smooth, activations_gates, activations_periodic, activations_soft_exponential)
 
 
-def function(name: str, kind: str = "") -> Callable[..., Tensor]:
+def function(name: str, kind: str = "") -> Callable[..., Any]:
     """The function of row ``name``; kind is "", "derivative", "derivative_from_output" or "inverse"."""
     if name in generated.REGISTERED:
         return formulas.function(name, kind)

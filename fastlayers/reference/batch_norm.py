@@ -96,8 +96,8 @@ def batch_norm_backward_input(
 
 
 def moved_running(
-    running_mean: Tensor | None, running_var: Tensor | None, num_batches_tracked: Tensor | None, mean: Tensor, m2: Tensor, count: int,
-    momentum: float | None,
+    running_mean: Tensor | None, running_var: Tensor | None, num_batches_tracked: Tensor | None, mean: Tensor, m2: Tensor,
+    count: int | Tensor, momentum: float | None,
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """The running statistics and the number of batches after this one, as new tensors."""
     batches = None if num_batches_tracked is None else num_batches_tracked + 1

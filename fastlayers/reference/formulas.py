@@ -4,6 +4,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from functools import lru_cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -37,13 +38,13 @@ def step(u: Tensor, middle: Tensor) -> Tensor:
     return torch.where(u > 0, torch.ones_like(u), torch.where(u < 0, torch.zeros_like(u), middle))
 
 
-def function(name: str, kind: str = "") -> Callable[..., Tensor]:
+def function(name: str, kind: str = "") -> Callable[..., Any]:
     """The function of a registered row, or its derivative."""
     return compiled(generated.REGISTERED[name], kind)
 
 
 @lru_cache
-def compiled(source: generated.Generated, kind: str = "") -> Callable[..., Tensor]:
+def compiled(source: generated.Generated, kind: str = "") -> Callable[..., Any]:
     """A function that was generated from a formula."""
     names = generated.load(source.torch, f"{source.name} as PyTorch", {"formulas": sys.modules[__name__], "__name__": __name__})
     return names[f"{source.name}_{kind}" if kind else source.name]
