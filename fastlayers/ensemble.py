@@ -47,7 +47,8 @@ def mc_dropout(
         (mean, variance, samples): (B, ...), (B, ...) and (S, B, ...) of the model's output, without gradients.
 
     Raises:
-        ValueError: ``mc_dropout: samples must be at least 2, got 1``; ``mc_dropout: model must hold a dropout layer, ...``
+        ValueError: ``mc_dropout: samples must be at least 2, got 1``; ``mc_dropout: model must hold a dropout layer with p above 0, ...``
+        RuntimeError: ``mc_dropout: x must have the batch in dimension 0, got a 0-d tensor``; the same of the model's output.
 
     Source: Gal & Ghahramani, arXiv:1506.02142.
 

@@ -66,6 +66,8 @@ def fold_batch_norm(model: torch.nn.Module) -> torch.nn.Module:
 
     Accuracy: float64 arithmetic, each new weight and bias rounded once to its dtype.
 
+    Source: Jacob et al., arXiv:1712.05877, section 3.2.
+
     >>> model = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8), torch.nn.ReLU()).eval()
     >>> fold_batch_norm(model)[1]
     FoldedBatchNorm()

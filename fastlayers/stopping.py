@@ -29,6 +29,7 @@ class EarlyStopping:
 
     Raises:
         ValueError: ``EarlyStopping: mode must be one of min, max, got 'auto'``, and the like.
+        TypeError: at a call, ``EarlyStopping: model must be a Module where restore_best is True, got NoneType``.
 
     Source: Prechelt, Early Stopping - But When?, 1998.
 

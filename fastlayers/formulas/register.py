@@ -82,7 +82,10 @@ def unregister_activation(name: str) -> None:
     """Forget a registered activation, so that its name is free again; modules of it must not be used any more.
 
     Raises:
-        ValueError: ``unregister_activation: name must be one of those registered, got 'silu'``.
+        ValueError: ``unregister_activation: name must be one of bump, got 'silu'``, those that are registered.
+
+    >>> Cube = register_activation("cube", "x**3")
+    >>> unregister_activation("cube")
     """
     one_of("unregister_activation", "name", name, tuple(_definitions))
     row = ACTIVATIONS.pop(name)

@@ -1,7 +1,7 @@
 """The functional API: checks its arguments, draws the seed, and hands over to the autograd functions."""
 from collections.abc import Callable
 
-from torch import Tensor
+import torch
 
 from .activations import FUNCTIONS as _FUNCTIONS
 from .batch_norm import batch_norm, batch_norm_and_statistics
@@ -16,7 +16,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Callable[..., Tensor]:
+def __getattr__(name: str) -> Callable[..., torch.Tensor]:
     """The function of a registered activation."""
     if name in _FUNCTIONS:
         return _FUNCTIONS[name]

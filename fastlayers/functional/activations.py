@@ -105,22 +105,34 @@ def _torch_function_in_place(row: Activation) -> Callable[..., Tensor] | None:
 
 
 def _docstring(rows: tuple[Activation, ...], names: list[str]) -> str:
-    """Formula, arguments, accuracy and source of an activation, from its rows."""
+    """Formula, source, arguments, errors, accuracy and example of an activation, from its rows."""
     first = rows[0]
     lines = [f"{first.module} as a function, with dropout in the same kernel.", ""]
     for row in rows:
         chosen = f" for {row.keyword[0]}={row.keyword[1]!r}" if row.keyword else ""
-        lines += [f"{row.formula}{chosen}", f"{row.derivative}", f"Source: {row.source}.", ""]
+        lines += [f"{row.formula}{chosen}", f"{row.derivative}", *([f"Source: {row.source}."] if row.source != "-" else []), ""]
     lines += ["Args:", "    x: any shape; float32, float64, float16 or bfloat16, any strides; jagged nested tensors too."]
     size = f"(S, 1) or (S, C), or (S,): 1 <= S <= {first.repeats.most} of them" if first.repeats else "(1,) or (C,)"
-    lines += [f"    {learnable.name}: {size}, C = x.size(1); in x's dtype, or float32." for learnable in first.learnables]
+    lines += [f"    {learnable.name}: {size}, C = x.size(1); in x's dtype, or float32 for half x." for learnable in first.learnables]
     lines += [f"    {constant.name}: {constant.described()}." for constant in first.constants]
+    values = [repr(row.keyword[1]) for row in rows if row.keyword]
+    lines += [f"    {first.keyword[0]}: {' or '.join(values)}; default {values[0]}."] if first.keyword else []
     lines += ["    inplace: write y into x; ignored beside dropout."] if "inplace" in names else []
-    lines += ["    training: draw the slopes; else their mean is used. Default False."] if first.random else []
+    lines += ["    training: draw the slopes, and apply ``dropout``; else their mean is used. Default False." if first.random else
+              "    training: whether ``dropout`` applies; keyword only; default True."]
     lines += [
-        "    dropout: probability of dropping an element of the result when ``training``; seed fixes what is drawn.", "",
-        f"Accuracy: float32 within {first.ulp:g} units in the last place, plus the rounding of x.",
+        "    dropout: probability of dropping an element of the result, in training; keyword only; default 0.",
+        "    seed: an int or 0-d int64 tensor that fixes what is drawn; None draws from torch's generator of x's device; keyword only.",
+        "", "Returns:", "    y, shape, dtype and memory format of x.",
+        "", "Raises:", f"    ValueError: ``{first.name}: dropout must be between 0 and 1, got 1.5``" + (
+            ", or a constant out of its range." if first.constants else "."),
     ]
+    if first is not IDENTITY.row:
+        lines += [f"    RuntimeError: ``{first.name}: x must be float32, bfloat16, float16 or float64, got int64``."]
+    given = [f"torch.full((1,), {float(learnable.start(1)[0])})" for learnable in first.learnables]
+    given += [f"{constant.default:g}" for constant in first.constants if constant.required]
+    lines += ["", f"Accuracy: float32 within {first.ulp:g} units in the last place, plus the rounding of x.",
+              "", f">>> y = {first.name}({', '.join(['torch.randn(4, 8)', *given])})"]
     return "\n".join(lines)
 
 

@@ -27,7 +27,7 @@ def batch_norm(
 
     Args:
         x: (N, C) or (N, C, ...), float32, float64, float16 or bfloat16, any strides.
-        running_mean, running_var: (C,), or None when ``training``.
+        running_mean, running_var: (C,) in x's dtype, or float32 for half x; or None when ``training``.
         weight, bias: (C,) in x's dtype, or float32 for half x; None for 1 and 0.
         training: normalise with the batch's statistics and apply ``dropout``.
         momentum: share of the batch in the running statistics; None averages over all batches so far (needs ``num_batches_tracked``).
@@ -36,8 +36,8 @@ def batch_norm(
         residual: like x, added before the activation.
         dropout: probability of dropping an element, in training.
         seed: an int or 0-d int64 tensor that fixes the dropout mask; None draws from torch's generator of x's device.
-        num_batches_tracked: 0-d int64, incremented in training.
-        channel_dim: where C is.
+        num_batches_tracked: 0-d int64, incremented in training; or None.
+        channel_dim: where C is: 1 as everywhere in torch, -1 for (batch, time, features).
         dropout_training: whether ``dropout`` applies where that is not as ``training`` says: in a layer with frozen statistics.
         skip_nonfinite: a batch that would make a running statistic infinite or NaN leaves all of them, and num_batches_tracked, as
             they were; decided on the device.

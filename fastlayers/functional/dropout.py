@@ -43,7 +43,9 @@ def dropout(
 
     Raises:
         ValueError: ``dropout: p must be between 0 and 1, got 1.5``; of NaN a RuntimeError, too, as in torch.
+        RuntimeError: ``dropout: x must be float32, bfloat16, float16 or float64, got int64``.
 
+    Accuracy: float32 (float64 for float64) throughout, rounded once.
     Source: Srivastava et al., JMLR 15 (2014). Generator: Philox4x32-10, Salmon et al., SC 2011.
 
     >>> y = dropout(torch.ones(8), 0.5, seed=1234)
@@ -63,9 +65,13 @@ def dropout1d(
         x: (N, C, L), or (C, L), whatever its strides.
         p, training, inplace, convention, seed, generator: as in :func:`dropout`.
 
-    Raises:
-        RuntimeError: ``dropout1d: x must be 2-D or 3-D, got ...``
+    Returns:
+        y, shape, dtype and memory format of x.
 
+    Raises:
+        RuntimeError: ``dropout1d: x must be 2-D or 3-D, got ...``; else as :func:`dropout`.
+
+    Accuracy: as :func:`dropout`.
     Source: Tompson et al., arXiv:1411.4280.
 
     >>> y = dropout1d(torch.ones(2, 3, 4), 0.5, seed=1234)
@@ -79,7 +85,7 @@ def dropout2d(
     x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False, *, convention: str = "train", seed: Tensor | int | None = None,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """:func:`dropout1d` for x of shape (N, C, H, W); a 3-D x is (N, C, L), as in torch, which warns of it.
+    """:func:`dropout1d`, all arguments alike, for x of shape (N, C, H, W); a 3-D x is (N, C, L), as in torch, which warns of it.
 
     >>> y = dropout2d(torch.ones(2, 3, 4, 5), 0.5, seed=1234)
     """
@@ -92,7 +98,7 @@ def dropout3d(
     x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False, *, convention: str = "train", seed: Tensor | int | None = None,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """:func:`dropout1d` for x of shape (N, C, D, H, W) or (C, D, H, W).
+    """:func:`dropout1d`, all arguments alike, for x of shape (N, C, D, H, W) or (C, D, H, W).
 
     >>> y = dropout3d(torch.ones(2, 3, 4, 5, 6), 0.5, seed=1234)
     """
@@ -114,6 +120,13 @@ def alpha_dropout(
         x, p, inplace, seed, generator: as in :func:`dropout`.
         training: False, the default as in torch, returns x.
 
+    Returns:
+        y, shape, dtype and memory format of x.
+
+    Raises:
+        ValueError: ``alpha_dropout: p must be between 0 and 1, got 1.5``.
+
+    Accuracy: as :func:`dropout`.
     Source: Klambauer et al., arXiv:1706.02515.
 
     >>> y = alpha_dropout(torch.randn(8), 0.1, training=True)
@@ -126,7 +139,10 @@ def feature_alpha_dropout(
     x: Tensor, p: float = 0.5, training: bool = False, inplace: bool = False, *, seed: Tensor | int | None = None,
     generator: torch.Generator | None = None,
 ) -> Tensor:
-    """:func:`alpha_dropout` of whole channels: all of x[n, c] is kept or dropped, by the mask of element n C + c.
+    """:func:`alpha_dropout`, all arguments alike, of whole channels: all of x[n, c] is kept or dropped, by the mask of element n C + c.
+
+    Raises:
+        RuntimeError: ``feature_alpha_dropout: x must be at least 2-D, got ...``; else as :func:`alpha_dropout`.
 
     >>> y = feature_alpha_dropout(torch.randn(2, 3, 4), 0.1, training=True)
     """
@@ -139,11 +155,20 @@ def dropout_mask(
     """The exact mask that dropout with this p and seed uses on a contiguous tensor of this shape: True where an element is kept.
 
     Args:
-        shape: of the mask.
+        shape: of the mask, a sequence of ints.
         p: in [0, 1].
-        seed: an int or 0-d int64 tensor.
+        seed: an int of 64 bits or a 0-d int64 tensor.
         first: index of the mask's first element, for a look at part of a large one.
         device: where; None is the seed's device, the default device for an int.
+
+    Returns:
+        A bool tensor of this shape.
+
+    Raises:
+        ValueError: ``dropout_mask: p must be between 0 and 1, got 2``.
+        TypeError: ``dropout_mask: seed must be a 0-d int64 tensor or an int, got float``.
+
+    Source: docs/dropout.md, "The mask rule".
 
     >>> "".join(str(int(keep)) for keep in dropout_mask((8,), 0.5, 1234))
     '10111001'

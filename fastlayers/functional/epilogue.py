@@ -34,6 +34,13 @@ def bias_activation(
     Returns:
         y, shape, dtype and memory format of x.
 
+    Raises:
+        ValueError: ``bias_activation: dropout must be between 0 and 1, got 1.5``, a bad activation, seed beside generator.
+        RuntimeError: ``bias_activation: bias must have shape (3,) for x of shape (4, 3) with channels in dimension 1, got (4,)``, or a
+            dtype or device that does not fit.
+
+    Accuracy: the activation's (docs/activations.md); float32 (float64 for float64) throughout, rounded once.
+
     >>> y = bias_activation(torch.randn(4, 8), torch.zeros(8), "gelu", dropout=0.1)
     """
     resolved = resolve("bias_activation", activation, training)

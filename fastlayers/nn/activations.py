@@ -162,13 +162,20 @@ def _documentation(rows: list[Activation], base: type[torch.nn.Module] | None) -
         else:
             arguments += [f"{learnable.name}: what this learnable parameter starts from; default {learnable.init:g}."
                           for learnable in row.learnables]
-        arguments += ["device, dtype: of the learnable parameters."] if row.learnables else []
+        arguments += ["device, dtype: of the learnable parameters." if row.learnables else "device, dtype: without effect."]
+    elif "inplace" in inspect.signature(base.__init__).parameters:
+        arguments += ["inplace: as in torch, whose kernel runs then; without effect where there is dropout. Default False."]
     arguments += ["dropout: probability of dropping an element while training; keyword only; default 0."]
     given = ", ".join(f"{constant.default:g}" for constant in row.constants if constant.required)
     kind = f"Drop-in for ``torch.nn.{name}``: same arguments, attributes and state_dict, plus ``dropout``." if base else (
         "All arguments but the constants are keyword only.")
     if row.random:
         kind += " Its slopes are drawn from a seed in forward and again in backward: nothing but x and 8 bytes are kept."
+    errors = [f"ValueError: ``{name}: dropout must be between 0 and 1, got 1.5``" + (
+        ", or a constant out of its range." if row.constants else ".")]
+    if row.name != "identity":  # which gives back whatever it is given
+        errors += [f"RuntimeError: ``{name}: x must be float32, bfloat16, float16 or float64, got int64``."]
+    source = "" if row.source == "-" else f"\nSource: {row.source}.\n"
     return f"""{name}, with dropout in the same kernel.
 
 {formulas}
@@ -181,13 +188,10 @@ Args:
 Shape: any; y has the shape, dtype and memory format of x. float32, float64, float16, bfloat16.
 
 Raises:
-    ValueError: ``{name}: dropout must be between 0 and 1, got 1.5``, or a constant out of its range.
-    RuntimeError: ``{name}: x must be float32, bfloat16, float16 or float64, got int64``.
+    {(chr(10) + "    ").join(errors)}
 
 Accuracy: float32 within {row.ulp:g} units in the last place, plus the rounding of x.
-
-Source: {row.source}.
-
+{source}
 >>> y = {name}({given})(torch.randn(4, 8))
 """
 

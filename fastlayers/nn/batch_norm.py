@@ -178,7 +178,7 @@ Args:
 
 ``freeze()`` and ``unfreeze()`` switch the running statistics on and off whatever ``train()`` says.
 
-Shape: x {shape}; residual like x; y like x. float32, float64, float16, bfloat16; parameters in x's dtype or float32.
+Shape: x {shape}; residual like x; y like x. float32, float64, float16, bfloat16; parameters in x's dtype, or float32 for half x.
 
 Raises:
     ValueError: ``batch_norm: x must have more than 1 value per channel when training, got shape ...``;
@@ -196,7 +196,7 @@ Source: Ioffe & Szegedy, arXiv:1502.03167.
 
 _LAZY_DOCUMENTATION = """A :class:`{name}` that takes num_features from its first input, and is one from then on.
 
-Drop-in for ``torch.nn.Lazy{name}``; all arguments of :class:`{name}` but num_features.
+Drop-in for ``torch.nn.Lazy{name}``; all arguments of :class:`{name}` but num_features. Shape, errors, accuracy and source: its.
 
 >>> layer = Lazy{name}(activation="relu")
 >>> y = layer(torch.randn({example}))

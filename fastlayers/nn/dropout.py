@@ -40,6 +40,9 @@ class Dropout(_Scaled, torch.nn.Dropout):
 
     Raises:
         ValueError: ``dropout probability has to be between 0 and 1, but got 1.5`` from torch's constructor.
+        RuntimeError: ``dropout: x must be float32, bfloat16, float16 or float64, got int64``.
+
+    Accuracy: float32 (float64 for float64) throughout, rounded once.
 
     Source: Srivastava et al., JMLR 15 (2014).
 
@@ -62,6 +65,8 @@ Args:
 
 Shape: x {shape}; y like x. float32, float64, float16, bfloat16.
 
+Raises, accuracy: as :class:`Dropout`; {refused}.
+
 Source: Tompson et al., arXiv:1411.4280.
 
 >>> y = {name}(0.1)(torch.randn({example}))
@@ -69,7 +74,8 @@ Source: Tompson et al., arXiv:1411.4280.
 
 
 class Dropout1d(_Scaled, torch.nn.Dropout1d):
-    __doc__ = _CHANNELS.format(name="Dropout1d", shape="(N, C, L) or (C, L)", example="2, 3, 4")
+    __doc__ = _CHANNELS.format(name="Dropout1d", shape="(N, C, L) or (C, L)", example="2, 3, 4",
+                               refused="RuntimeError: ``dropout1d: x must be 2-D or 3-D, got ...``")
 
     def forward(self, input: Tensor) -> Tensor:
         """y while training, else x; x is input."""
@@ -79,7 +85,8 @@ class Dropout1d(_Scaled, torch.nn.Dropout1d):
 
 
 class Dropout2d(_Scaled, torch.nn.Dropout2d):
-    __doc__ = _CHANNELS.format(name="Dropout2d", shape="(N, C, H, W); (N, C, L) with torch's warning", example="2, 3, 4, 5")
+    __doc__ = _CHANNELS.format(name="Dropout2d", shape="(N, C, H, W); (N, C, L) with torch's warning", example="2, 3, 4, 5",
+                               refused="torch's warning where x is not 4-D")
 
     def forward(self, input: Tensor) -> Tensor:
         """y while training, else x; x is input."""
@@ -89,7 +96,8 @@ class Dropout2d(_Scaled, torch.nn.Dropout2d):
 
 
 class Dropout3d(_Scaled, torch.nn.Dropout3d):
-    __doc__ = _CHANNELS.format(name="Dropout3d", shape="(N, C, D, H, W) or (C, D, H, W)", example="2, 3, 4, 5, 6")
+    __doc__ = _CHANNELS.format(name="Dropout3d", shape="(N, C, D, H, W) or (C, D, H, W)", example="2, 3, 4, 5, 6",
+                               refused="torch's warning where x is not 4-D or 5-D")
 
     def forward(self, input: Tensor) -> Tensor:
         """y while training, else x; x is input."""
@@ -108,6 +116,8 @@ class AlphaDropout(torch.nn.AlphaDropout):
         p, inplace: as in :class:`Dropout`.
 
     Shape: any. float32, float64, float16, bfloat16.
+
+    Raises, accuracy: as :class:`Dropout`.
 
     Source: Klambauer et al., arXiv:1706.02515.
 

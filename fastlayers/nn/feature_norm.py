@@ -32,10 +32,11 @@ class FeatureNorm(WideStatistics, torch.nn.Module):
         channel_dim: where C is in x. Default 1, as in batch norm; -1 for (batch, time, features).
         device, dtype: of the buffers.
 
-    Shape: x (N, C) or (N, C, ...); y like x, in its dtype and memory format.
+    Shape: x (N, C) or (N, C, ...), float32, float64, float16 or bfloat16; y like x, in its dtype and memory format.
 
     Raises:
         RuntimeError: ``FeatureNorm: mean must have shape (3,) for x of shape (8, 3) ..., got (4,)``
+        TypeError: ``FeatureNorm: loader must be a Tensor, got int``, of what it yields
         ValueError: ``FeatureNorm: loader must hold at least one sample, got none``
 
     Accuracy: batches are merged in float64 by Welford's method (Chan's rule), whatever their number and the mean's size.

@@ -25,7 +25,7 @@ class SyncBatchNorm(_BatchNorm):
         num_features, eps, momentum, affine, track_running_stats, process_group, device, dtype, bias: as in torch.nn.SyncBatchNorm.
         activation, dropout, skip_nonfinite, memory: as in :class:`BatchNorm2d`.
 
-    Shape: x (N, C) or (N, C, ...); residual like x; y like x.
+    Shape: x (N, C) or (N, C, ...); residual like x; y like x. float32, float64, float16, bfloat16.
 
     Raises:
         ValueError: ``SyncBatchNorm: x must have 2 dimensions or more, got shape (3,)``

@@ -19,7 +19,7 @@ class GroupDiagnostics(NamedTuple):
     """About one parameter group."""
 
     gradient_norm: float
-    """The norm of the gradients as they are."""
+    """The norm of the gradients as they are in ``p.grad``, before clipping."""
     update_norm: float
     """The norm of the change of the parameters, before it is rounded."""
     lost: float

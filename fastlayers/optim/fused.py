@@ -257,9 +257,11 @@ class FusedStep(torch.optim.Optimizer):
         """What the next ``step`` would do with the gradients there are: tried on copies, one parameter at a time; nothing changes.
 
         Returns:
-            ``groups``: for each parameter group ``gradient_norm`` (after GradScaler's division, before clipping), ``update_norm``, the
+            ``groups``: for each parameter group ``gradient_norm`` (of ``p.grad`` as it is, before clipping), ``update_norm``, the
             norm of the change of its parameters, and ``lost``, the share of the updates that rounding to the parameter's dtype would
             undo, however often they are repeated. ``skipped``: steps left out because of found_inf so far.
+
+        Scaled gradients count as they are: with a GradScaler call ``scaler.unscale_(optimizer)`` first.
 
         >>> import fastlayers
         >>> p = torch.ones(4, dtype=torch.bfloat16, requires_grad=True)

@@ -62,8 +62,9 @@ Raises:
         where a parameter is given twice; ``{name}: differentiable must be False, got True: ...``.
     RuntimeError: at ``step``, before anything changes, ``{name}: grad must be dense, got a sparse_coo tensor of shape (10, 3)``.
 
-Half-precision parameters are computed in float32 and rounded once. New states have the parameter's dtype, as in torch; float32
-states that a checkpoint holds for half-precision parameters stay float32."""
+New states have the parameter's dtype, as in torch; float32 states that a checkpoint holds for half-precision parameters stay float32.
+
+Accuracy: float32 (float64 for float64 parameters), powers of beta in float64; half-precision parameters are rounded once."""
 
 
 def documented(text: str, name: str) -> str:
