@@ -13,6 +13,7 @@ from torch import Tensor
 
 from . import checks, reference
 from .generated import REGISTERED
+from .specs import ACTIVATIONS
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
@@ -208,6 +209,8 @@ def backends(activation: str | None = None) -> dict[str, str]:
     >>> fl.backends()["reference"]
     'available on every device'
     """
+    if activation is not None:
+        checks.one_of("backends", "activation", activation, tuple(ACTIVATIONS))
     details = {"reference": "on every device"}
     if _cpp is not None:
         details["cpp"] = f"on cpu, built for {_cpp.cpu_capability()}"

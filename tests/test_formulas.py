@@ -162,6 +162,8 @@ def test_the_reference_steps_in_for_kernels_that_were_compiled_before() -> None:
         "not available: cpp has no kernel of 'own_mish', which was registered as a formula; triton and reference compute it")
     assert fl.backends("own_mish")["reference"] == "available on every device"
     assert fl.backends("silu") == fl.backends()
+    with pytest.raises(ValueError, match=r"backends: activation must be one of identity, .*, own_gate, got 'nope'"):
+        fl.backends("nope")
 
 
 @pytest.mark.parametrize(("formula", "kinks"), [
@@ -411,6 +413,12 @@ def test_types_are_checked() -> None:
     with pytest.raises(TypeError, match=START + "parameters must be a dict of names and numbers, got list"):
         fl.register_activation("refused", "a * x", parameters=["a"])
     with pytest.raises(ValueError, match="unregister_activation: name must be one of own_mish, own_pieces, own_two, own_gate, got 'silu'"):
+        fl.unregister_activation("silu")
+
+
+def test_nothing_to_unregister(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fastlayers.formulas.register._definitions", {})
+    with pytest.raises(ValueError, match="name must be one of those registered, of which there are none, got 'silu'"):
         fl.unregister_activation("silu")
 
 

@@ -125,7 +125,7 @@ def test_changes_between_steps_are_noticed(change) -> None:
 @pytest.mark.parametrize("options", [{}, {"master_weights": True}, {"ema_decay": 0.9}], ids=str)
 @pytest.mark.parametrize("name", ["SGD", "Adam"])
 @pytest.mark.parametrize(
-    ("before", "after"), itertools.permutations([torch.float64, torch.float32, torch.float16, torch.bfloat16], 2), ids=str)
+    ("before", "after"), list(itertools.permutations([torch.float64, torch.float32, torch.float16, torch.bfloat16], 2)), ids=str)
 @pytest.mark.parametrize("layers", [1, 2])
 def test_a_model_that_changes_its_dtype_takes_its_states_along(
     cpu_backend: str, layers: int, before: torch.dtype, after: torch.dtype, name: str, options: dict

@@ -87,7 +87,7 @@ def unregister_activation(name: str) -> None:
     >>> Cube = register_activation("cube", "x**3")
     >>> unregister_activation("cube")
     """
-    one_of("unregister_activation", "name", name, tuple(_definitions))
+    one_of("unregister_activation", "name", name, tuple(_definitions) or ("those registered, of which there are none",))
     row = ACTIVATIONS.pop(name)
     del _definitions[name], generated.REGISTERED[name]
     activation_argument.remove(row)
