@@ -76,9 +76,11 @@ def fold_batch_norm(model: torch.nn.Module) -> torch.nn.Module:
     for layer_name, norm_name in list(_pairs(model)):
         layer, norm = model.get_submodule(layer_name), model.get_submodule(norm_name)
         _fold(layer, norm)
-        parent, _, name = norm_name.rpartition(".")
         left = FoldedBatchNorm(getattr(norm, "activation", None), _DIMENSIONS[type(layer)]).eval()
-        setattr(model.get_submodule(parent), name, left)
+        for other, module in list(model.named_modules(remove_duplicate=False)):  # it may have more names than the one in the graph
+            if module is norm:
+                parent, _, name = other.rpartition(".")
+                setattr(model.get_submodule(parent), name, left)
     return model
 
 

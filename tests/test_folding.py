@@ -123,6 +123,26 @@ def test_what_is_read_elsewhere_or_computes_something_else_stays() -> None:
     assert torch.equal(fl.fold_batch_norm(folded)(x), folded(x)), "a folded model can be traced"
 
 
+class TwoNames(T.Module):
+    """One batch norm under two names, called by the second."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.norm = T.Linear(3, 3), settled(nn.BatchNorm1d(3, activation="relu"))
+        self.layers = T.ModuleList([self.layer, self.norm])
+
+    def forward(self, x):
+        return self.layers[1](self.layers[0](x))
+
+
+def test_a_batch_norm_of_two_names_is_folded_under_both() -> None:
+    model, x = TwoNames().eval(), torch.randn(5, 3)
+    folded = fl.fold_batch_norm(model)
+    assert folded.norm is folded.layers[1]
+    assert isinstance(folded.norm, fl.folding.FoldedBatchNorm)
+    torch.testing.assert_close(folded(x), model(x), rtol=1e-5, atol=1e-5)
+
+
 class Branching(T.Module):
     def forward(self, x):
         return x if x.sum() > 0 else -x
