@@ -143,6 +143,31 @@ def test_a_batch_norm_of_two_names_is_folded_under_both() -> None:
     torch.testing.assert_close(folded(x), model(x), rtol=1e-5, atol=1e-5)
 
 
+class Optional(T.Module):
+    """The layer's output goes elsewhere too, but where an optional argument is left out; or where it is given."""
+
+    def __init__(self, without: bool) -> None:
+        super().__init__()
+        self.layer, self.norm, self.without = T.Linear(3, 3), settled(nn.BatchNorm1d(3)), without
+        self.other, self.other_norm = T.Linear(3, 3), settled(nn.BatchNorm1d(3))
+
+    def forward(self, x, shortcut=None, *, scale=2.0):
+        x = self.other_norm(self.other(x))
+        y = self.layer(x)
+        z = self.norm(y) * scale
+        return z + y if (shortcut is None) is self.without else z
+
+
+@pytest.mark.parametrize("without", [True, False])
+def test_data_may_flow_otherwise_without_an_optional_argument(without: bool) -> None:
+    """torch.fx traces one of the ways."""
+    model, x = Optional(without).eval(), torch.randn(5, 3)
+    folded = fl.fold_batch_norm(model)
+    assert [isinstance(norm, fl.folding.FoldedBatchNorm) for norm in (folded.norm, folded.other_norm)] == [False, True]
+    for given in ((), (x,)):
+        torch.testing.assert_close(folded(x, *given), model(x, *given), rtol=1e-5, atol=1e-5)
+
+
 class Branching(T.Module):
     def forward(self, x):
         return x if x.sum() > 0 else -x
