@@ -232,6 +232,12 @@ def test_feature_norm_refuses() -> None:
     torch._dynamo.reset()
     x = torch.randn(2, 4)
     torch.testing.assert_close(torch.compile(layer, fullgraph=True, backend="aot_eager")(x), layer(x))
+    for bad, message in (([torch.ones(3, 2) * 1j], "loader must hold real numbers, got complex64"),
+                         ([()], "loader must be a Tensor, got tuple")):
+        with pytest.raises((RuntimeError, TypeError), match=f"FeatureNorm: {message}"):
+            nn.FeatureNorm(2).fit(bad)
+    with pytest.raises(ValueError, match="FeatureNorm: loader must hold at least one sample, got none"):
+        nn.FeatureNorm(0).fit([torch.ones(3, 0)])
 
 
 @pytest.mark.parametrize("half", [torch.float16, torch.bfloat16], ids=str)
