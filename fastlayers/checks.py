@@ -246,6 +246,13 @@ def untraceable(operation: str, error: Exception) -> ValueError:
     return ValueError(f"{operation}: model must be traceable by torch.fx, got {type(error).__name__}: {' '.join(str(error).split())}")
 
 
+def real(operation: str, argument: str, value: Tensor) -> None:
+    """value is a tensor of real numbers, whole ones or bools among them."""
+    tensor(operation, argument, value)
+    if value.is_complex():
+        raise RuntimeError(f"{operation}: {argument} must hold real numbers, got {_name(value.dtype)}")
+
+
 def some_samples(operation: str, count: int) -> None:
     """A dataset of nothing has no mean."""
     if count == 0:

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Iterator
 from operator import attrgetter
 
@@ -75,12 +76,14 @@ def fold_batch_norm(model: torch.nn.Module) -> torch.nn.Module:
     checks.module("fold_batch_norm", model)
     checks.evaluating("fold_batch_norm", model.training)
     model = copy.deepcopy(model)
-    for layer_name, norm_name in list(_pairs(model)):
+    for layer_name, norm_name in _pairs(model):
         layer, norm = model.get_submodule(layer_name), model.get_submodule(norm_name)
         _fold(layer, norm)
-        parent, _, name = norm_name.rpartition(".")
         left = FoldedBatchNorm(getattr(norm, "activation", None), _DIMENSIONS[type(layer)]).eval()
-        setattr(model.get_submodule(parent), name, left)
+        for other, module in list(model.named_modules(remove_duplicate=False)):  # it may have more names than the one in the graph
+            if module is norm:
+                parent, _, name = other.rpartition(".")
+                setattr(model.get_submodule(parent), name, left)
     return model
 
 
@@ -91,12 +94,24 @@ class _Tracer(fx.Tracer):
         return super().is_leaf_module(module, name) or isinstance(module, torch.nn.modules.batchnorm._BatchNorm)
 
 
-def _pairs(model: torch.nn.Module) -> Iterator[tuple[str, str]]:
-    """The names of (layer, batch norm) that can be folded."""
+def _pairs(model: torch.nn.Module) -> list[tuple[str, str]]:
+    """The names of (layer, batch norm) that can be folded, whichever optional arguments the model is called with."""
+    optional = {name: argument.default for name, argument in inspect.signature(model.forward).parameters.items()
+                if argument.default is not argument.empty}
+    given = [{}, *({name: value} for name, value in optional.items())] + ([optional] if len(optional) > 1 else [])
+    found = [list(_pairs_in(model, _traced(model, concrete))) for concrete in given]
+    return [pair for pair in found[0] if all(pair in other for other in found)]
+
+
+def _traced(model: torch.nn.Module, concrete: dict[str, object]) -> fx.Graph:
+    """The model's graph with these arguments as they are, the others as whatever is given: a proxy is never None."""
     try:
-        graph = _Tracer().trace(model)
+        return _Tracer().trace(model, concrete or None)
     except Exception as error:  # whatever the model's own code raises when it meets a proxy in place of a tensor
         raise checks.untraceable("fold_batch_norm", error) from error
+
+
+def _pairs_in(model: torch.nn.Module, graph: fx.Graph) -> Iterator[tuple[str, str]]:
     modules = dict(model.named_modules(remove_duplicate=False))
     calls = [node for node in graph.nodes if node.op == "call_module"]
     uses = [id(modules[node.target]) for node in calls]

@@ -103,6 +103,20 @@ def test_a_residual_that_leaves_too_little_of_x(cpu_backend: str, affine: bool, 
     assert any(tensor.data_ptr() == x.data_ptr() for tensor in kept) == keeps_x
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("weight", [1.0, 4.0, 8.0])
+@pytest.mark.parametrize("name", ["elu", "elu(100)", "selu", "celu", "celu(0.1)", "celu(0.001)", "softplus", "softplus(5)", "isrlu(1e6)"])
+def test_a_flat_end_that_is_reached(cpu_backend: str, name: str, weight: float, dtype: torch.dtype) -> None:
+    """What y has lost of x is no less in dx for its slope of 0: x is kept there."""
+    x, dy, results = torch.randn(512, 3, dtype=dtype), torch.randn(512, 3, dtype=dtype), []
+    for memory in ("default", "inplace"):
+        block = nn.BatchNorm1d(3, activation=name, memory=memory, dtype=dtype)
+        torch.nn.init.constant_(block.weight, weight)
+        leaf = x.clone().requires_grad_()
+        results.append(torch.autograd.grad(block(leaf), leaf, dy)[0])
+    assert (results[0] - results[1]).abs().max() <= torch.finfo(dtype).eps ** 0.5 * results[0].abs().max()
+
+
 def test_inplace_refuses_what_it_cannot_do(cpu_backend: str) -> None:
     block = nn.BatchNorm1d(3, memory="inplace")
     x = torch.randn(8, 3, requires_grad=True)

@@ -123,6 +123,51 @@ def test_what_is_read_elsewhere_or_computes_something_else_stays() -> None:
     assert torch.equal(fl.fold_batch_norm(folded)(x), folded(x)), "a folded model can be traced"
 
 
+class TwoNames(T.Module):
+    """One batch norm under two names, called by the second."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.norm = T.Linear(3, 3), settled(nn.BatchNorm1d(3, activation="relu"))
+        self.layers = T.ModuleList([self.layer, self.norm])
+
+    def forward(self, x):
+        return self.layers[1](self.layers[0](x))
+
+
+def test_a_batch_norm_of_two_names_is_folded_under_both() -> None:
+    model, x = TwoNames().eval(), torch.randn(5, 3)
+    folded = fl.fold_batch_norm(model)
+    assert folded.norm is folded.layers[1]
+    assert isinstance(folded.norm, fl.folding.FoldedBatchNorm)
+    torch.testing.assert_close(folded(x), model(x), rtol=1e-5, atol=1e-5)
+
+
+class Optional(T.Module):
+    """The layer's output goes elsewhere too, but where an optional argument is left out; or where it is given."""
+
+    def __init__(self, without: bool) -> None:
+        super().__init__()
+        self.layer, self.norm, self.without = T.Linear(3, 3), settled(nn.BatchNorm1d(3)), without
+        self.other, self.other_norm = T.Linear(3, 3), settled(nn.BatchNorm1d(3))
+
+    def forward(self, x, shortcut=None, *, scale=2.0):
+        x = self.other_norm(self.other(x))
+        y = self.layer(x)
+        z = self.norm(y) * scale
+        return z + y if (shortcut is None) is self.without else z
+
+
+@pytest.mark.parametrize("without", [True, False])
+def test_data_may_flow_otherwise_without_an_optional_argument(without: bool) -> None:
+    """torch.fx traces one of the ways."""
+    model, x = Optional(without).eval(), torch.randn(5, 3)
+    folded = fl.fold_batch_norm(model)
+    assert [isinstance(norm, fl.folding.FoldedBatchNorm) for norm in (folded.norm, folded.other_norm)] == [False, True]
+    for given in ((), (x,)):
+        torch.testing.assert_close(folded(x, *given), model(x, *given), rtol=1e-5, atol=1e-5)
+
+
 class Branching(T.Module):
     def forward(self, x):
         return x if x.sum() > 0 else -x
@@ -187,6 +232,12 @@ def test_feature_norm_refuses() -> None:
     torch._dynamo.reset()
     x = torch.randn(2, 4)
     torch.testing.assert_close(torch.compile(layer, fullgraph=True, backend="aot_eager")(x), layer(x))
+    for bad, message in (([torch.ones(3, 2) * 1j], "loader must hold real numbers, got complex64"),
+                         ([()], "loader must be a Tensor, got tuple")):
+        with pytest.raises((RuntimeError, TypeError), match=f"FeatureNorm: {message}"):
+            nn.FeatureNorm(2).fit(bad)
+    with pytest.raises(ValueError, match="FeatureNorm: loader must hold at least one sample, got none"):
+        nn.FeatureNorm(0).fit([torch.ones(3, 0)])
 
 
 @pytest.mark.parametrize("half", [torch.float16, torch.bfloat16], ids=str)

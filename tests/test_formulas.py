@@ -185,6 +185,21 @@ def test_at_a_kink_the_derivative_is_the_right_one(formula: str, kinks: list[tup
         fl.unregister_activation("bent")
 
 
+def test_a_maximum_of_many() -> None:
+    """Tangents of x**2 / 2, the right one at each kink; conditions of numbers alone count too."""
+    formula = f"max({', '.join(f'{k}*x - {k * k}/2' for k in range(-8, 9))}) if sin(1)**2 + cos(1)**2 < 2 else 3*x"
+    kind = fl.register_activation("own_tangents", formula)
+    try:
+        x = torch.arange(-10, 10.5, 0.5, dtype=torch.float64, requires_grad=True)
+        y = kind()(x)
+        slope, = torch.autograd.grad(y.sum(), x)
+    finally:
+        fl.unregister_activation("own_tangents")
+    nearest = (x.detach() + 0.5).floor().clamp(-8, 8)
+    assert torch.equal(slope, nearest)
+    torch.testing.assert_close(y, nearest * x - nearest.square() / 2)
+
+
 def test_the_default_device_is_none_of_a_formula() -> None:
     """A layer may be registered where it is first made, and that may be without memory."""
     with torch.device("meta"):
@@ -361,6 +376,8 @@ REFUSED = [
     (refuse(formula="x * log(-1)"), "formula must be real and finite, got 'log(-1)'"),
     (refuse(formula="x * (-1)**0.5"), "formula must be real and finite, got '(-1) ** 0.5'"),
     (refuse(formula="x * 1e999"), "formula must be real and finite, got '1e309'"),
+    (refuse(formula="x * 1e300 * 1e300"), "formula must be real and finite, got 1.00e+600"),
+    (refuse(formula="1e308 * x**64"), "formula must be real and finite, got 6.40e+309"),
     (refuse(formula="x ** 65"), "formula must have no exponents beyond 64, got 'x ** 65'"),
     (refuse(formula="exp(exp(exp(100))) * x"), "formula must be real and finite, got 'exp(exp(100))'"),
     (refuse(formula="0**x"), "formula must be differentiable in x, got 0**x, whose derivative is "),
@@ -372,10 +389,13 @@ REFUSED = [
     (refuse(formula="True * x"), "formula must be made of numbers"),
     (refuse(formula="x" + " + x" * 600), "formula must have at most 2000 characters, got 2401"),
     (refuse(formula="-" * 1900 + "x"), "formula must be nested less deeply, got "),
+    (refuse(formula="exp(" * 150 + "x" + ")" * 150), "formula must be nested less deeply, got "),
+    (refuse(formula="abs(1 - " * 12 + "x" + ")" * 12), "formula must have fewer choices within one another, got "),
     (refuse(formula="x * a", parameters={"a b": 1.0}), "parameters must be a Python identifier"),
     (refuse(formula="x * exp", parameters={"exp": 1.0}), "parameters must not be taken, got 'exp', which is part of formulas"),
     (refuse(formula="x", parameters={"x": 1.0}), "parameters must not be taken, got 'x', which is part of formulas"),
     (refuse(formula="x * train", parameters={"train": 1.0}), "parameters must not be taken, got 'train', which is what modules call "),
+    (refuse(formula="x * self", parameters={"self": 1.0}), "parameters must not be taken, got 'self', which is what modules call "),
     (refuse(formula="x * seed", constants={"seed": 1.0}), "constants must not be taken, got 'seed', which is what modules call "),
     (refuse(formula="x * a", parameters={"a": 1.0}, constants={"a": 1.0}), "constants must not be taken, got 'a', which is a parameter"),
     (refuse(formula="x * a", parameters={"a": float("nan")}), "a must be finite, got nan"),

@@ -9,6 +9,7 @@ import pytest
 import torch
 from tolerances import assert_within, gradient_bound, moved, rounding, steepest, sum_bound, unit, value_bound
 
+import fastlayers
 from fastlayers import reference
 from fastlayers.backends import select
 from fastlayers.reference import activations
@@ -371,3 +372,22 @@ def test_backward_without_dx(backend: str, layout: str) -> None:
     assert alone[0] is None
     for got, want in zip(alone[2:], kernels.batch_norm_backward(*arguments, (True, False, True, True, True))[2:], strict=True):
         assert torch.equal(got, want)
+
+
+@pytest.mark.parametrize("offset", [1, 3])
+def test_unaligned_storage_under_autograd(backend: str, offset: int) -> None:
+    """x begins where no vector does, in memory that a longer tensor holds: backward reads it there again."""
+    block, dy = torch.randn(offset + 2 * 7 * 9), torch.randn(2, 7, 9)
+    results = []
+    for x in (block[offset:].view(2, 7, 9), block[offset:].view(2, 7, 9).double()):
+        x = x.detach().requires_grad_()
+        bias, slope = (torch.linspace(-1, 1, 7, dtype=x.dtype).requires_grad_() for _ in range(2))
+        layer = fastlayers.nn.PReLU(7).to(x.dtype)
+        with torch.no_grad():
+            layer.weight.copy_(slope)
+        y = [fastlayers.functional.bias_activation(x, bias, layer, dropout=0.25, seed=7), fastlayers.nn.SiLU()(x),
+             fastlayers.functional.batch_norm(x, None, None, slope, bias, True, activation="silu")]
+        total = sum((part * dy.to(x.dtype)).sum() for part in y)
+        results.append([*y, *torch.autograd.grad(total, (x, bias, slope, layer.weight))])
+    for got, want in zip(*results, strict=True):
+        torch.testing.assert_close(got.double(), want, rtol=1e-5, atol=1e-4)

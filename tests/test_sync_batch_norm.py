@@ -146,3 +146,14 @@ def test_conversion_keeps_the_block(convert) -> None:
     assert not any(module.training for module in converted.modules())
     assert converted.state_dict().keys() == before.keys()
     assert isinstance(convert(torch.nn.Sequential(torch.nn.BatchNorm2d(3)))[0], (nn.SyncBatchNorm, torch.nn.SyncBatchNorm))
+
+
+def test_a_layer_used_twice_is_converted_once() -> None:
+    """In one parent, where named_children() tells one of its names, and in another."""
+    shared = nn.BatchNorm1d(4, activation="relu")
+    model = torch.nn.ModuleDict({"first": shared, "second": shared, "other": torch.nn.Sequential(shared)})
+    model.none = None
+    converted = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    assert converted is model
+    assert type(model["first"]) is nn.SyncBatchNorm
+    assert model["first"] is model["second"] is model["other"][0]

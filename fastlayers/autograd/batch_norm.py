@@ -43,7 +43,7 @@ class BatchNorm(KernelFunction):
             y = kernels.epilogue_forward(x, mean, scale, bias, residual, parameters, seed, row.name, constants, p, channel_dim)
         keeps_x, keeps_residual = needed(row, training, ctx.needs_input_grad[1])
         ctx.keeps_output = (keeps_x and inplace and any(ctx.needs_input_grad)
-                            and restorable(x.dtype, weight, bias, residual, parameters, seed, row, constants))
+                            and restorable(y, weight, bias, residual, parameters, seed, row, constants))
         saved = (y if ctx.keeps_output else x) if keeps_x else None
         ctx.save_for_backward(saved, mean, rstd, weight, bias, residual if keeps_residual or ctx.keeps_output else None, parameters, seed)
         ctx.kernels, ctx.arguments, ctx.stride = kernels, arguments, x.stride()

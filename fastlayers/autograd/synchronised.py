@@ -29,7 +29,7 @@ class SynchronisedBatchNorm(KernelFunction):
         scale = rstd if weight is None else weight * rstd
         y = kernels.epilogue_forward(x, mean, scale, bias, residual, parameters, seed, row.name, constants, p, channel_dim)
         ctx.keeps_output = (
-            inplace and any(ctx.needs_input_grad) and restorable(x.dtype, weight, bias, residual, parameters, seed, row, constants))
+            inplace and any(ctx.needs_input_grad) and restorable(y, weight, bias, residual, parameters, seed, row, constants))
         if row.name == "identity" and not ctx.keeps_output:
             residual = None
         ctx.save_for_backward(y if ctx.keeps_output else x, mean, rstd, total, weight, bias, residual, parameters, seed)

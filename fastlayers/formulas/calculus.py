@@ -1,6 +1,7 @@
 """Derivatives of formulas, at their kinks the right derivative, and where those kinks are."""
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping
 
 import sympy
@@ -10,6 +11,8 @@ from .grammar import FormulaError
 
 _MOST_BRANCHES = 64
 _HIGHEST_DEGREE = 8
+_LARGEST = 30_000
+"""Nodes of a formula whose choices are made; each choice within another makes it a few times larger, and SymPy slower."""
 _NONSENSE = (sympy.I, sympy.nan, sympy.zoo, sympy.oo, -sympy.oo, sympy.Derivative, sympy.Subs, sympy.DiracDelta)
 
 
@@ -61,16 +64,29 @@ def checked(expression: sympy.Expr) -> sympy.Expr:
 
 def right_limit(expression: sympy.Basic, x: sympy.Symbol) -> sympy.Basic:
     """The expression with every choice made as it is made just to the right of x; max, abs, sign and their like are choices."""
+    limit = _right_limit(expression, x)
+    if _size(limit) > _LARGEST:
+        raise FormulaError("have fewer choices within one another", str(expression))
+    return limit
+
+
+@functools.lru_cache(maxsize=_LARGEST)
+def _size(expression: sympy.Basic) -> int:
+    return 1 + sum(map(_size, expression.args))
+
+
+def _right_limit(expression: sympy.Basic, x: sympy.Symbol) -> sympy.Basic:
     if not expression.args:
         return expression
     if expression.is_Relational:
         return _just_right(expression, x)
     arguments = [right_limit(argument, x) for argument in expression.args]
     if isinstance(expression, (sympy.Max, sympy.Min)):
-        larger = isinstance(expression, sympy.Max)
-        result = arguments[0]
-        for other in arguments[1:]:
-            result = where(_just_right(sympy.Gt(result, other) if larger else sympy.Lt(result, other), x), result, other)
+        beyond = sympy.Gt if isinstance(expression, sympy.Max) else sympy.Lt
+        result = arguments[-1]
+        for k, one in reversed([*enumerate(arguments)][:-1]):  # each against those after it: conditions stay as small as arguments are
+            first = sympy.And(*(_just_right(beyond(one, other), x) for other in arguments[k + 1:]))
+            result = where(first, one, result)
         return result
     if isinstance(expression, (sympy.Abs, sympy.sign, sympy.Heaviside)):
         u = arguments[0]

@@ -139,12 +139,18 @@ class _Reader:
         """An expression that is true or false."""
         if isinstance(node, ast.Compare) and all(type(operator) in _RELATIONS for operator in node.ops):
             sides = [self.value(side) for side in (node.left, *node.comparators)]
-            return sympy.And(*(_RELATIONS[type(op)](a, b) for op, a, b in zip(node.ops, sides, sides[1:], strict=False)))
+            return sympy.And(*(_relation(type(op), a, b) for op, a, b in zip(node.ops, sides, sides[1:], strict=False)))
         if isinstance(node, ast.BoolOp):
             return (sympy.And if isinstance(node.op, ast.And) else sympy.Or)(*map(self.condition, node.values))
         if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
             return sympy.Not(self.condition(node.operand))
         raise FormulaError("have comparisons for conditions", repr(ast.unparse(node)))
+
+
+def _relation(operator: type[ast.cmpop], a: sympy.Expr, b: sympy.Expr) -> sympy.Basic:
+    """A comparison; of numbers, true or false, which SymPy cannot always tell of exact ones."""
+    relation = _RELATIONS[operator](a, b)
+    return relation if relation.free_symbols or not relation.args else _RELATIONS[operator](a.evalf(), b.evalf())
 
 
 def _takes(node: ast.Call, good: bool, what: str) -> None:

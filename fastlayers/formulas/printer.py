@@ -4,6 +4,7 @@ Both call functions of a module ``formulas`` under the same names: fastlayers/re
 """
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Sequence
 
@@ -144,7 +145,10 @@ class _Body:
 
 
 def _float(expression: sympy.Expr) -> float:
-    return float(expression.evalf(20))
+    value = float(expression.evalf(20))
+    if not math.isfinite(value):  # numbers that are each finite, multiplied by each other or by an exponent
+        raise FormulaError("be real and finite", str(expression.evalf(3)))
+    return value
 
 
 def _exact_in_float32(value: float) -> bool:

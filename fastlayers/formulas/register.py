@@ -20,7 +20,7 @@ _OPERATION = "register_activation"
 _ULP = 16.0
 _ABSOLUTE = 1e-6
 """What tests and ``fastlayers check`` grant a formula, whose roundings nobody has looked at: a few of its own operations."""
-_TAKEN = ("dropout", "seed", "training", "inplace", "num_parameters", "device", "dtype", "input", "args", "kwargs")
+_TAKEN = ("dropout", "seed", "training", "inplace", "num_parameters", "device", "dtype", "input", "self", "args", "kwargs")
 _definitions: dict[str, tuple[object, ...]] = {}
 
 
@@ -139,11 +139,13 @@ def _row(name: str, formula: str, parameters: Mapping[str, float], constants: Ma
         value = calculus.checked(calculus.stable(expression))
         slopes = [calculus.derivative(value, symbol, x) for symbol in (x, *learnables)]
         source = printer.generate(formula, value, slopes, x, learnables, fixed)
+        values = {symbols[one]: float(number) for one, number in (parameters | constants).items()}
+        boundaries = calculus.boundaries(value)
+        points = sorted({root for boundary in boundaries for root in calculus.roots(boundary, x, values)})
     except grammar.FormulaError as error:
         checks.formula(_OPERATION, error.rule, error.got)
-    values = {symbols[one]: float(number) for one, number in (parameters | constants).items()}
-    boundaries = calculus.boundaries(value)
-    points = sorted({root for boundary in boundaries for root in calculus.roots(boundary, x, values)})
+    except RecursionError:
+        checks.formula(_OPERATION, "be nested less deeply", repr(formula))
     return Activation(
         name, _class_name(name), f"f(x) = {formula.strip()}",
         "; ".join([f"f'(x) = {slopes[0]}", *(f"df/d{one} = {slope}" for one, slope in zip(parameters, slopes[1:], strict=True))]),

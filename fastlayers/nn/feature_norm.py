@@ -95,12 +95,12 @@ class FeatureNorm(WideStatistics, torch.nn.Module):
         mean = torch.zeros(self.num_features, dtype=torch.float64, device=device)
         m2 = torch.zeros_like(mean)
         for batch in _watched(loader, progress):
-            x = batch[0] if isinstance(batch, (tuple, list)) else batch
-            checks.tensor(name, "loader", x)
+            x = batch[0] if isinstance(batch, (tuple, list)) and batch else batch
+            checks.real(name, "loader", x)
             x = x.to(device, torch.float64)
             dim = checks.channel_dimension(name, x, self.channel_dim)
             checks.channel_vectors(name, x, dim, mean=mean)
-            own = x.numel() // self.num_features
+            own = x.numel() // max(1, self.num_features)
             if own == 0:
                 continue
             flat = x.movedim(dim, 0).flatten(1)

@@ -72,11 +72,19 @@ class SyncBatchNorm(_BatchNorm):
 
         >>> model = SyncBatchNorm.convert_sync_batchnorm(torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4)))
         """
-        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
-            return cls._like(module, process_group)
-        for name, child in module.named_children():
-            setattr(module, name, cls.convert_sync_batchnorm(child, process_group))
-        return module
+        return cls._converted(module, process_group, {})
+
+    @classmethod
+    def _converted(
+        cls, module: torch.nn.Module, process_group: object, done: dict[torch.nn.Module, torch.nn.Module]
+    ) -> torch.nn.Module:
+        """module, or what stands for it under each of its names; torch's leaves a second name in one parent to the old layer."""
+        if module not in done:
+            done[module] = cls._like(module, process_group) if isinstance(module, torch.nn.modules.batchnorm._BatchNorm) else module
+            for name, child in [*module._modules.items()] if done[module] is module else ():
+                if child is not None:
+                    setattr(module, name, cls._converted(child, process_group, done))
+        return done[module]
 
     @classmethod
     def _like(cls, layer: torch.nn.modules.batchnorm._BatchNorm, process_group: object) -> SyncBatchNorm:
