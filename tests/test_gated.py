@@ -266,6 +266,8 @@ def test_named_units(cpu_backend: str) -> None:
         torch.testing.assert_close(kind()(x), a * function(b), rtol=1e-6, atol=1e-6)
         torch.testing.assert_close(kind(gate_first=True)(x), function(a) * b, rtol=1e-6, atol=1e-6)
         torch.testing.assert_close(kind(0)(x.t()), (a * function(b)).t(), rtol=1e-6, atol=1e-6)
+    with pytest.raises(TypeError, match=r"^SwiGLU.__init__\(\) got an unexpected keyword argument 'activation'$"):
+        nn.SwiGLU(activation="relu")
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)

@@ -83,6 +83,7 @@ def _named(name: str, activation: str, formula: str) -> type[torch.nn.Module]:
     def __init__(self, dim: int = -1, *, gate_first: bool = False, dropout: float = 0.0) -> None:
         _Gated.__init__(self, dim, activation, gate_first, dropout)
 
+    __init__.__qualname__ = f"{name}.__init__"  # as Python's own errors say it
     return type(name, (_Gated,), {"__init__": __init__, "__module__": __name__, "__doc__": f"""{name}: the gated unit of {activation}.
 
     y = dropout({formula}), a and b the first and second half of x along ``dim``.
