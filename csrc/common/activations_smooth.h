@@ -19,22 +19,24 @@ struct tanh : FromOutput<0, 0> {
   template <class T> FL_HD static T derivative_from_output(T y, const T*) { return T(1) - y * y; }
 };
 
-// x s(x) = max(x, 0) - |x| s(-|x|): the second term is small where x > 0 and all there is where x < 0.
+// x s(x) = max(x, 0) - |x| e / (1 + e) with e = exp(-|x|): the second term is small where x > 0 and all there is where x < 0.
 struct silu : FromInput<0, 0> {
   template <class T> FL_HD static T forward(T x, const T*) {
-    const math::Logistic<T> parts(x);
-    return maximum(T(0), x) - parts.decay.times(parts.magnitude * parts.larger);
+    const T magnitude = math::bounded_magnitude(x);
+    const math::Decay<T> e(-magnitude);
+    return e.share_less(maximum(T(0), x), magnitude, e.added_to(T(1)));
   }
   template <class T> FL_HD static T derivative(T x, const T*, T*) {
-    const math::Logistic<T> parts(x);
-    const T rest = multiply_add(-parts.magnitude * parts.larger, parts.smaller, parts.smaller);  // of the second term
+    const T magnitude = math::bounded_magnitude(x);
+    const math::Decay<T> e(-magnitude);
+    const T sum = e.added_to(T(1)), rest = e.value() * (sum - magnitude) / (sum * sum);  // of the second term
     return select(x < T(0), rest, T(1) - rest);
   }
 };
 
 // x Phi(x) = max(x, 0) - |x| (1 - Phi(|x|)), Phi the normal distribution.
 template <template <class> class Tail> struct GeluWith : FromInput<0, 0> {
-  template <class T> FL_HD static T forward(T x, const T*) { return maximum(T(0), x) - Tail<T>(x).moment(); }
+  template <class T> FL_HD static T forward(T x, const T*) { return Tail<T>(x).moment_less(maximum(T(0), x)); }
   template <class T> FL_HD static T derivative(T x, const T*, T*) {
     const T rest = Tail<T>(x).moment_derivative();
     return select(x < T(0), rest, T(1) - rest);

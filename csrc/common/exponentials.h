@@ -50,6 +50,11 @@ template <class T, bool = is_double<T>> class Decay {
   FL_HD Decay(T x, T low) : Decay(ReducedExponential<T>(x, low, 100)) {}
   FL_HD T value() const { return magnified_ * T(0x1p-100f); }
   FL_HD T times(T factor) const { return factor * magnified_ * T(0x1p-100f); }
+  // number + value, and number - value * numerator / denominator.
+  FL_HD T added_to(T number) const { return multiply_add(magnified_, T(0x1p-100f), number); }
+  FL_HD T share_less(T number, T numerator, T denominator) const {
+    return multiply_add(numerator * magnified_ / denominator, T(-0x1p-100f), number);
+  }
   // log(1 + value). 2 ULP.
   FL_HD T log1p() const {
     const T e = value(), inverse = T(1.0f) / (e + T(2.0f)), s = e * inverse, square = s * s;
@@ -68,6 +73,8 @@ template <class T> class Decay<T, true> {
   FL_HD Decay(T x, T) : Decay(x) {}
   FL_HD T value() const { return value_; }
   FL_HD T times(T factor) const { return factor * value_; }
+  FL_HD T added_to(T number) const { return number + value_; }
+  FL_HD T share_less(T number, T numerator, T denominator) const { return number - numerator * value_ / denominator; }
   FL_HD T log1p() const { return lane_by_lane(value_, [](double v) { return ::log1p(v); }); }
 
  private:
@@ -173,16 +180,15 @@ template <class T> struct Logistic {
 
  private:
   FL_HD void finish() {
-    const T e = decay.value();
-    larger = T(1) / (T(1) + e);
-    smaller = e * larger;
+    larger = T(1) / decay.added_to(T(1));
+    smaller = decay.value() * larger;
   }
 };
 
 // 2 ULP.
 template <class T> FL_HD T sigmoid(T x) {
-  const Logistic<T> parts(x);
-  return select(x < T(0), parts.smaller, parts.larger);
+  const Decay<T> e(-bounded_magnitude(x));
+  return select(x < T(0), e.value(), T(1)) / e.added_to(T(1));
 }
 
 // s(x) s(-x) with one rounding less than the product. 3 ULP.
@@ -236,22 +242,20 @@ template <class T> struct NormalTailOf<T, false> {
   const T magnitude;  // a, at most 15, where the tail is 0
   const T exponent;   // -a^2 / 2, rounded
   const Decay<T> decay;
-  T factor;  // tail = factor * exp(-a^2 / 2): falls smoothly from 0.5 at a = 0 to 0.027 at a = 15. 3 ULP
+  T numerator, denominator;  // tail = exp(-a^2 / 2) times their quotient, which falls from 0.5 at a = 0 to 0.027 at a = 15. 3 ULP
 
   FL_HD explicit NormalTailOf(T x)
       : magnitude(minimum(T(15.0f), absolute(x))),
         exponent(T(-0.5f) * magnitude * magnitude),
         decay(exponent, multiply_subtract_once(T(-0.5f) * magnitude, magnitude, exponent)) {
-    // (a + 1.5) * factor is smooth in (a - 1.5) / (a + 1.5): minimax polynomial of relative error 8e-9 for a <= 14.7.
-    const T inverse = T(1.0f) / (magnitude + T(1.5f));
-    const T q = (magnitude - T(1.5f)) * inverse;
-    factor = inverse * polynomial(q, 0.617341995f, -0.195099458f, -0.0574957132f, 0.0178960562f, 0.01764304f, 0.0039915829f,
-                                  -0.00244428939f, -0.00272119697f, -0.00102588604f, 0.000265584473f, 0.000456779147f, 0.000143360652f);
+    // minimax for a <= 14.75, of relative error 1e-8
+    numerator = polynomial(magnitude, 0.5f, 0.43810683f, 0.1830662f, 0.040567763f, 0.0041041044f);
+    denominator = polynomial(magnitude, 1.0f, 1.6740985f, 1.2018658f, 0.4690172f, 0.10169469f, 0.010287346f);
   }
-  // a * tail, 4 ULP.
-  FL_HD T moment() const { return decay.times(magnitude * factor); }
+  // number - a * tail, where a * tail is within 4 ULP.
+  FL_HD T moment_less(T number) const { return decay.share_less(number, magnitude * numerator, denominator); }
   // tail - a * density, the derivative of a * tail.
-  FL_HD T moment_derivative() const { return decay.times(multiply_add(magnitude, T(-0.3989422804f), factor)); }
+  FL_HD T moment_derivative() const { return decay.times(multiply_add(magnitude, T(-0.3989422804f), numerator / denominator)); }
 };
 
 // Apart: a GPU's thread keeps fewer numbers on the stack around one call than around the steps of an exponential.
@@ -264,7 +268,7 @@ template <class T> struct NormalTailOf<T, true> {
   FL_HD explicit NormalTailOf(T x)
       : magnitude(minimum(T(39.0), absolute(x))),
         tail(lane_by_lane(magnitude, [](double v) { return 0.5 * ::erfc(v * 0.70710678118654752440); })) {}
-  FL_HD T moment() const { return magnitude * tail; }
+  FL_HD T moment_less(T number) const { return number - magnitude * tail; }
   FL_HD T moment_derivative() const { return tail - magnitude * lane_by_lane(magnitude, normal_density); }
 };
 

@@ -170,7 +170,7 @@ template <class T> struct RoughNormalTail {
     const T inverse = rough_quotient(T(1.0f), magnitude + T(2.75f));
     factor = inverse * polynomial(inverse, 0.399132699f, 1.08607221f, 2.87419844f, 1.91577613f, 26.5502167f, -76.5367508f, 56.7273369f);
   }
-  FL_HD T moment() const { return magnitude * factor * decay; }
+  FL_HD T moment_less(T number) const { return number - magnitude * factor * decay; }
   FL_HD T moment_derivative() const { return multiply_add(magnitude, T(-0.3989422804f), factor) * decay; }
 };
 

@@ -54,11 +54,12 @@ FL_HD HalfWords upper_halves(Words wide) { return narrow(wide >> 16); }
 
 FL_HD Vector<float> to_float(HalfWords words, BFloat16) { return {reinterpret_cast<Vector<float>::Lanes>(raise(words))}; }
 
-// A NaN is cut: its upper half is one, too, after any arithmetic.
-FL_HD HalfWords from_float(Vector<float> value, BFloat16) {
-  const Words bits = reinterpret_cast<Words>(value.lanes), rounded = bits + 0x7fff + ((bits >> 16) & 1);
-  return upper_halves(value.lanes == value.lanes ? rounded : bits);
+// Bits whose upper halves are the number in bfloat16. A NaN is cut: its upper half is one, too, after any arithmetic.
+FL_HD Words rounded(Vector<float> value) {
+  const Words bits = reinterpret_cast<Words>(value.lanes);
+  return value.lanes == value.lanes ? bits + 0x7fff + ((bits >> 16) & 1) : bits;
 }
+FL_HD HalfWords from_float(Vector<float> value, BFloat16) { return upper_halves(rounded(value)); }
 
 #if defined(FL_AVX512)
 FL_HD Vector<float> to_float(HalfWords words, Half) { return {(Vector<float>::Lanes)_mm512_cvtph_ps((__m256i)words)}; }
@@ -230,6 +231,30 @@ template <class Scalar, class Storage> FL_HD void store_past_caches(Storage* add
   store_past_caches(address, value.first);
   store_past_caches(address + Vector<Scalar>::size, value.second);
 }
+
+// load, store and store_past_caches of vectors whose lanes may be in any order, the same in all three.
+template <class V, class Storage> struct InAnyOrder {
+  FL_HD static V read(const Storage* address) { return load<V>(address); }
+  FL_HD static void write(Storage* address, V value, bool past_caches) {
+    if (past_caches) store_past_caches(address, value);
+    else store(address, value);
+  }
+};
+
+#if defined(FL_AVX2)
+// What widens and narrows without crossing the middle of a register takes half the instructions.
+template <> struct InAnyOrder<Interleaved<float>, BFloat16> {
+  FL_HD static Interleaved<float> read(const BFloat16* address) {
+    const __m256i words = copy_in<__m256i>(address), zero = _mm256_setzero_si256();
+    return {(Vector<float>::Lanes)_mm256_unpacklo_epi16(zero, words), (Vector<float>::Lanes)_mm256_unpackhi_epi16(zero, words)};
+  }
+  FL_HD static void write(BFloat16* address, Interleaved<float> value, bool past_caches) {
+    const __m256i words = _mm256_packus_epi32((__m256i)(rounded(value.first) >> 16), (__m256i)(rounded(value.second) >> 16));
+    if (past_caches) copy_past_caches(address, words);
+    else copy_out(address, words);
+  }
+};
+#endif
 
 // Writes the first `count` lanes and nothing else.
 template <class Scalar, class Storage> FL_HD void store(Storage* address, Vector<Scalar> value, int count) {

@@ -29,6 +29,11 @@ template <class Activation, class V> FL_HD V derivative_of(V z, const V* argumen
   else return Activation::derivative(z, arguments, slopes);
 }
 
+// Whole vectors: no lane has anything of its own beside it.
+struct Unordered {
+  template <class V, class Storage> FL_HD V read(const Storage* address) const { return InAnyOrder<V, Storage>::read(address); }
+};
+
 // Tensors are not fetched ahead: the processor sees to that where so little else is going on.
 template <class Activation, class Storage> struct PlainLoop {
   using V = Block<typename Compute<Storage>::type>;
@@ -45,7 +50,7 @@ template <class Activation, class Storage> struct PlainLoop {
     Storage* const result = plain.result;
     const bool past_caches = plain.past_caches;
     const auto step = [&](int64_t i) __attribute__((always_inline)) {
-      Access<true>{}.write(result + i, body(i, Access<true>{}), past_caches);
+      InAnyOrder<V, Storage>::write(result + i, body(i, Unordered{}), past_caches);
     };
     if constexpr (Activation::quick) {
       for (; i + 4 * V::size <= end; i += 4 * V::size) step(i), step(i + V::size), step(i + 2 * V::size), step(i + 3 * V::size);
