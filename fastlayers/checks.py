@@ -197,10 +197,10 @@ def more_than_one_value(operation: str, x: Tensor, channel_dim: int) -> None:
 
 
 def running_statistics(operation: str, mean: Tensor | None, var: Tensor | None, training: bool) -> None:
-    """Both or none; evaluation needs them."""
+    """Both or none; evaluation needs them. Of one alone a ValueError in training and a RuntimeError in evaluation, as in torch."""
     if (mean is None) != (var is None):
         given, missing = ("running_mean", "running_var") if var is None else ("running_var", "running_mean")
-        raise RuntimeError(f"{operation}: {missing} must be given together with {given}, got None")
+        raise (ValueError if training else RuntimeError)(f"{operation}: {missing} must be given together with {given}, got None")
     if mean is None and not training:
         raise RuntimeError(f"{operation}: running_mean and running_var must be given when training=False, got None")
 
