@@ -232,6 +232,16 @@ template <class Scalar, class Storage> FL_HD void store_past_caches(Storage* add
   store_past_caches(address + Vector<Scalar>::size, value.second);
 }
 
+#if defined(FL_AVX2)
+// In bfloat16, the lower halves of both registers before the upper ones.
+FL_HD __m256i narrow_halves(Interleaved<float> value) {
+  return _mm256_packus_epi32((__m256i)(rounded(value.first) >> 16), (__m256i)(rounded(value.second) >> 16));
+}
+FL_HD __m256i in_order(__m256i halves) { return _mm256_permute4x64_epi64(halves, 0xd8); }
+FL_HD void store(BFloat16* address, Interleaved<float> value) { copy_out(address, in_order(narrow_halves(value))); }
+FL_HD void store_past_caches(BFloat16* address, Interleaved<float> value) { copy_past_caches(address, in_order(narrow_halves(value))); }
+#endif
+
 // load, store and store_past_caches of vectors whose lanes may be in any order, the same in all three.
 template <class V, class Storage> struct InAnyOrder {
   FL_HD static V read(const Storage* address) { return load<V>(address); }
@@ -249,9 +259,8 @@ template <> struct InAnyOrder<Interleaved<float>, BFloat16> {
     return {(Vector<float>::Lanes)_mm256_unpacklo_epi16(zero, words), (Vector<float>::Lanes)_mm256_unpackhi_epi16(zero, words)};
   }
   FL_HD static void write(BFloat16* address, Interleaved<float> value, bool past_caches) {
-    const __m256i words = _mm256_packus_epi32((__m256i)(rounded(value.first) >> 16), (__m256i)(rounded(value.second) >> 16));
-    if (past_caches) copy_past_caches(address, words);
-    else copy_out(address, words);
+    if (past_caches) copy_past_caches(address, narrow_halves(value));
+    else copy_out(address, narrow_halves(value));
   }
 };
 #endif
