@@ -140,7 +140,7 @@ def test_a_batch_norm_of_two_names_is_folded_under_both() -> None:
     folded = fl.fold_batch_norm(model)
     assert folded.norm is folded.layers[1]
     assert isinstance(folded.norm, fl.folding.FoldedBatchNorm)
-    torch.testing.assert_close(folded(x), model(x), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(folded(x), model(x))
 
 
 class Optional(T.Module):
@@ -165,7 +165,7 @@ def test_data_may_flow_otherwise_without_an_optional_argument(without: bool) -> 
     folded = fl.fold_batch_norm(model)
     assert [isinstance(norm, fl.folding.FoldedBatchNorm) for norm in (folded.norm, folded.other_norm)] == [False, True]
     for given in ((), (x,)):
-        torch.testing.assert_close(folded(x, *given), model(x, *given), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(folded(x, *given), model(x, *given))
 
 
 class Branching(T.Module):

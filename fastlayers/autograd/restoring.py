@@ -11,7 +11,7 @@ from .. import specs
 from ..reference.activations import function
 from ..rows import SMALLEST_SLOPE
 
-FLAT = 2.0**-90
+_FLAT = 2.0**-90
 """A slope from which no inverse finds back: softplus's ends at 2^-100."""
 
 
@@ -41,7 +41,7 @@ def restorable(
         value, derivative, inverse = (function(row.name, kind) for kind in ("", "derivative", "inverse"))
         end = value(torch.full_like(least, -math.inf), *constants)
         slope = derivative(inverse(least, *constants), *constants)[0]
-        told = (slope > FLAT) & (least - end > 4 * torch.finfo(dtype).eps * end.abs())  # else any x further out has this y
+        told = (slope > _FLAT) & (least - end > 4 * torch.finfo(dtype).eps * end.abs())  # else any x further out has this y
         size = size + torch.where(told, least.abs() / slope, math.inf)
     if residual is not None and residual.numel():
         size = size + torch.linalg.vector_norm(residual, float("inf")).float()

@@ -51,7 +51,8 @@ def batch_norm(
         y, shape, dtype and memory format of x.
 
     Raises:
-        ValueError: ``batch_norm: x must have more than 1 value per channel when training, got shape (1, 3)``, a bad p or activation.
+        ValueError: ``batch_norm: x must have more than 1 value per channel when training, got shape (1, 3)``, a bad p or activation;
+            in training one of running_mean and running_var without the other, which is a RuntimeError in evaluation.
         RuntimeError: a dtype, device or shape that does not fit.
 
     Accuracy: statistics and arithmetic in float32 (float64 for float64), rounded once.
