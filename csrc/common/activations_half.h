@@ -349,8 +349,9 @@ template <> struct ForHalfTypes<soft_exponential> {
         }
       } else {
         const Logarithm<T> left(x, alpha);
-        slope = select(alpha < T(0), left.slope(), slope);
-        to_alpha = select(alpha < T(0), left.parameter_slope(), to_alpha);
+        T left_to_alpha;
+        slope = select(alpha < T(0), left.slope(left_to_alpha), slope);
+        to_alpha = select(alpha < T(0), left_to_alpha, to_alpha);
       }
     }
   };

@@ -153,7 +153,7 @@ template <class T> class SumOfLines {
     const math::Pair<T> sum = math::exact_sum(sum_.value, term);
     sum_ = {sum.value, sum_.low + (sum.low + low)};
   }
-  FL_HD T value() const { return select(absolute(sum_.value) < T(infinity<T>), math::sum_for_rounding(sum_), sum_.value); }
+  FL_HD T value() const { return select(absolute(sum_.value) < T(infinity<T>), sum_.value + sum_.low, sum_.value); }
 
  private:
   math::Pair<T> sum_;

@@ -311,7 +311,7 @@ struct bent_identity : Invertible<FromInput<0, 0>> {
     const T length = root(magnitude), near = x * (T(1) + with_sign_of(T(0.5f) * magnitude / (length + T(1)), x));
     const T away = absolute(x);
     const math::Pair<T> line = math::exact_sum(select(x > T(0), T(1.5f), T(-0.5f)) * away, T(-0.5f));
-    const T far = math::sum_for_rounding(math::Pair<T>{line.value, line.low + T(0.5f) / (length + magnitude)});
+    const T far = line.value + (line.low + T(0.5f) / (length + magnitude));
     return select(magnitude < T(1), near, select(absolute(line.value) < T(infinity<T>), far, line.value));
   }
   template <class T> FL_HD static T derivative(T x, const T*, T*) {
@@ -355,18 +355,15 @@ struct sinc : FromInput<0, 0> {
 // p: alpha
 struct snake : FromInput<1, 0> {
   template <class T> FL_HD static T forward(T x, const T* p) {
-    const math::Angle<T> angle(p[0], x);
-    const T sine = angle.sin();
-    const math::Pair<T> ratio = math::exact_quotient(sine, p[0]), product = math::exact_product(sine, ratio.value);
-    const T y = (x + product.value) + multiply_add(ratio.value, angle.sin_low() + angle.sin_low(), multiply_add(sine, ratio.low, product.low));
+    const math::Pair<T> added = math::exact_quotient(math::Angle<T>(p[0], x).squared_sin(), p[0]);
+    const T y = (x + added.value) + added.low;
     return select((p[0] == T(0)) | (absolute(x) == T(infinity<T>)), x, y);
   }
   // f' = (sin(u) + cos(u))^2 and df/dalpha = x^2 q (2 cos(u) - q), u = alpha x and q = sin(u) / u: nothing cancels near 0.
   template <class T> FL_HD static T derivative(T x, const T* p, T* dp) {
     const math::Angle<T> angle(p[0], x);
-    const T sine = angle.sin(), cosine = angle.cos(), u = p[0] * x, q = select(u == T(0), T(1), sine / u);
-    const T xq = select(u == T(0), x, sine / p[0]), sum = sine + cosine;
-    dp[0] = select(p[0] == T(0), x * x, xq * (cosine + cosine - q) * x);
+    const T sine = angle.sin(), cosine = angle.cos(), sum = sine + cosine, u = p[0] * x, q = select(u == T(0), T(1), sine / u);
+    dp[0] = x * q * (cosine + cosine - q) * x;
     return sum * sum;
   }
 };

@@ -34,13 +34,13 @@ struct soft_exponential : FromInput<1, 0> {
       T slope(0.0f), to_alpha(0.0f);
       if (any(alpha < T(0))) {
         const Logarithm<T> left(x, alpha);
-        slope = left.slope();
-        to_alpha = left.parameter_slope();
+        slope = left.slope(to_alpha);
       }
       if (any(!(alpha < T(0)))) {
         const Exponential<T> right(x, alpha);
-        slope = select(alpha < T(0), slope, right.slope());
-        to_alpha = select(alpha < T(0), to_alpha, right.parameter_slope());
+        T right_to_alpha;
+        slope = select(alpha < T(0), slope, right.slope(right_to_alpha));
+        to_alpha = select(alpha < T(0), to_alpha, right_to_alpha);
       }
       dp[0] = to_alpha;
       return slope;
@@ -91,14 +91,17 @@ struct soft_exponential : FromInput<1, 0> {
     }
 
     FL_HD T value() const { return logarithm() / -alpha_; }
-    FL_HD T slope() const { return select(absolute(x_) == T(infinity<T>), T(0), scale_ / u_.value); }
-    // 1 / u + (x + alpha)^2 h, h = (log(1 + w) - w / (1 + w)) / w^2. With s = w / (2 + w), h = (1 - s)^2 (1 / (1 + s) + s tail(s^2)) / 2.
-    FL_HD T parameter_slope() const {
+    // 1 / u, and to_alpha = 1 / u + (x + alpha)^2 h, h = (log(1 + w) - w / (1 + w)) / w^2. With s = w / (2 + w),
+    // h = (1 - s)^2 ((1 + w / 2) / u + s tail(s^2)) / 2.
+    FL_HD T slope(T& to_alpha) const {
+      const T inverse = T(1) / u_.value, inverse_alpha = T(1) / alpha_;
       const T s = w_ / (T(2) + w_), rest = T(1) - s;
-      const T h = T(0.5f) * rest * rest * multiply_add(s, math::logarithm_tail(s * s), T(1) / (T(1) + s));
-      const T outside = (logarithm() - w_ / u_.value) / alpha_ / alpha_;
+      const T h = T(0.5f) * rest * rest * multiply_add(s, math::logarithm_tail(s * s), multiply_add(T(0.5f), w_, T(1)) * inverse);
+      const T outside = (logarithm() - w_ * inverse) * inverse_alpha * inverse_alpha;
       const auto near = (w_ > T(-0.6f)) & (w_ < T(1)) & (scale_ == T(1));
-      return slope() + select(near, distance_ * (distance_ * h), outside);
+      const T slope = select(absolute(x_) == T(infinity<T>), T(0), scale_ * inverse);
+      to_alpha = slope + select(near, distance_ * (distance_ * h), outside);
+      return slope;
     }
 
    private:
@@ -118,16 +121,17 @@ struct soft_exponential : FromInput<1, 0> {
       const math::ExactExpm1<T> growth(v_);
       const math::Pair<T> square = math::exact_product(alpha_ * growth.unit, alpha_);
       const math::Pair<T> sum = math::exact_sum(growth.scaled.value, square.value);
-      return (sum.value + (sum.low + (growth.scaled.low + square.low))) / alpha_ / growth.unit;
+      return (sum.value + (sum.low + (growth.scaled.low + square.low))) / alpha_ * growth.inverse_unit;
     }
-    FL_HD T slope() const { return math::times_exp(T(1), v_); }
-    // 1 + x^2 g, g = ((v - 1) exp(v) + 1) / v^2.
-    FL_HD T parameter_slope() const {
+    // exp(v), and to_alpha = 1 + x^2 g, g = ((v - 1) exp(v) + 1) / v^2.
+    FL_HD T slope(T& to_alpha) const {
       const T g = math::polynomial(v_.value, 0.49999997f, 0.333333403f, 0.125000566f, 0.0333327986f, 0.0069414773f, 0.00119137927f,
                                    0.000178510774f, 2.18465739e-05f);
-      const math::Pair<T> bounded = math::bounded(v_, T(-150), T(infinity<T>));
-      const T outside = math::times_exp((bounded.value - T(1)) / alpha_ / alpha_, bounded) + T(1) / alpha_ / alpha_;
-      return T(1) + select(absolute(v_.value) < T(1), x_ * (x_ * g), outside);
+      const math::ScaledExponential<T> growth(v_);
+      const T inverse = T(1) / alpha_, factor = (maximum(T(-150), v_.value) - T(1)) * growth.value * inverse * inverse;
+      const T outside = multiply_add(factor, growth.unit, inverse * inverse);
+      to_alpha = T(1) + select(absolute(v_.value) < T(1), x_ * (x_ * g), outside);
+      return growth.value * growth.unit;
     }
 
    private:

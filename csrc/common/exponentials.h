@@ -93,6 +93,19 @@ template <class T> FL_HD T times_exp(T factor, Pair<T> x) {
   }
 }
 
+// exp(x + low) for float and any x and tiny low, as value * unit: a product of value with a small number does not overflow. 2 ULP.
+template <class T> struct ScaledExponential {
+  T value, unit;
+
+  FL_HD explicit ScaledExponential(Pair<T> x) {
+    x = bounded(x, T(-150.0f), T(104.0f));
+    const auto falls = x.value < T(0.0f);
+    const ReducedExponential<T> reduced(x.value, x.low, select(falls, exponent_shifter<T>(100), exponent_shifter<T>(-40)));
+    value = multiply_add(reduced.power, reduced.expm1, reduced.power) * select(falls, T(0x1p-100f), T(1.0f));
+    unit = select(falls, T(1.0f), T(0x1p40f));
+  }
+};
+
 // exp(x + low) - 1. 2 ULP.
 template <class T> FL_HD T expm1(Pair<T> x) {
   if constexpr (is_double<T>) {
@@ -110,7 +123,7 @@ template <class T> FL_HD T expm1(T x) { return expm1(Pair<T>{x, T(0)}); }
 // two that keeps it from overflow and underflow.
 template <class T> struct ExactExpm1 {
   Pair<T> scaled;
-  T unit;
+  T unit, inverse_unit;
 
   FL_HD explicit ExactExpm1(Pair<T> x) {
     const auto falls = x.value < T(0.0f), vanishes = x.value < T(-103.0f);
@@ -118,6 +131,7 @@ template <class T> struct ExactExpm1 {
     const T shifter = select(falls, exponent_shifter<T>(24), exponent_shifter<T>(-24));
     const T shifted = multiply_add(x.value, T(1.44269504f), shifter), n = shifted - shifter, power = power_from_shifted(shifted);
     unit = select(falls, T(0x1p24f), T(0x1p-24f));
+    inverse_unit = select(falls, T(0x1p-24f), T(0x1p24f));
     const Pair<T> rest = exact_sum(multiply_add(n, T(-0.693359375f), x.value), multiply_add(n, T(2.12194440e-4f), x.low));
     const T tail = multiply_add(rest.value * rest.value, exponential_tail(rest.value), rest.low);
     const Pair<T> whole = exact_sum(power, -unit), sum = exact_sum(power * rest.value, whole.value);

@@ -73,30 +73,15 @@ template <class T> FL_HD Pair<T> exact_product(T a, T b) {
   else return {product, select(absolute(product) < T(infinity<T>), multiply_subtract_once(a, b, product), T(0))};
 }
 
-// value + low in float, rounded to odd: where it is not exact, the last bit is set, so that rounding it again to 16 bits rounds it right.
-// 1 ULP.
-template <class T> FL_HD T sum_for_rounding(Pair<T> x) {
-  const Pair<T> sum = exact_sum(x.value, x.low);
-  if constexpr (is_double<T>) {
-    return sum.value;
-  } else {
-    using Bits = decltype(float_as_int(T()));
-    const auto bits = float_as_int(sum.value);
-    const auto beyond = (float_as_int(sum.low) ^ bits) < Bits(0);  // the exact sum is nearer to 0 than the rounded one
-    const Bits odd = select(beyond, bits - Bits(1), bits) | Bits(1);
-    const auto kept = (sum.low == T(0)) | !(absolute(sum.value) < T(infinity<T>)) | (sum.low != sum.low);
-    return select(kept, sum.value, int_as_float(odd));
-  }
-}
-
 // a / b with twice float's precision, and 0 for low where it is infinite; rounded for double.
-template <class T> FL_HD Pair<T> exact_quotient(T a, T b) {
-  if constexpr (is_double<T>) return {a / b, T(0)};
+template <class T> FL_HD Pair<T> exact_quotient(Pair<T> a, T b) {
+  if constexpr (is_double<T>) return {a.value / b, T(0)};
   else {
-    const T inverse = T(1) / b, quotient = a * inverse;
-    return {quotient, select(absolute(quotient) < T(infinity<T>), -multiply_subtract_once(quotient, b, a) * inverse, T(0))};
+    const T inverse = T(1) / b, quotient = a.value * inverse, rest = a.low - multiply_subtract_once(quotient, b, a.value);
+    return {quotient, select(absolute(quotient) < T(infinity<T>), rest * inverse, T(0))};
   }
 }
+template <class T> FL_HD Pair<T> exact_quotient(T a, T b) { return exact_quotient(Pair<T>{a, T(0)}, b); }
 
 // x between two numbers, with nothing added where it was outside.
 template <class T> FL_HD Pair<T> bounded(Pair<T> x, T least, T most) {

@@ -42,16 +42,19 @@ template <class T> class Angle<T, false> {
  public:
   FL_HD explicit Angle(T x) : Angle(T(1.0f), x, Pair<T>{x, T(0.0f)}) {}
   FL_HD Angle(T a, T x) : Angle(a, x, exact_product(a, x)) {}
-  FL_HD T sin() const { return turned(quadrant_, sine_, cosine_); }
-  FL_HD T cos() const { return turned(quadrant_ + Bits(1), sine_, cosine_); }
+  FL_HD T sin() const { return negated_if_odd(of_even(sine_, cosine_), quadrant_ >> 1); }
+  FL_HD T cos() const { return negated_if_odd(of_even(cosine_, sine_), (quadrant_ + Bits(1)) >> 1); }
 
-  // What sin() lacks of the exact sine by rounding.
-  FL_HD T sin_low() const { return select(absolute(angle_) > T(largest_reduced), T(0.0f), turned(quadrant_, sine_low_, cosine_low_)); }
+  // sin(a x)^2, with what rounding would take from it.
+  FL_HD Pair<T> squared_sin() const {
+    const T sine = of_even(sine_, cosine_), low = of_even(sine_low_, cosine_low_), square = sine * sine;
+    return {square, multiply_add(sine + sine, low, multiply_subtract_once(sine, sine, square))};
+  }
 
  private:
   using Bits = decltype(float_as_int(T()));
 
-  FL_HD Angle(T a, T x, Pair<T> angle) : angle_(angle.value) {
+  FL_HD Angle(T a, T x, Pair<T> angle) {
     const T shifter(12582912.0f);  // 1.5 * 2^23: adding it rounds to a whole number
     const T shifted = multiply_add(angle.value, T(0.636619772f), shifter), n = shifted - shifter;
     quadrant_ = float_as_int(shifted);
@@ -67,16 +70,16 @@ template <class T> class Angle<T, false> {
     const T cosine_tail = multiply_add(square * square, polynomial(square, 0.0416666418f, -0.0013887207f, 2.44198563e-05f), lost);
     cosine_ = rough + cosine_tail;
     cosine_low_ = cosine_tail - (cosine_ - rough);
-    if (any(absolute(angle_) > T(largest_reduced))) replace_far(a, x, quadrant_, sine_, cosine_);
+    const auto far = absolute(angle.value) > T(largest_reduced);
+    if (any(far)) {
+      replace_far(a, x, quadrant_, sine_, cosine_);
+      sine_low_ = select(far, T(0.0f), sine_low_);  // of the quadrant 0
+    }
   }
 
-  // The sine in this quadrant, from sine and cosine in the first.
-  FL_HD static T turned(Bits quadrant, T sine, T cosine) {
-    const T magnitude = select((quadrant & Bits(1)) == Bits(0), sine, cosine);
-    return select((quadrant & Bits(2)) == Bits(0), magnitude, -magnitude);
-  }
+  // What is one number in even quadrants and another in odd ones.
+  FL_HD T of_even(T even, T odd) const { return select((quadrant_ & Bits(1)) == Bits(0), even, odd); }
 
-  const T angle_;
   Bits quadrant_;
   T sine_, cosine_, sine_low_, cosine_low_;
 };
@@ -89,7 +92,7 @@ template <class T> class Angle<T, true> {
   }
   FL_HD T sin() const { return lane_by_lane(x_, [](double v) { return ::sin(v); }); }
   FL_HD T cos() const { return lane_by_lane(x_, [](double v) { return ::cos(v); }); }
-  FL_HD T sin_low() const { return T(0.0); }
+  FL_HD Pair<T> squared_sin() const { return {sin() * sin(), T(0.0)}; }
 
  private:
   T x_;
