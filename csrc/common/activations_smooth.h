@@ -201,8 +201,8 @@ template <class T> class Gated {
   }
   // d(x s(v)) / d(v / x) = x^2 s(v) s(-v)
   FL_HD T factor_slope() const {
-    const T e = parts_.decay.value(), inverse = T(1) / multiply_add(e, e + T(2), T(1));
-    return select(parts_.magnitude < T(64), x_ * (x_ * (e * inverse)), parts_.decay.times(bounded_ * (bounded_ * inverse)));
+    const T near = x_ * (x_ * (parts_.smaller * parts_.larger));
+    return select(parts_.magnitude < T(64), near, parts_.decay.times(bounded_ * (bounded_ * parts_.larger)));
   }
 
  private:
@@ -359,11 +359,12 @@ struct snake : FromInput<1, 0> {
     const T y = (x + added.value) + added.low;
     return select((p[0] == T(0)) | (absolute(x) == T(infinity<T>)), x, y);
   }
-  // f' = (sin(u) + cos(u))^2 and df/dalpha = x^2 q (2 cos(u) - q), u = alpha x and q = sin(u) / u: nothing cancels near 0.
+  // f' = (sin(u) + cos(u))^2 and df/dalpha = q (2 x cos(u) - q), u = alpha x and q = sin(u) / alpha.
   template <class T> FL_HD static T derivative(T x, const T* p, T* dp) {
     const math::Angle<T> angle(p[0], x);
-    const T sine = angle.sin(), cosine = angle.cos(), sum = sine + cosine, u = p[0] * x, q = select(u == T(0), T(1), sine / u);
-    dp[0] = x * q * (cosine + cosine - q) * x;
+    const T sine = angle.sin(), cosine = angle.cos(), sum = sine + cosine;
+    const T q = select(absolute(p[0]) < T(FLT_MIN), x, sine * (T(1) / p[0]));
+    dp[0] = q * multiply_add(x + x, cosine, -q);
     return sum * sum;
   }
 };

@@ -128,6 +128,7 @@ template <class Storage> void set_up_sums(Pass<Storage>& pass, const Epilogue& e
   pass.sum_count = sum_first_parameter + loops.learnables * e.repeats;
   pass.run.dy = static_cast<const Storage*>(g.dy);
   pass.run.dresidual = static_cast<Storage*>(g.dresidual);
+  pass.run.sums_dz = true;
 }
 
 // The second sweep, which writes dx: from dz where the first has left it, which is the backward of the identity, or from dy anew.

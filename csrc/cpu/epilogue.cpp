@@ -81,6 +81,7 @@ template <class Storage> void backward(const Epilogue& given, const EpilogueGrad
   pass.run.dx = static_cast<Storage*>(g.dx);
   pass.run.dresidual = static_cast<Storage*>(g.dresidual);
   pass.run.past_caches = is_large<Storage>(e);
+  pass.run.sums_dz = g.dscale || g.dshift;
   if (g.mean_dz) {
     pass.run.corrected = true;
     pass.run.columns[column_mean_dz] = {static_cast<const T*>(g.mean_dz), 1};

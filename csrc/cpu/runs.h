@@ -13,6 +13,11 @@ namespace fastlayers::FL_CPU_CAPABILITY {
 
 namespace {
 
+// What a loop does: anything that its run asks for; or, in the two sweeps of batch norm's backward, nothing but gather sums, or nothing but
+// write dx through the statistics; or write dx of a plain activation and gather the sums of its parameters. A loop without branches takes
+// three quarters of the time in half types. In float32 memory is waited for, unless sums that nobody wants fill the registers.
+enum class Sweep { any, sums, input, parameters };
+
 // A vector's share of the columns: held in registers for all that a uniform run or a strip visits.
 template <class Activation, class V, bool along> struct Columns {
   using T = typename V::Scalar;
@@ -47,15 +52,15 @@ template <class Activation, class Storage, bool along> struct Inputs {
   }
   FL_HD StripColumns& columns_of(int j) { return columns[along ? j : 0]; }
 
-  template <bool normalised, bool whole> FL_HD V pre_activation(int j, int64_t i, Access<whole> access, V& centred) {
+  template <Sweep sweep, bool whole> FL_HD V pre_activation(int j, int64_t i, Access<whole> access, V& centred) {
     centred = access.template stream<V>(x + i);
     V z = centred;
-    if constexpr (Activation::reads_output) return z;
-    if (normalised || affine) {
+    if constexpr (Activation::reads_output || sweep == Sweep::parameters) return z;
+    if (sweep != Sweep::any || affine) {
       centred -= columns_of(j).mean;
       z = affine_of(centred, columns_of(j).scale, columns_of(j).shift);
     }
-    if (!normalised && residual) z += access.template stream<V>(residual + i);
+    if (sweep == Sweep::any && residual) z += access.template stream<V>(residual + i);
     return z;
   }
   // Of vector j, at element i.
@@ -92,7 +97,7 @@ template <class Activation, class Storage, bool along, bool more> struct Forward
   template <bool whole> FL_HD void step(int j, int64_t i, Access<whole> access) {
     const Run<Storage>& run = inputs.run;
     V centred;
-    V value = inputs.value(inputs.template pre_activation<false>(j, i, access, centred), inputs.arguments(j, i));
+    V value = inputs.value(inputs.template pre_activation<Sweep::any>(j, i, access, centred), inputs.arguments(j, i));
     if (numbers) value *= kept_or_dropped(numbers + i, threshold, keep, nothing);
     if constexpr (more) {
       if (run.shifts) value += kept_or_dropped(numbers + i, threshold, V(run.keep_shift), V(run.drop_value));
@@ -112,14 +117,11 @@ template <class Activation, class Storage, bool along> void run_forward(const Ru
   }
 }
 
-// What a sweep of backward does: anything that its run asks for; or, in the two of batch norm, nothing but gather sums, or nothing but
-// write dx through the statistics: a loop without branches takes three quarters of the time in half types. In float32 memory is waited for.
-enum class Sweep { any, sums, input };
-
 template <class Activation, class Storage, bool along, Sweep sweep> struct BackwardLoop {
   using T = typename Compute<Storage>::type;
   using V = Block<T>;
   static constexpr int most_sums = sum_first_parameter + Activation::learnables * Activation::most_repeats;
+  static constexpr int first_sum = sweep == Sweep::parameters ? sum_first_parameter : 0;
   static constexpr int group = sum_lanes / V::size;  // vectors that make up the 16 partial sums
 
   Inputs<Activation, Storage, along> inputs;
@@ -154,33 +156,37 @@ template <class Activation, class Storage, bool along, Sweep sweep> struct Backw
 
   template <bool whole> FL_HD void step(int j, int64_t i, Access<whole> access) {
     V slopes[max_learnables], centred;
-    const V z = inputs.template pre_activation<sweep != Sweep::any>(j, i, access, centred);
+    const V z = inputs.template pre_activation<sweep>(j, i, access, centred);
     V gradient = access.template stream<V>(dy + i);
     if (sweep == Sweep::any && numbers) gradient *= kept_or_dropped(numbers + i, threshold, keep, nothing);
     const V dz = gradient * inputs.derivative(z, inputs.arguments(j, i), slopes);
     if (sweep == Sweep::any && dresidual) access.write(dresidual + i, dz, past_caches);
     if (sweep == Sweep::any && parked) access.write(parked + i, dz);
-    if (sweep == Sweep::input || (sweep == Sweep::any && dx)) {
+    if (sweep == Sweep::input || sweep == Sweep::parameters || (sweep == Sweep::any && dx)) {
       V result = dz;
       const auto& columns = inputs.columns_of(j);
-      if (sweep == Sweep::input || corrected) result = through_statistics(dz, centred, columns.mean_dz, columns.slope);
-      if (sweep == Sweep::input || inputs.affine) result *= columns.scale;
+      if (sweep == Sweep::input || (sweep == Sweep::any && corrected)) {
+        result = through_statistics(dz, centred, columns.mean_dz, columns.slope);
+      }
+      if (sweep == Sweep::input || (sweep == Sweep::any && inputs.affine)) result *= columns.scale;
       access.write(dx + i, result, past_caches);
     }
     if (sweep == Sweep::input || (sweep == Sweep::any && !sums_memory)) return;
-    add(sum_dz, j, access, dz);
-    add(sum_dz_centred, j, access, dz * centred);
+    if (sweep != Sweep::parameters) {
+      add(sum_dz, j, access, dz);
+      add(sum_dz_centred, j, access, dz * centred);
+    }
     for (int k = 0; k < inputs.learnables(); ++k) add(sum_first_parameter + k, j, access, gradient * slopes[k]);
   }
 
   // Of a strip: its sums begin at 0 and join those in memory.
   template <bool whole> FL_HD void enter(int j, int64_t lane, Access<whole> access) {
     inputs.enter(j, lane, access);
-    for (int k = 0; k < sum_count(); ++k) sums[k][j] = V(static_cast<T>(0));
+    for (int k = first_sum; k < sum_count(); ++k) sums[k][j] = V(static_cast<T>(0));
   }
   template <bool whole> FL_HD void leave(int j, int64_t lane, Access<whole> access) {
     if (!sums_memory) return;
-    for (int k = 0; k < sum_count(); ++k) {
+    for (int k = first_sum; k < sum_count(); ++k) {
       T* const address = sums_memory + k * sums_step + lane;
       access.write(address, access.template read<V>(address) + sums[k][j]);
     }
@@ -188,7 +194,7 @@ template <class Activation, class Storage, bool along, Sweep sweep> struct Backw
 
   // Moves the partial sums of a uniform run between memory and registers.
   template <bool in> FL_HD void exchange_sums() {
-    for (int k = 0; k < sum_count(); ++k) {
+    for (int k = first_sum; k < sum_count(); ++k) {
       for (int j = 0; j < group; ++j) {
         T* const address = sums_memory + k * sums_step + j * V::size;
         if constexpr (in) sums[k][j] = sums_memory ? load<V>(address) : V(static_cast<T>(0));
@@ -218,10 +224,13 @@ template <class Activation, class Storage, bool along, Sweep sweep> struct Backw
 };
 
 template <class Activation, class Storage, bool along> void run_backward(const Run<Storage>& r) {
+  const bool alone = !r.numbers && !r.residual && !r.dresidual && !r.parked;
   if constexpr (Activation::quick && !Activation::reads_output && sizeof(Storage) == 2) {
-    const bool normalises = r.affine && !r.numbers && !r.residual && !r.dresidual && !r.parked;
-    if (normalises && r.sums && !r.dx) return BackwardLoop<Activation, Storage, along, Sweep::sums>::run(r);
-    if (normalises && r.dx && r.corrected && !r.sums) return BackwardLoop<Activation, Storage, along, Sweep::input>::run(r);
+    if (alone && r.affine && r.sums && !r.dx) return BackwardLoop<Activation, Storage, along, Sweep::sums>::run(r);
+    if (alone && r.affine && r.dx && r.corrected && !r.sums) return BackwardLoop<Activation, Storage, along, Sweep::input>::run(r);
+  }
+  if constexpr (Activation::learnables > 0) {
+    if (alone && !r.affine && r.dx && r.sums && !r.sums_dz) return BackwardLoop<Activation, Storage, along, Sweep::parameters>::run(r);
   }
   BackwardLoop<Activation, Storage, along, Sweep::any>::run(r);
 }

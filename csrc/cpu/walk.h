@@ -46,6 +46,7 @@ template <class Storage> struct Run {
   Column<T> columns[column_count];
   T* sums;  // sum k is at sums + k * sums_step: 16 partial ones (uniform) or one per element of a row (along). Null: none wanted
   int64_t sums_step;
+  bool sums_dz;  // whether those of dz are wanted, beside the parameters'
 };
 
 namespace {
