@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 SMALLEST_SLOPE = 2.0**-14
 """An activation with a smaller slope counts as one that cannot be inverted: y would be lost below the smallest float16."""
-_ULP = 4.0  # default budget, in units in the last place of float32 (DESIGN: "value <= 4 ULP, derivative <= 4 ULP")
+_ULP = 4.0  # default budget, in units in the last place of float32
 
 
 @dataclass(frozen=True)
