@@ -69,7 +69,7 @@ $(VENV)/.build $(VENV_CUDA)/.build: %/.build:
 	@echo "making $* with $(TORCH) (a minute or two, once)"
 	@$(PYTHON) -m venv $*
 	@$*/bin/python -m pip --quiet --quiet --disable-pip-version-check --no-input install \
-		"$(TORCH)" numpy "setuptools>=77" wheel ninja
+		"$(TORCH)" numpy "setuptools>=77" wheel
 	@touch $@
 
 $(VENV)/.package: $(VENV)/.build $(SOURCES)

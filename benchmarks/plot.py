@@ -35,5 +35,5 @@ def draw(results: Mapping[str, Any], path: Path) -> None:
         axes.margins(x=0.1)
         axes.set_title(f"fastlayers {results['fastlayers']}, torch {results['torch']}, {results['device']}, {results['threads']} threads")
         axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
-        figure.savefig(path, dpi=110)
+        figure.savefig(path, format="png", dpi=110)
         pyplot.close(figure)

@@ -169,7 +169,8 @@ def _call_in(operation: str, text: str, name: str) -> tuple[str, tuple[tuple[str
         raise ValueError(f"{operation}: activation must read like name or name(constant=number), got {text!r}") from None
     names = [constant.name for constant in row.constants]
     if surplus or not set(keywords) <= set(names):
-        raise ValueError(f"{operation}: {row.name} must take no constants but {', '.join(names) or 'none'}, got {text!r}")
+        known = f" but {', '.join(names)}" if names else ""
+        raise ValueError(f"{operation}: {row.name} must take no constants{known}, got {text!r}")
     missing = [constant.name for constant in row.constants if constant.required and constant.name not in keywords]
     if missing:
         raise ValueError(f"{operation}: {row.name} must be given {' and '.join(missing)}, got {text!r}")

@@ -12,7 +12,7 @@ import math
 import operator
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from numbers import Integral, Real
 
 import torch
@@ -267,19 +267,19 @@ def number(operation: str, argument: str, value: object) -> None:
         raise TypeError(f"{operation}: {argument} must be a number, got {type(value).__name__}")
 
 
-def number_in(operation: str, argument: str, value: float, low: float, high: float) -> None:
-    """low <= value <= high."""
+def at_least(operation: str, argument: str, value: float, low: float) -> None:
+    """value is a number from low on."""
     number(operation, argument, value)
-    if not low <= value <= high:
-        raise ValueError(f"{operation}: {argument} must be between {low} and {high}, got {value}")
+    if not value >= low:
+        raise ValueError(f"{operation}: {argument} must be at least {low}, got {value}")
 
 
 def constants(operation: str, row: Activation, values: Sequence[float]) -> None:
     """The constants of an activation are in the ranges of its row."""
     for constant, value in zip(row.constants, values, strict=True):
-        number_in(operation, constant.name, value, constant.low, constant.high)
-        if value in constant.refused:
-            raise ValueError(f"{operation}: {constant.name} must not be {value:g}, got {value}")
+        number(operation, constant.name, value)
+        if not constant.takes(value):
+            raise ValueError(f"{operation}: {constant.name} must be {constant.rule()}, got {value}")
     if row.ordered and any(a > b for a, b in itertools.pairwise(values)):
         names = " <= ".join(constant.name for constant in row.constants)
         raise ValueError(f"{operation}: constants must be in the order {names}, got {' and '.join(map(str, values))}")
@@ -300,6 +300,17 @@ def index(operation: str, argument: str, value: object) -> int:
         return operator.index(value)
     except TypeError:
         raise TypeError(f"{operation}: {argument} must be a whole number, got {type(value).__name__}") from None
+
+
+def sizes(operation: str, argument: str, value: Iterable[object]) -> tuple[int, ...]:
+    """value as the shape of a tensor: whole numbers from 0 on."""
+    try:
+        shape = tuple(map(operator.index, value))
+    except TypeError:
+        raise TypeError(f"{operation}: {argument} must be a sequence of whole numbers, got {value!r}") from None
+    if any(size < 0 for size in shape):
+        raise ValueError(f"{operation}: {argument} must hold numbers at least 0, got {shape}")
+    return shape
 
 
 def learnable(operation: str, row: Activation, values: Sequence[Tensor]) -> None:

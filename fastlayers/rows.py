@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 SMALLEST_SLOPE = 2.0**-14
 """An activation with a smaller slope counts as one that cannot be inverted: y would be lost below the smallest float16."""
-_ULP = 4.0  # default budget, in units in the last place of float32 (DESIGN: "value <= 4 ULP, derivative <= 4 ULP")
+_ULP = 4.0  # default budget, in units in the last place of float32
 
 
 @dataclass(frozen=True)
@@ -23,13 +23,20 @@ class Constant:
     required: bool = False
     """Whether it must be given, as in torch; the default is then only an example, for tests and benchmarks."""
 
-    def described(self) -> str:
-        """Its range and default in words."""
+    def takes(self, value: float) -> bool:
+        """Whether it may have this value."""
+        return self.low <= value <= self.high and value not in self.refused
+
+    def rule(self) -> str:
+        """Its range in words."""
         above = "above" if self.low in self.refused else "at least"
         bounds = [f"{above} {self.low:g}"] * math.isfinite(self.low) + [f"at most {self.high:g}"] * math.isfinite(self.high)
         others = [f"but not {value:g}" for value in self.refused if value != self.low]
-        rule = " ".join(["a number", *([" and ".join(bounds)] if bounds else []), *others])
-        return rule if self.required else f"{rule}; default {self.default:.6g}"
+        return " ".join(["a number", *([" and ".join(bounds)] if bounds else []), *others])
+
+    def described(self) -> str:
+        """Its range and default in words."""
+        return self.rule() if self.required else f"{self.rule()}; default {self.default:.6g}"
 
 
 @dataclass(frozen=True)

@@ -42,8 +42,8 @@ class EarlyStopping:
 
     def __init__(self, patience: int = 5, min_delta: float = 0.0, mode: str = "min", restore_best: bool = False) -> None:
         operation = type(self).__name__
-        checks.number_in(operation, "patience", patience, 0, math.inf)
-        checks.number_in(operation, "min_delta", min_delta, 0, math.inf)
+        checks.at_least(operation, "patience", patience, 0)
+        checks.at_least(operation, "min_delta", min_delta, 0)
         checks.one_of(operation, "mode", mode, ("min", "max"))
         self.patience, self.min_delta, self.mode, self.restore_best = patience, min_delta, mode, restore_best
         self.reset()

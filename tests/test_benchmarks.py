@@ -79,7 +79,7 @@ def test_contenders_of_a_case_agree():
 
 
 def test_save_compare_and_plot(tmp_path, capsys):
-    saved, picture = tmp_path / "saved.json", tmp_path / "bench.png"
+    saved, picture = tmp_path / "saved.json", tmp_path / "a PNG whatever its name.txt"
     assert main(["bench", *TINY, "--save", str(saved), "--plot", str(picture)]) == 0
     results = json.loads(saved.read_text())
     (name,) = results["cases"]

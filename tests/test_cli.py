@@ -52,7 +52,7 @@ def test_wrong_request(arguments, message, capsys, tmp_path, monkeypatch):
 def test_unavailable_backend_says_why(capsys, tmp_path):
     reason = fl.backends()["cuda"].removeprefix("not available: ")
     assert main(["demo", "--backend", "cuda", "--output", str(tmp_path)]) == 2
-    assert capsys.readouterr().err == f"fastlayers demo: --backend: must be an available backend, got 'cuda': {reason}\n"
+    assert capsys.readouterr().err == f"fastlayers demo: --backend must be an available backend, got 'cuda': {reason}\n"
     assert main(["check", "--backend", "cuda"]) == 2
     assert capsys.readouterr().err == f"fastlayers check: --backend must be an available one, got 'cuda': {reason}\n"
 

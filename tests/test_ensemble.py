@@ -131,8 +131,8 @@ def test_mc_dropout_keeps_all_else_in_evaluation() -> None:
     (lambda: fl.EarlyStopping(patience=None), TypeError, "EarlyStopping: patience must be a number, got NoneType"),
     (lambda: fl.EarlyStopping()("0.5"), TypeError, "EarlyStopping: value must be a number, got str"),
     (lambda: fl.EarlyStopping(mode="auto"), ValueError, "EarlyStopping: mode must be one of min, max, got 'auto'"),
-    (lambda: fl.EarlyStopping(patience=-1), ValueError, "EarlyStopping: patience must be between 0 and inf, got -1"),
-    (lambda: fl.EarlyStopping(min_delta=-1), ValueError, "EarlyStopping: min_delta must be between 0 and inf, got -1"),
+    (lambda: fl.EarlyStopping(patience=-1), ValueError, "EarlyStopping: patience must be at least 0, got -1"),
+    (lambda: fl.EarlyStopping(min_delta=-1), ValueError, "EarlyStopping: min_delta must be at least 0, got -1"),
     (lambda: fl.EarlyStopping(restore_best=True)(1.0), TypeError, "EarlyStopping: model must be a Module where restore_best is True"),
 ])
 def test_refusals(call, kind: type[Exception], message: str) -> None:

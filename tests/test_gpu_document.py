@@ -1,4 +1,4 @@
-"""The tables of docs/gpu.md are what the emulator counts now, and hold what DESIGN asks of GPU kernels."""
+"""The tables of docs/gpu.md are what the emulator counts now, and are within the limits that all GPU kernels have."""
 from __future__ import annotations
 
 import re

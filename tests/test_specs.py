@@ -135,12 +135,15 @@ def test_the_inverse_undoes_the_function(row) -> None:
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
 def test_limits_at_infinity(row) -> None:
-    """f(inf), f(-inf) are limits, never NaN where there is one; f(NaN) is NaN."""
+    """f and f' at inf and -inf are limits, never NaN where there is one; f(NaN) is NaN."""
     values = torch.tensor([math.inf, -math.inf, math.nan, 1e300, -1e300], dtype=torch.float64)
     y = activations.function(row.name)(values, *arguments_of(row))
     assert y[2].isnan()
     assert not y[3:].isnan().any()
-    assert y[:2].isnan().all() if row.name == "sinusoid" else not y[:2].isnan().any()  # a sine has no limit
+    slope = activations.function(row.name, "derivative")(values, *arguments_of(row))[0].expand(5)
+    assert not slope[3:].isnan().any()
+    for result, sines in ((y, ("sinusoid",)), (slope, ("sinusoid", "snake"))):  # which have no limit
+        assert result[:2].isnan().all() if row.name in sines else not result[:2].isnan().any()
 
 
 def test_soft_exponential_outside_its_domain() -> None:

@@ -66,7 +66,7 @@ def _backend(name: str, device: str) -> backend:
         with backend(name):
             select(torch.empty(0, device=device))
     except RuntimeError as error:
-        raise UsageError(re.sub(r"^backend:( name)? ", "--backend: ", str(error))) from None
+        raise UsageError(re.sub(r"^backend:( name)? ", "--backend ", str(error))) from None
     return backend(name)
 
 

@@ -60,7 +60,7 @@ def _accuracies(axes: Any, net: str, found: Mapping[str, Any]) -> None:
         axes.plot(range(1, len(percent) + 1), percent, _STYLES[library], marker="o", markersize=4, color=_COLOURS[library], linewidth=1.8,
                   label=f"{_NAMES[library]}  {percent[-1]:.1f} %")
     axes.set(title=f"{net}: test accuracy, %", xlabel="epoch")
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     axes.grid(alpha=0.25)
     axes.legend(loc="lower right")
 

@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import importlib.util
-import math
 import sys
 from collections.abc import Iterable
 from operator import length_hint
@@ -58,7 +57,7 @@ class FeatureNorm(WideStatistics, torch.nn.Module):
         self, num_features: int, eps: float = 0.0, *, channel_dim: int = 1, device: Device = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        checks.number_in(type(self).__name__, "eps", eps, 0, math.inf)
+        checks.at_least(type(self).__name__, "eps", eps, 0)
         super().__init__()
         self.num_features, self.eps, self.channel_dim = num_features, eps, channel_dim
         self.register_buffer("mean", torch.zeros(num_features, device=device, dtype=dtype))

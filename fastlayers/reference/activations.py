@@ -4,7 +4,7 @@ Under a row's name stand a function ``f(x, *arguments)`` and its derivative ``f_
 df/dx and df/d(parameter) for each learnable parameter. Arguments are the learnable parameters, then the constants, in the
 order of the row in specs.py; a random row takes uniform numbers after them. Where backward may keep y instead of x,
 ``f_derivative_from_output(y, *arguments)`` gives df/dx. Where the row says that x follows from y, ``f_inverse(y, *arguments)`` is x;
-where many x round to one y it is one of them, and finite.
+where many x round to one y it is one of them, and finite. At +-inf functions and derivatives are their limit, where there is one.
 Everything is differentiable, so that second derivatives go through here.
 """
 from __future__ import annotations
