@@ -101,6 +101,16 @@ def test_half_types_keep_what_the_flat_end_loses(cpu_backend: str, row, dtype: t
         torch.testing.assert_close(torch.autograd.grad(y.sum(), x)[0].double(), want, rtol=info.eps, atol=info.eps * info.tiny)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_bounds_that_half_types_round(backend: str, dtype: torch.dtype) -> None:
+    """-0.7 and 0.3 become numbers on either side of themselves; what Hardtanh clips has no gradient all the same."""
+    for bounds in ((-0.7, 0.3), (-0.3, 0.7), (0.1, 0.6)):
+        x = torch.linspace(-2, 2, 129).to(dtype).requires_grad_()
+        y, expected = F.hardtanh(x, *bounds), torch.nn.functional.hardtanh(x, *bounds)
+        assert torch.equal(y, expected)
+        assert torch.equal(*(torch.autograd.grad(result.sum(), x)[0] for result in (y, expected)))
+
+
 @pytest.mark.parametrize("columns", [1, 4])
 @pytest.mark.parametrize("row", LEARNABLE, ids=lambda row: row.name)
 def test_parameter_gradients_beside_autograd(backend: str, row, columns: int) -> None:
