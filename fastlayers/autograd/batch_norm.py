@@ -53,7 +53,7 @@ class BatchNorm(KernelFunction):
     def backward(ctx, dy):
         x, mean, rstd, weight, bias, residual, parameters, seed = ctx.saved_tensors
         row, constants, p, training, _, eps, channel_dim, *_ = ctx.arguments
-        dy = with_stride(dy, ctx.stride)
+        dy, x, residual = (with_stride(value, ctx.stride) for value in (dy, x, residual))
         kernels = differentiable(ctx.kernels)
         if x is None:
             x = dy
