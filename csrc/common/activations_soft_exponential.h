@@ -121,12 +121,14 @@ struct soft_exponential : FromInput<1, 0> {
       return (sum.value + (sum.low + (growth.scaled.low + square.low))) / alpha_ / growth.unit;
     }
     FL_HD T slope() const { return math::times_exp(T(1), v_); }
-    // 1 + x^2 g, g = ((v - 1) exp(v) + 1) / v^2.
+    // 1 + x^2 g, g = ((v - 1) exp(v) + 1) / v^2. Divided by alpha^2 last where exp(v) < 1, and first where it may overflow.
     FL_HD T parameter_slope() const {
       const T g = math::polynomial(v_.value, 0.49999997f, 0.333333403f, 0.125000566f, 0.0333327986f, 0.0069414773f, 0.00119137927f,
                                    0.000178510774f, 2.18465739e-05f);
       const math::Pair<T> bounded = math::bounded(v_, T(-150), T(infinity<T>));
-      const T outside = math::times_exp((bounded.value - T(1)) / alpha_ / alpha_, bounded) + T(1) / alpha_ / alpha_;
+      const auto falls = v_.value < T(0);
+      const T first = select(falls, T(1), alpha_), last = select(falls, alpha_, T(1));
+      const T outside = (math::times_exp((bounded.value - T(1)) / first / first, bounded) + T(1) / first / first) / last / last;
       return T(1) + select(absolute(v_.value) < T(1), x_ * (x_ * g), outside);
     }
 
