@@ -302,6 +302,16 @@ def index(operation: str, argument: str, value: object) -> int:
         raise TypeError(f"{operation}: {argument} must be a whole number, got {type(value).__name__}") from None
 
 
+def sizes(operation: str, shape: object) -> tuple[int, ...]:
+    """shape as a tuple of ints, none below 0."""
+    if not isinstance(shape, Sequence):
+        raise TypeError(f"{operation}: shape must be a sequence of whole numbers, got {type(shape).__name__}")
+    shape = tuple([index(operation, "shape", size) for size in shape])
+    if any(size < 0 for size in shape):
+        raise ValueError(f"{operation}: shape must hold no number below 0, got {shape}")
+    return shape
+
+
 def learnable(operation: str, row: Activation, values: Sequence[Tensor]) -> None:
     """The learnable parameters of an activation, as many as its row has: [P] each, or [S] or [S, P] where it has several of each."""
     for argument, value in zip(row.learnables, values, strict=True):

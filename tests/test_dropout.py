@@ -453,7 +453,11 @@ def test_infinities_and_nan_as_torch() -> None:
     (lambda x: F.dropout(x, generator=3), TypeError, "dropout: generator must be a torch.Generator, got int"),
     (lambda x: F.dropout(x, seed=3, generator=torch.Generator()), ValueError,
      "dropout: generator must be None where seed is given, got both"),
-    (lambda x: F.dropout_mask((3,), 0.5, 1, first=-1), ValueError, "dropout_mask: first must be between 0 and inf, got -1"),
+    (lambda x: F.dropout_mask((3,), 0.5, 1, first=-1), ValueError, "dropout_mask: first must be between 0 and 9223372036854775807, got -1"),
+    (lambda x: F.dropout_mask((3,), 0.5, 1, first=1.5), TypeError, "dropout_mask: first must be a whole number, got float"),
+    (lambda x: F.dropout_mask(3, 0.5, 1), TypeError, "dropout_mask: shape must be a sequence of whole numbers, got int"),
+    (lambda x: F.dropout_mask((3, 2.5), 0.5, 1), TypeError, "dropout_mask: shape must be a whole number, got float"),
+    (lambda x: F.dropout_mask((3, -1), 0.5, 1), ValueError, r"dropout_mask: shape must hold no number below 0, got \(3, -1\)"),
     (lambda x: F.dropout_mask((3,), 1.5, 1), ValueError, "dropout_mask: p must be between 0 and 1, got 1.5"),
 ])
 def test_refusals(call, kind: type[Exception], message: str) -> None:

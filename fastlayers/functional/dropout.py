@@ -174,12 +174,13 @@ def dropout_mask(
     '10111001'
     """
     checks.probability("dropout_mask", "p", p)
-    checks.number_in("dropout_mask", "first", first, 0, math.inf)
+    shape = checks.sizes("dropout_mask", shape)
+    checks.whole_number("dropout_mask", "first", first, 0, 2**63 - 1)
     place = torch.empty(0, device=seed.device if device is None and isinstance(seed, Tensor) else device)
     checks.seed("dropout_mask", seed, place)
     if not isinstance(seed, Tensor):
         seed = torch.tensor(int(seed), device=place.device)
-    return autograd.kernels_for(seed, "identity").dropout_mask(first, math.prod(shape), seed, p).view(tuple(shape))
+    return autograd.kernels_for(seed, "identity").dropout_mask(first, math.prod(shape), seed, p).view(shape)
 
 
 def _channels(
