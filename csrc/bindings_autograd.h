@@ -35,9 +35,11 @@ template <class Function, class Call> Gradients gradients_by(const char* name, F
   return with_memory(name, function, call);
 }
 
-// dy, or a copy of it, with these strides: element i of memory is then that of the tensor they are from.
-inline Tensor with_strides(const Tensor& dy, at::IntArrayRef strides) {
-  return dy.strides() == strides ? dy : dy.new_empty_strided(dy.sizes(), strides).copy_(dy);
+// value, or a copy of it, with these strides: element i of memory is then that of the tensor they are from. A hook on saved tensors may
+// have given back others.
+inline Tensor with_strides(const Tensor& value, at::IntArrayRef strides) {
+  if (!value.defined() || value.strides() == strides) return value;
+  return value.new_empty_strided(value.sizes(), strides).copy_(value);
 }
 
 inline Optional saved_tensor(const Tensor& tensor) { return tensor.defined() ? Optional(tensor) : std::nullopt; }
@@ -68,7 +70,7 @@ inline void save_facts(AutogradContext* context, std::vector<at::IValue> facts, 
 inline std::vector<at::IValue> saved_facts(AutogradContext* context) {
   return context->saved_data["facts"].toTupleRef().elements().vec();
 }
-// How many strides there are and which, where no saved tensor has them.
+// How many strides there are and which.
 inline void save_strides(std::vector<at::IValue>& facts, at::IntArrayRef strides) {
   facts.emplace_back(static_cast<int64_t>(strides.size()));
   facts.insert(facts.end(), strides.begin(), strides.end());

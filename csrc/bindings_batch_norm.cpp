@@ -38,14 +38,14 @@ struct BatchNorm : torch::autograd::Function<BatchNorm> {
                                 keeps_residual ? undefined_if_none(residual) : Tensor(), undefined_if_none(parameters),
                                 undefined_if_none(s.seed)});
     std::vector<at::IValue> facts = {std::string(s.activation), s.p, s.training, s.eps, s.channel_dim, residual.has_value()};
-    save_strides(facts, keeps_x ? at::IntArrayRef() : x.strides());
+    save_strides(facts, x.strides());
     save_facts(context, std::move(facts), s.constants);
     return y;
   }
 
   static variable_list backward(AutogradContext* context, const variable_list& gradients) {
     const variable_list saved = context->get_saved_variables();
-    const Optional weight = saved_tensor(saved[3]), bias = saved_tensor(saved[4]), residual = saved_tensor(saved[5]);
+    const Optional weight = saved_tensor(saved[3]), bias = saved_tensor(saved[4]);
     const Optional parameters = saved_tensor(saved[6]), seed = saved_tensor(saved[7]);
     const std::vector<at::IValue> facts = saved_facts(context);
     const std::string activation = facts[0].toStringRef();
@@ -56,8 +56,9 @@ struct BatchNorm : torch::autograd::Function<BatchNorm> {
     const std::vector<int64_t> strides = saved_strides(facts, next);
     const Constants constants = constants_of(facts, next);
 
-    const Tensor dy = with_strides(gradients[0], saved[0].defined() ? saved[0].strides() : at::IntArrayRef(strides));
-    const Tensor x = saved[0].defined() ? saved[0] : dy;  // of what does not depend on x
+    const Tensor dy = with_strides(gradients[0], strides);
+    const Tensor x = saved[0].defined() ? with_strides(saved[0], strides) : dy;  // of what does not depend on x
+    const Optional residual = saved_tensor(with_strides(saved[5], strides));
     WantedGradients wanted(context);
     const bool wants_x = wanted(true), wants_weight = wanted(weight.has_value()), wants_bias = wanted(bias.has_value());
     const bool wants_residual = wanted(facts[5].toBool()), wants_parameters = wanted(parameters.has_value());

@@ -40,14 +40,14 @@ struct EpilogueFunction : torch::autograd::Function<EpilogueFunction> {
                                      residual.has_value(), residual_after.has_value(), s.outcome.has_value()};
     const std::array<double, 3> outcome = s.outcome.value_or(std::array<double, 3>{});
     facts.insert(facts.end(), outcome.begin(), outcome.end());
-    save_strides(facts, keeps_x || keeps_y ? at::IntArrayRef() : x.strides());
+    save_strides(facts, x.strides());
     save_facts(context, std::move(facts), s.constants);
     return y;
   }
 
   static variable_list backward(AutogradContext* context, const variable_list& gradients) {
     const variable_list saved = context->get_saved_variables();
-    const Optional scale = saved_tensor(saved[1]), shift = saved_tensor(saved[2]), residual = saved_tensor(saved[3]);
+    const Optional scale = saved_tensor(saved[1]), shift = saved_tensor(saved[2]);
     const Optional parameters = saved_tensor(saved[4]), seed = saved_tensor(saved[5]);
     const std::vector<at::IValue> facts = saved_facts(context);
     const std::string activation = facts[0].toStringRef();
@@ -68,8 +68,9 @@ struct EpilogueFunction : torch::autograd::Function<EpilogueFunction> {
     if (!(wants_x || wants_scale || wants_shift || wants_residual || wants_parameters)) {
       return {Tensor(), Tensor(), Tensor(), Tensor(), Tensor(), dafter, Tensor(), Tensor(), Tensor()};
     }
-    const Tensor dy = with_strides(gradients[0], saved[0].defined() ? saved[0].strides() : at::IntArrayRef(strides));
-    const Tensor x = saved[0].defined() ? saved[0] : dy;  // of what does not depend on x
+    const Tensor dy = with_strides(gradients[0], strides);
+    const Tensor x = saved[0].defined() ? with_strides(saved[0], strides) : dy;  // of what does not depend on x
+    const Optional residual = saved_tensor(with_strides(saved[3], strides));
     const bool separate = scale && wants_residual;  // else dresidual is dx
     const OutputMask mask = {wants_x || (wants_residual && !separate), separate, wants_scale, wants_shift, wants_parameters};
 

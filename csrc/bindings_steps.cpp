@@ -25,7 +25,8 @@ py::object gradients_if_ready(
   py::list result(count);
   for (int64_t i = 0; i < count; ++i) {
     const at::Tensor& param = params[i];
-    if (!fits(param, params[0].scalar_type(), param) || !fits(param.grad(), params[0].scalar_type(), param)) return py::none();
+    if (!fits(param, params[0].scalar_type(), param) || !param.is_non_overlapping_and_dense()) return py::none();
+    if (!fits(param.grad(), params[0].scalar_type(), param)) return py::none();
     for (int64_t k = i; k < states.size(); k += count) {
       if (!fits(states[k], states[0].scalar_type(), param)) return py::none();
     }

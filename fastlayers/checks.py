@@ -314,12 +314,12 @@ def sizes(operation: str, argument: str, value: Iterable[object]) -> tuple[int, 
 
 
 def learnable(operation: str, row: Activation, values: Sequence[Tensor]) -> None:
-    """The learnable parameters of an activation, as many as its row has: [P] each, or [S] or [S, P] where it has several of each."""
+    """The learnable parameters of an activation, as many as its row has: [P] or 0-d each, or [S] or [S, P] where it has several of each."""
     for argument, value in zip(row.learnables, values, strict=True):
         tensor(operation, argument.name, value)
     shapes = [tuple(value.shape) for value in values]
     widths = [shape[1] if len(shape) == 2 else 1 for shape in shapes] if row.repeats else [value.numel() for value in values]
-    if len({*widths} - {1}) > 1:
+    if len({*widths} - {1}) > 1 or (not row.repeats and any(len(shape) > 1 for shape in shapes)):
         names = " and ".join(learnable.name for learnable in row.learnables)
         raise RuntimeError(f"{operation}: {names} must hold 1 value or one per channel each, got shapes {' and '.join(map(str, shapes))}")
     if row.repeats:

@@ -90,7 +90,7 @@ class Activation:
     invertible: str = "never"
     """When x follows from y: "always", "never", or conditions on constants or learnable parameters, "beta > 0 and threshold > 15"."""
     saturates: bool = False
-    """Whether an end of the function is flat, so that y of a half type has lost x there."""
+    """Whether an end of the function is flat at a height that half types may round, so that their y has lost x there."""
     everywhere: bool = True
     """Whether there is a value for every x and every parameter: else sums need care where a kernel computes beside a tensor's end."""
     keyword: tuple[str, object] | None = None

@@ -154,7 +154,7 @@ _ACTIVATIONS = (
     Activation(
         "hardtanh", "Hardtanh", "f(x) = min(max(x, min_val), max_val)", "f'(x) = 1 if min_val < x < max_val else 0",
         "Collobert, thesis, Universite Paris VI, 2004", constants=(Constant("min_val", -1.0), Constant("max_val", 1.0)),
-        ordered=True, kinks=((-1.0, 0.0), (1.0, 0.0)), from_output="always", ulp=0, derivative_ulp=0,
+        ordered=True, kinks=((-1.0, 0.0), (1.0, 0.0)), from_output="always", saturates=True, ulp=0, derivative_ulp=0,
     ),
     Activation(
         "relu6", "ReLU6", "f(x) = min(max(x, 0), 6)", "f'(x) = 1 if 0 < x < 6 else 0", "Howard et al., arXiv:1704.04861",

@@ -67,12 +67,18 @@ def _product(alpha, x):
 
 
 @triton.jit
+def _inverse(alpha):
+    """1 / alpha, and 0 where alpha is 0, or nearly, and its reciprocal may be infinite."""
+    zero = tl.abs(alpha) < 2.0**-126
+    return tl.where(zero, 0.0, 1 / tl.where(zero, 1.0, alpha))
+
+
+@triton.jit
 def snake(x, p):
     """x + sin(alpha x)^2 / alpha; alpha = 0 gives x, and so does an infinite product."""
     y, low = _product(p[0], x)
     square = sines.sin_squared(tl.where(tl.abs(y) == float("inf"), 0.0, y), low)
-    rate = tl.where(p[0] == 0, 1.0, p[0])
-    return tl.where(tl.abs(y) > 0, tl.fma(square, tl.broadcast_to(1 / rate, x.shape), x), x)
+    return tl.where(tl.abs(y) > 0, tl.fma(square, tl.broadcast_to(_inverse(p[0]), x.shape), x), x)
 
 
 @triton.jit
@@ -80,24 +86,23 @@ def snake_derivative(x, p):
     """df/dx is 1 + 2 sin cos = (sin + cos)^2; where the product overflows nobody knows the phase, and it is 0."""
     y, low = _product(p[0], x)
     y = tl.where((tl.abs(y) == float("inf")) & (tl.abs(x) < float("inf")), 0.0, y)
-    inverse = 1 / tl.where(p[0] == 0, 1.0, p[0])
+    inverse = _inverse(p[0])
     s, c = sines.sin_cos(y, low)
     to_alpha = (s * inverse) * (tl.fma(2 * y, c, -s) * inverse)
-    return (s + c) * (s + c), tl.where(p[0] == 0, x * x, to_alpha)
+    return (s + c) * (s + c), tl.where(inverse == 0, x * x, to_alpha)
 
 
 @triton.jit
 def snake_half(x, p):
-    rate = tl.where(p[0] == 0, 1.0, p[0])
     square = sines.sin_squared_near(sines.half_phase_of_product(p[0], x, 0.0))
-    return tl.where(tl.abs(x) < float("inf"), tl.fma(square, tl.broadcast_to(1 / rate, x.shape), x), x)
+    return tl.where(tl.abs(x) < float("inf"), tl.fma(square, tl.broadcast_to(_inverse(p[0]), x.shape), x), x)
 
 
 @triton.jit
 def snake_derivative_half(x, p):
     """(sin + cos)^2, u (2 x cos - u) with u = sin / alpha, and x for alpha 0: parity does not matter."""
-    zero = p[0] == 0
+    inverse = _inverse(p[0])
     sine, twice_cosine = sines.half_sin_cos(sines.half_phase_of_product(p[0], x, float("nan")), True)
-    u = tl.where(zero, x, sine * (1 / tl.where(zero, 1.0, p[0])))
+    u = tl.where(inverse == 0, x, sine * inverse)
     both = tl.fma(twice_cosine, 0.5, sine)
     return both * both, u * tl.fma(x, twice_cosine, -u)

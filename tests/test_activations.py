@@ -11,6 +11,7 @@ import torch
 import fastlayers as fl
 from fastlayers import functional as F
 from fastlayers import nn
+from fastlayers.reference.activations import function
 from fastlayers.reference.dropout import ACTIVATION_STREAM, DROPOUT_STREAM, random_numbers
 from fastlayers.specs import ACTIVATIONS
 
@@ -99,6 +100,29 @@ def test_half_types_keep_what_the_flat_end_loses(cpu_backend: str, row, dtype: t
     want, = torch.autograd.grad(layer(wide).sum(), wide)
     for y in (layer(x), F.bias_activation(x[None], torch.zeros(129, dtype=dtype), layer)):
         torch.testing.assert_close(torch.autograd.grad(y.sum(), x)[0].double(), want, rtol=info.eps, atol=info.eps * info.tiny)
+
+
+@pytest.mark.parametrize(("name", "alpha", "x"), [
+    *(("soft_exponential", alpha, v / alpha) for alpha in (1e-5, 1e-10, 1e-18) for v in (-50.0, -9.0, -1.5, -0.5, 0.5, 3.0)),
+    *(("snake", alpha, x) for alpha in (1e-5, 1e-15, -1e-20, 1e-38, -1e-40) for x in (-30.0, 0.5, 1e-3)),
+])
+def test_gradients_of_small_parameters(backend: str, name: str, alpha: float, x: float) -> None:
+    """Nothing overflows or underflows on the way to a gradient that float32 has, within twice the budget of the derivative in x."""
+    budget = 2 * ACTIVATIONS[name].derivative_ulp * torch.finfo(torch.float32).eps
+    x, alpha = torch.tensor([x]), torch.tensor([alpha], requires_grad=True)
+    _, slope = function(name, "derivative")(x.double(), alpha.detach().double())
+    gradient, = torch.autograd.grad(getattr(F, name)(x, alpha).sum(), alpha)
+    torch.testing.assert_close(gradient, slope.float(), rtol=budget, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+def test_bounds_that_half_types_round(backend: str, dtype: torch.dtype) -> None:
+    """-0.7 and 0.3 become numbers on either side of themselves; what Hardtanh clips has no gradient all the same."""
+    for bounds in ((-0.7, 0.3), (-0.3, 0.7), (0.1, 0.6)):
+        x = torch.linspace(-2, 2, 129).to(dtype).requires_grad_()
+        y, expected = F.hardtanh(x, *bounds), torch.nn.functional.hardtanh(x, *bounds)
+        assert torch.equal(y, expected)
+        assert torch.equal(*(torch.autograd.grad(result.sum(), x)[0] for result in (y, expected)))
 
 
 @pytest.mark.parametrize("columns", [1, 4])

@@ -145,3 +145,22 @@ def test_inplace_compiles(cpu_backend: str) -> None:
     expected, = torch.autograd.grad(block(x).square().sum(), x)
     actual, = torch.autograd.grad(torch.compile(block, fullgraph=True, backend="aot_eager")(x).square().sum(), x)
     torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_where_there_are_no_values_to_look_at() -> None:
+    """On the meta device and under a dispatch mode x is kept."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    def gradient(x: torch.Tensor, layer: nn.BatchNorm1d) -> torch.Tensor:
+        leaf = x.detach().requires_grad_()
+        return torch.autograd.grad(layer(leaf).square().sum(), leaf)[0]
+
+    def layer() -> nn.BatchNorm1d:
+        return nn.BatchNorm1d(3, activation="leaky_relu", memory="inplace").eval()
+
+    assert gradient(torch.empty(4, 3, device="meta"), layer().to("meta")).is_meta
+    with FakeTensorMode():
+        assert gradient(torch.empty(4, 3), layer()).shape == (4, 3)
+    (x, other), seen = torch.randn(2, 4, 3), layer()
+    torch.testing.assert_close(make_fx(lambda x: gradient(x, seen))(x)(other), gradient(other, seen))

@@ -97,6 +97,18 @@ def test_running_statistics_are_float32_whatever_path_a_half_type_takes(half: to
     assert torch.equal(nn.BatchNorm1d(3).to(half).double().running_mean, torch.zeros(3, dtype=torch.float64))
 
 
+@pytest.mark.parametrize("strided", ["mean", "var"])
+def test_running_statistics_of_any_strides_move(backend: str, strided: str) -> None:
+    """Each by itself: kernels take those without gaps as they are, and a copy of the others."""
+    x, mean, var = torch.randn(6, 4), torch.zeros(4), torch.ones(4)
+    expected = mean.clone(), var.clone()
+    torch.nn.functional.batch_norm(x, *expected, training=True)
+    gaps = torch.stack([mean if strided == "mean" else var] * 2, 1)[:, 0]
+    given = (gaps, var) if strided == "mean" else (mean, gaps)
+    fl.functional.batch_norm(x, *given, training=True)
+    assert_same(dict(zip("mv", given, strict=True)), dict(zip("mv", expected, strict=True)), exact=False)
+
+
 def test_lazy_layers_become_their_class(cpu_backend: str) -> None:
     for name, shape in (("BatchNorm1d", (6, 5)), ("BatchNorm2d", (6, 5, 2, 3)), ("BatchNorm3d", (6, 5, 2, 3, 2))):
         lazy = getattr(nn, f"Lazy{name}")(activation="relu", dropout=0.1, momentum=None, memory="inplace", skip_nonfinite=True)

@@ -267,7 +267,8 @@ def test_half_types(results, row: specs.Activation, index: int, dtype: torch.dty
 
 PRECISE = [(-1.0, x) for x in (1e-30, 3e-9, 1e-4, 0.3, 0.999, 1.0, 1.001, 2.0, 1e6, 3e38)] + [
     (1.0, x) for x in (-100.0, -60.0, -20.0, -3.0, -0.5, -1e-4, 1e-9, 0.7, 5.0, 88.0)] + [
-    (2.5, 35.7), (-3.0, 2.6666667), (0.3, 290.0), (10.0, 8.8), (1e-5, -2e5), (1e-10, -1.1e10), (1e-5, 7e6), (-1e-5, 2e5), (-1e-10, -7e9)]
+    (2.5, 35.7), (-3.0, 2.6666667), (0.3, 290.0), (10.0, 8.8), (10.0, -8.8), (1e-5, -2e5), (1e-5, -1e5), (1e-5, 7e6), (1e-6, -1e7),
+    (1e-10, -1.1e10), (1e-15, -5e16), (-1e-5, 2e5), (-1e-10, -7e9)]
 """(alpha, x) where soft_exponential's formula cancels in float64, or overflows float32 on the way."""
 
 

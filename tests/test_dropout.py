@@ -284,6 +284,19 @@ def test_seeds_come_from_torch(name: str, layer: torch.nn.Module, x: torch.Tenso
     assert torch.equal(state, torch.get_rng_state()), "nothing was drawn from torch's own generator"
 
 
+@pytest.mark.parametrize("make", [
+    lambda: nn.Dropout(1.0), lambda: nn.SiLU(dropout=1.0), lambda: nn.GLU(1, dropout=1.0),
+    lambda: nn.BatchNorm1d(4, activation="relu", dropout=1.0),
+], ids=["Dropout", "SiLU", "GLU", "BatchNorm1d"])
+def test_nothing_is_drawn_where_all_is_dropped(backend: str, make) -> None:
+    layer, x = make(), torch.randn(6, 4, requires_grad=True)
+    state = torch.get_rng_state()
+    y = layer(x)
+    assert torch.equal(state, torch.get_rng_state())
+    assert not y.any()
+    assert not torch.autograd.grad(y.sum(), x)[0].any()
+
+
 @pytest.mark.parametrize("name", MODULES)
 def test_backward_uses_the_mask_of_its_own_forward(name: str) -> None:
     """Checkpointed, reentrant or not; the same layer twice before any backward; a channels_last gradient; 8 bytes saved."""

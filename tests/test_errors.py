@@ -159,6 +159,8 @@ REFUSED = [
     (lambda: F.swish(X, torch.ones(1, dtype=torch.int64)), RuntimeError, "swish: beta must be float32 for x of float32, got int64"),
     (lambda: F.apl(X, torch.zeros(3), torch.zeros(2)), RuntimeError,
      "apl: a and b must have the same number of rows, 1 to 8, got shapes (3,) and (2,)"),
+    (lambda: F.prelu(torch.ones(2, 8), torch.ones(2, 4)), RuntimeError,
+     "prelu: weight must hold 1 value or one per channel each, got shapes (2, 4)"),
     (lambda: F.srelu(X, torch.zeros(1), torch.zeros(3), torch.ones(1), torch.ones(2)), RuntimeError,
      "srelu: t_l and a_l and t_r and a_r must hold 1 value or one per channel each, got shapes (1,) and (3,) and (1,) and (2,)"),
     (lambda: F.apl(X, torch.zeros(2, 3), torch.zeros(2, 2)), RuntimeError,

@@ -201,6 +201,24 @@ def test_backward_uses_the_mask_of_its_own_forward(cpu_backend: str) -> None:
     assert torch.equal(torch.autograd.grad(second, x, torch.ones_like(second))[0], second)
 
 
+@pytest.mark.parametrize("make", [
+    lambda: nn.SiLU(dropout=0.5), lambda: nn.RReLU(), lambda: nn.SwiGLU(1, dropout=0.5),
+    lambda: nn.BatchNorm2d(6, activation="silu", dropout=0.5), lambda: nn.BatchNorm2d(6, activation="leaky_relu", memory="inplace"),
+], ids=["silu+dropout", "rrelu", "swiglu+dropout", "bn+silu+dropout", "bn inplace"])
+def test_hooks_on_saved_tensors_may_change_their_strides(backend: str, make) -> None:
+    """save_on_cpu(pin_memory=True) gives back contiguous tensors; masks follow the memory order that x had."""
+    module, results = make(), []
+    x = torch.randn(2, 6, 3, 4).contiguous(memory_format=torch.channels_last).requires_grad_()
+    dy = torch.randn_like(module(x))
+    for pack in (lambda tensor: tensor, lambda tensor: tensor.clone(memory_format=torch.contiguous_format)):
+        torch.manual_seed(1)
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            y = module(x)
+        results.append(torch.autograd.grad(y, [x, *module.parameters()], dy))
+    for actual, expected in zip(*results, strict=True):
+        assert torch.equal(actual, expected)
+
+
 def test_seeds_come_from_torch(cpu_backend: str) -> None:
     """manual_seed repeats a mask, two calls differ, checkpointing recomputes the same one."""
     from torch.utils.checkpoint import checkpoint

@@ -319,7 +319,7 @@ template <> struct ForHalfTypes<snake> {
 
    private:
     // 1 / alpha, and 0 where alpha is nearly 0.
-    template <class T> FL_HD static T inverse(T alpha) { return select(absolute(alpha) < T(FLT_MIN), T(0), T(1) / alpha); }
+    template <class T> FL_HD static T inverse(T alpha) { return select(vanishes(alpha), T(0), T(1) / alpha); }
   };
 };
 

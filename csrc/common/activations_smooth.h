@@ -357,16 +357,20 @@ struct snake : FromInput<1, 0> {
   template <class T> FL_HD static T forward(T x, const T* p) {
     const math::Pair<T> added = math::exact_quotient(math::Angle<T>(p[0], x).squared_sin(), p[0]);
     const T y = (x + added.value) + added.low;
-    return select((p[0] == T(0)) | (absolute(x) == T(infinity<T>)), x, y);
+    return select(vanishes(p[0]) | (absolute(x) == T(infinity<T>)), x, y);
   }
   // f' = (sin(u) + cos(u))^2 and df/dalpha = q (2 x cos(u) - q), u = alpha x and q = sin(u) / alpha.
   template <class T> FL_HD static T derivative(T x, const T* p, T* dp) {
     const math::Angle<T> angle(p[0], x);
     const T sine = angle.sin(), cosine = angle.cos(), sum = sine + cosine;
-    const T q = select(absolute(p[0]) < T(FLT_MIN), x, sine * (T(1) / p[0]));
-    dp[0] = q * multiply_add(x + x, cosine, -q);
+    const T q = select(vanishes(p[0]), x, sine * (T(1) / p[0]));
+    dp[0] = multiply_add(q * (cosine + cosine), x, -q * q);
     return sum * sum;
   }
+
+ protected:
+  // alpha is nearly 0, and its reciprocal may be infinite.
+  template <class T> FL_HD static auto vanishes(T alpha) { return absolute(alpha) < T(FLT_MIN); }
 };
 
 }  // namespace activations

@@ -53,7 +53,7 @@ class BatchNorm(KernelFunction):
     def backward(ctx, dy):
         x, mean, rstd, weight, bias, residual, parameters, seed = ctx.saved_tensors
         row, constants, p, training, _, eps, channel_dim, *_ = ctx.arguments
-        dy = with_stride(dy, ctx.stride)
+        dy, x, residual = (with_stride(value, ctx.stride) for value in (dy, x, residual))
         kernels = differentiable(ctx.kernels)
         if x is None:
             x = dy
@@ -119,7 +119,7 @@ def batch_norm(
     if before:
         now = (mean, var, num_batches_tracked)
         move_running(*now, finite_or_old(now, (*before, batches)))
-    if moves and mean is not running_mean:  # a copy in another dtype was moved
-        running_mean.copy_(mean)
-        running_var.copy_(var)
+    for given, moved in ((running_mean, mean), (running_var, var)) if moves else ():
+        if moved is not given:  # a copy was moved: of another dtype, or without gaps
+            given.copy_(moved)
     return y

@@ -66,9 +66,12 @@ def finite_or_old(new: tuple[Tensor | None, ...], old: tuple[Tensor | None, ...]
     return tuple(None if value is None else torch.where(finite, value, kept) for value, kept in zip(new, old, strict=True))
 
 
-def with_stride(value: Tensor, stride: tuple[int, ...]) -> Tensor:
-    """value itself where it has these strides, else a copy that has: element i of memory is then the same one in both."""
-    if value.stride() == stride:
+def with_stride(value: Tensor | None, stride: tuple[int, ...]) -> Tensor | None:
+    """value itself where it has these strides, else a copy that has: element i of memory is then the same one in both.
+
+    Hooks on saved tensors may give back other strides than they were given; None is for what was not saved.
+    """
+    if value is None or value.stride() == stride:
         return value
     return value.new_empty_strided(value.size(), stride).copy_(value)
 

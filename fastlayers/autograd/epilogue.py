@@ -55,7 +55,7 @@ class Epilogue(KernelFunction):
         dafter = dy if wants_after else None
         if not any(ctx.needs_input_grad[:5]):
             return None, None, None, None, None, None, dafter, None
-        dy = with_stride(dy, ctx.stride)
+        dy, x, residual = (with_stride(value, ctx.stride) for value in (dy, x, residual))
         if x is None:  # identity: its derivative needs no x, any tensor like it will do
             x = dy
         separate = scale is not None and wants_residual  # else dresidual is dx

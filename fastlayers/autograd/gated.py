@@ -21,15 +21,16 @@ class Gated(KernelFunction):
         kernels = kernels_for(x, row.name)
         y = kernels.gated_forward(x, parameters, seed, row.name, constants, p, dim, gate_first)
         ctx.save_for_backward(x, parameters, seed)
-        ctx.kernels, ctx.arguments, ctx.stride = kernels, arguments, y.stride()
+        ctx.kernels, ctx.arguments, ctx.strides = kernels, arguments, (x.stride(), y.stride())
         return y
 
     @staticmethod
     def backward(ctx, dy):
         x, parameters, seed = ctx.saved_tensors
         row, constants, p, dim, gate_first = ctx.arguments
+        x_stride, y_stride = ctx.strides
         dx, dparameters = differentiable(ctx.kernels).gated_backward(
-            with_stride(dy, ctx.stride), x, parameters, seed, row.name, constants, p, dim, gate_first,
+            with_stride(dy, y_stride), with_stride(x, x_stride), parameters, seed, row.name, constants, p, dim, gate_first,
             (ctx.needs_input_grad[0], ctx.needs_input_grad[1]))
         return dx, dparameters, None, None
 

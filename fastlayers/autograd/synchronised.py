@@ -41,7 +41,8 @@ class SynchronisedBatchNorm(KernelFunction):
         x, mean, rstd, total, weight, bias, residual, parameters, seed = ctx.saved_tensors
         row, constants, p, _, _, _, channel_dim, *_, group = ctx.arguments
         checks.once_synchronised("batch_norm", torch.compiler.is_compiling() or not torch.is_grad_enabled())
-        kernels, dy = ctx.kernels, with_stride(dy, ctx.stride)
+        kernels = ctx.kernels
+        dy, x, residual = (with_stride(value, ctx.stride) for value in (dy, x, residual))
         if ctx.keeps_output:
             x = restored(kernels, x, mean, rstd, weight, bias, residual, parameters, row, constants, channel_dim)
         shared = (dy, x, mean, rstd, weight, bias, residual, parameters, seed, row.name, constants, p)

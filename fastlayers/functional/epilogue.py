@@ -92,6 +92,8 @@ def seed_for(
     if seed is None:
         if generator is not None:
             checks.generator(operation, generator, x)
+        if p == 1 and not row.random:  # all are dropped, whatever the numbers
+            return torch.zeros((), dtype=torch.int64, device=x.device)
         return torch.randint(-(2**63), 2**63 - 1, (), device=x.device, generator=generator)
     checks.one_source(operation, generator)
     checks.seed(operation, seed, x)

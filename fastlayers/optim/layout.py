@@ -63,14 +63,15 @@ def in_order_of(x: Tensor, model: Tensor, dtype: torch.dtype | None = None) -> T
 def gradients_if_ready(
     params: list[Tensor], states: list[Tensor], scalars: list[Tensor], masters: list[Tensor], averages: list[Tensor]
 ) -> list[Tensor] | None:
-    """The gradients, or None where one is missing or anything does not fit its parameter: kind, device, shape, memory order.
+    """The gradients, or None where one is missing, a parameter has gaps or anything does not fit it: kind, device, shape, memory order.
 
     states and scalars: number k of parameter i at k * n + i.
     """
     if extension is not None:
         return extension.gradients_if_ready(params, states, scalars, masters, averages)
     grads = [p.grad for p in params]
-    ready = all(_fits(p, params[0].dtype, p) and _fits(grad, params[0].dtype, p) for p, grad in zip(params, grads, strict=True))
+    ready = all(_fits(p, params[0].dtype, p) and is_dense(p) and _fits(grad, params[0].dtype, p)
+                for p, grad in zip(params, grads, strict=True))
     return grads if ready and fitting(params, states, scalars, masters, averages) else None
 
 

@@ -110,7 +110,7 @@ class Work(NamedTuple):
 
     def write_back(self) -> None:
         """Bring what was worked on as a copy back to the parameters; tell autograd of those that were worked on in parts."""
-        if self.launch.direct:
+        if self.params is self.launch.params:
             return
         for p, target in zip(self.launch.params, self.params, strict=True):
             part = local(p)

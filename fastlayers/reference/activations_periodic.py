@@ -39,7 +39,8 @@ def snake_derivative(x: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
     """1 + sin(2 v) = (sin v + cos v)^2 with v = alpha x."""
     rate = torch.where(alpha == 0, 1, alpha)
     sine, cosine = torch.sin(_phase(rate, x)), torch.cos(_phase(rate, x))
-    to_rate = torch.where(alpha == 0, x * x, (2 * x * sine * cosine - sine.square() / rate) / rate)
+    far = sine / rate  # x near 0: squares of such sines would underflow
+    to_rate = torch.where(alpha == 0, x * x, far * (2 * x * cosine - far))
     phase = _phase(alpha, x)
     return (torch.sin(phase) + torch.cos(phase)).square(), to_rate
 
