@@ -363,8 +363,8 @@ struct snake : FromInput<1, 0> {
   template <class T> FL_HD static T derivative(T x, const T* p, T* dp) {
     const math::Angle<T> angle(p[0], x);
     const T sine = angle.sin(), cosine = angle.cos(), sum = sine + cosine;
-    const T q = select(vanishes(p[0]), x, sine * (T(1) / p[0]));
-    dp[0] = multiply_add(q * (cosine + cosine), x, -q * q);
+    const T q = select(vanishes(p[0]), x, sine * (T(1) / p[0])), turned = x * cosine;
+    dp[0] = multiply_add(q, turned, q * (turned - q));
     return sum * sum;
   }
 

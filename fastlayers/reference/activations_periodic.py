@@ -31,18 +31,25 @@ def sinc_derivative(x: Tensor) -> tuple[Tensor]:
 
 
 def snake(x: Tensor, alpha: Tensor) -> Tensor:
-    rate = torch.where(alpha == 0, 1, alpha)
-    return torch.where(alpha == 0, x, x + torch.sin(_phase(rate, torch.where(x.isinf(), 0, x))).square() / rate)
+    zero = _vanishes(alpha)
+    rate = torch.where(zero, 1, alpha)
+    return torch.where(zero, x, x + torch.sin(_phase(rate, torch.where(x.isinf(), 0, x))).square() / rate)
 
 
 def snake_derivative(x: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
     """1 + sin(2 v) = (sin v + cos v)^2 with v = alpha x."""
-    rate = torch.where(alpha == 0, 1, alpha)
+    zero = _vanishes(alpha)
+    rate = torch.where(zero, 1, alpha)
     sine, cosine = torch.sin(_phase(rate, x)), torch.cos(_phase(rate, x))
     far = sine / rate  # x near 0: squares of such sines would underflow
-    to_rate = torch.where(alpha == 0, x * x, far * (2 * x * cosine - far))
+    to_rate = torch.where(zero, x * x, far * (2 * x * cosine - far))
     phase = _phase(alpha, x)
     return (torch.sin(phase) + torch.cos(phase)).square(), to_rate
+
+
+def _vanishes(alpha: Tensor) -> Tensor:
+    """Where alpha is nearly 0, and its reciprocal may be infinite."""
+    return alpha.abs() < torch.finfo(alpha.dtype).tiny
 
 
 def _phase(rate: Tensor, x: Tensor) -> Tensor:
