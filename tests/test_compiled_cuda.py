@@ -28,6 +28,7 @@ from ptxsim import MemoryFault, RaceError  # noqa: E402
 from ptxsim.resources import tools  # noqa: E402
 
 import fastlayers as fl  # noqa: E402
+from fastlayers.specs import ACTIVATIONS  # noqa: E402
 
 SHAPE = (16, 64, 28, 28)
 DTYPES = [torch.float32, torch.bfloat16]
@@ -53,6 +54,12 @@ TRAFFIC: dict[str, float] = {
 NARROW = tuple(f"apl with 8 hinges {way}, channels_last channels_last" for way in ("forward", "backward"))
 """A thread takes two elements, lest their 32 parameters and sums fill its registers."""
 
+MATHEMATICS = re.compile(
+    r"\b(exp|exp2|expm1|log|log2|log1p|tanh|sinh?|cosh?|sincos|tan|atan|erfc?|r?sqrt|cbrt|pow|hypot)[fd]?\(|\bapprox\b|\bpolynomial\b")
+"""Of an activation or an update rule, in C++ or PTX."""
+NUMBERS = {"0.0", "0.0f", "1.0", "8388608.0f"}
+"""Those that stand in csrc/cuda; the last is 2^23, whose bits hold a whole number."""
+
 
 def execute(call: Call, module: Emulated, shape: tuple[int, ...], layout: str, dtype: torch.dtype, offset: int = 0) -> list[ptxsim.Stats]:
     """The emulator's counts of each launch of a call; no output may hold NaN."""
@@ -72,6 +79,15 @@ def wide_bytes(stats: list[ptxsim.Stats]) -> int:
             if found and int(found[1] or 1) * int(found[2]) >= 128:
                 moved += int(lanes) * 16
     return moved
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "csrc" / "cuda").iterdir()), ids=lambda path: path.name)
+def test_mathematics_is_in_common(path: Path) -> None:
+    """csrc/cuda holds loops and launches; what is computed is csrc/common's, the same for CPUs and GPUs."""
+    code = re.sub(r"//.*", "", path.read_text())
+    assert not MATHEMATICS.findall(code)
+    assert set(re.findall(r"(?<![\w.])\d+\.\d*\w*", code)) <= NUMBERS
+    assert not re.findall(rf"\bstruct (?:{'|'.join(ACTIVATIONS)})\b", code)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

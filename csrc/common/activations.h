@@ -3,7 +3,7 @@
 // forward(x, p) is f(x). derivative(x, p, dp) returns df/dx and writes df/d(parameter k) to dp[k]. Functors that derive
 // FromOutput also have derivative_from_output(y, p), df/dx from y = f(x), and those that are Invertible inverse(y, p), an x with
 // f(x) = y, finite where y is. p holds the learnable parameters, then the constants, then the uniform number of a random activation.
-// Functors with most_repeats > 1 take the number of repeats as their last argument.
+// At +-inf all are their limit, where there is one. Functors with most_repeats > 1 take the number of repeats as their last argument.
 // A new activation is one functor and one word in FL_ACTIVATIONS; every loop, on CPU and GPU, picks it up from there.
 #pragma once
 
