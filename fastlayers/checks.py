@@ -37,6 +37,13 @@ def tensor(operation: str, argument: str, value: object) -> None:
         raise TypeError(f"{operation}: {argument} must be a Tensor, got {type(value).__name__}")
 
 
+def instance(operation: str, argument: str, value: object, kind: type) -> None:
+    """value is an instance of this class."""
+    if not isinstance(value, kind):
+        article = "an" if kind.__name__[0] in "AEIOU" else "a"
+        raise TypeError(f"{operation}: {argument} must be {article} {kind.__name__}, got {type(value).__name__}")
+
+
 def floating(operation: str, x: Tensor) -> None:
     """x is strided and has one of the four dtypes that kernels take."""
     if type(x) is not Tensor:

@@ -26,12 +26,14 @@ def warmup(model: nn.Module, *inputs: object, optimizer: Optimizer | None = None
         optimizer: of the model's parameters, or None; stays as it is, too.
 
     Raises:
-        TypeError: ``warmup: model must be a torch.nn.Module, got function``
+        TypeError: ``warmup: model must be a torch.nn.Module, got function``; ``warmup: optimizer must be an Optimizer, got int``
 
     >>> model = torch.nn.Sequential(torch.nn.Linear(8, 4), torch.nn.ReLU())
     >>> warmup(model, torch.randn(2, 8))
     """
     checks.module("warmup", model)
+    if optimizer is not None:
+        checks.instance("warmup", "optimizer", optimizer, Optimizer)
     given = tensors_in([inputs, keywords, list(model.parameters())])
     with random_state_kept(given[0].device if given else torch.device("cpu")), torch.enable_grad():
         twin, stepping = copy.deepcopy((model, optimizer))

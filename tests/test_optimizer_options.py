@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import copy
 import io
+import re
 
 import pytest
 import torch
@@ -360,8 +361,13 @@ def test_build_refuses() -> None:
         fl.optim.build("sgd", Net(), overrides={"head": 1.0})
     with pytest.raises(ValueError, match=r"^build: model must have parameters that require a gradient, got none$"):
         fl.optim.build("sgd", nn.ReLU())
-    with pytest.raises(TypeError, match=r"^build: model must be a Module, got list$"):
+    with pytest.raises(TypeError, match=r"^build: model must be a torch.nn.Module, got list$"):
         fl.optim.build("sgd", [])
+    for value in (5, [5]):
+        with pytest.raises(TypeError, match=rf"^build: no_decay must be a word or a sequence of words, got {re.escape(str(value))}$"):
+            fl.optim.build("sgd", Net(), no_decay=value)
+    with pytest.raises(TypeError, match=r"^build: a word of overrides must be a str, got int$"):
+        fl.optim.build("sgd", Net(), overrides={5: {"lr": 1.0}})
 
 
 def test_tensor_hyperparameters_are_read_anew_at_every_step(device) -> None:  # noqa: F811

@@ -91,6 +91,8 @@ def test_what_models_take_and_give() -> None:
     assert (x < 0).any()
 
 
-def test_what_is_no_model_is_refused() -> None:
+def test_what_is_no_model_and_no_optimizer_is_refused() -> None:
     with pytest.raises(TypeError, match=r"^warmup: model must be a torch.nn.Module, got builtin_function_or_method$"):
         fl.warmup(torch.relu, torch.randn(3))
+    with pytest.raises(TypeError, match=r"^warmup: optimizer must be an Optimizer, got int$"):
+        fl.warmup(nn.ReLU(), torch.randn(3), optimizer=3)

@@ -175,12 +175,13 @@ def dropout_mask(
     """
     checks.probability("dropout_mask", "p", p)
     first, shape = checks.index("dropout_mask", "first", first), checks.sizes("dropout_mask", "shape", shape)
-    checks.at_least("dropout_mask", "first", first, 0)
+    count = math.prod(shape)
+    checks.whole_number("dropout_mask", "first", first, 0, 2**63 - 1 - count)
     place = torch.empty(0, device=seed.device if device is None and isinstance(seed, Tensor) else device)
     checks.seed("dropout_mask", seed, place)
     if not isinstance(seed, Tensor):
         seed = torch.tensor(int(seed), device=place.device)
-    return autograd.kernels_for(seed, "identity").dropout_mask(first, math.prod(shape), seed, p).view(shape)
+    return autograd.kernels_for(seed, "identity").dropout_mask(first, count, seed, p).view(shape)
 
 
 def _channels(

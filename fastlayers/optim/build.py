@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..checks import one_of
+from ..checks import instance, module, one_of
 from ..specs import UPDATE_RULES
 from . import checks
 from .fused import FusedStep
@@ -48,12 +48,13 @@ def build(
 
     one_of("build", "name", name, tuple(UPDATE_RULES))
     kind = getattr(optim, UPDATE_RULES[name].optimizer)
-    checks.instance("build", "model", model, nn.Module)
+    module("build", model)
     overrides, unused = overrides or {}, set(overrides or ())
-    no_decay = (no_decay,) if isinstance(no_decay, str) else no_decay
-    checks.instance("build", "overrides", overrides, Mapping)
+    no_decay = checks.words("build", "no_decay", no_decay)
+    instance("build", "overrides", overrides, Mapping)
     for word, own in overrides.items():
-        checks.instance("build", f"overrides[{word!r}]", own, Mapping)
+        instance("build", "a word of overrides", word, str)
+        instance("build", f"overrides[{word!r}]", own, Mapping)
         checks.known("build", f"overrides[{word!r}]", kind, inspect.signature(kind).parameters, own)
     groups: dict[tuple[bool, str | None], list[tuple[str, Tensor]]] = {}
     owners = dict(model.named_modules())

@@ -137,10 +137,12 @@ def one_element(operation: str, argument: str, value: Tensor) -> None:
         raise ValueError(f"{operation}: {argument} must have one element, got shape {tuple(value.shape)}")
 
 
-def instance(operation: str, argument: str, value: object, kind: type) -> None:
-    """value is an instance of this class."""
-    if not isinstance(value, kind):
-        raise TypeError(f"{operation}: {argument} must be a {kind.__name__}, got {type(value).__name__}")
+def words(operation: str, argument: str, value: object) -> tuple[str, ...]:
+    """value as a tuple of words, of which it may be one."""
+    given = (value,) if isinstance(value, str) else value
+    if not isinstance(given, Iterable) or not all(isinstance(word, str) for word in given):
+        raise TypeError(f"{operation}: {argument} must be a word or a sequence of words, got {value!r}")
+    return tuple(given)
 
 
 def trainable(operation: str, count: int) -> None:

@@ -1,0 +1,77 @@
+"""What layers keep for backward, whose mask and backend a backward uses, and what hooks on saved tensors may do."""
+from __future__ import annotations
+
+import pytest
+import torch
+
+import fastlayers as fl
+from fastlayers import nn
+
+
+@pytest.mark.parametrize(("make", "bytes_per_element"), [
+    (lambda: nn.BatchNorm2d(8, activation="relu", dropout=0.1), 4),
+    (lambda: nn.BatchNorm2d(8, activation="relu", dropout=0.1).bfloat16(), 2),
+    (lambda: nn.Dropout(0.1), 0),
+    (lambda: nn.ReLU(), 4),
+    (lambda: nn.SiLU(), 4),
+    (lambda: nn.BatchNorm2d(8, affine=False).eval(), 0),
+], ids=["bn+relu+dropout", "bn+relu+dropout bf16", "dropout", "relu keeps y", "silu", "bn eval frozen"])
+def test_saved_bytes(cpu_backend: str, make, bytes_per_element: int) -> None:
+    """What backward keeps, per-channel vectors and the seed aside."""
+    module = make()
+    dtype = next(iter([*module.parameters(), torch.empty(0)])).dtype
+    x = torch.randn(4, 8, 16, 16, dtype=dtype, requires_grad=True)
+    kept = {}
+
+    def pack(tensor):
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        module(x * 1)
+    assert sum(kept.values()) - bytes_per_element * x.numel() <= 8 + 4 * 8 * 8
+
+
+def test_dropout_keeps_a_seed_only(cpu_backend: str) -> None:
+    kept = []
+    x = torch.randn(1000, requires_grad=True)
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor):
+        nn.Dropout(0.5)(x)
+    assert [(tensor.dtype, tensor.numel()) for tensor in kept] == [(torch.int64, 1)]
+
+
+def test_backward_uses_the_mask_of_its_own_forward(cpu_backend: str) -> None:
+    """Two calls before any backward; a channels_last gradient for a contiguous x."""
+    layer = nn.Dropout(0.5)
+    x = torch.ones(4, 3, 5, 5, requires_grad=True)
+    first, second = layer(x), layer(x)
+    assert not torch.equal(first, second)
+    grad, = torch.autograd.grad(first, x, torch.ones_like(first).contiguous(memory_format=torch.channels_last))
+    assert torch.equal(grad, first)
+    assert torch.equal(torch.autograd.grad(second, x, torch.ones_like(second))[0], second)
+
+
+@pytest.mark.parametrize("make", [
+    lambda: nn.SiLU(dropout=0.5), lambda: nn.RReLU(), lambda: nn.SwiGLU(1, dropout=0.5),
+    lambda: nn.BatchNorm2d(6, activation="silu", dropout=0.5), lambda: nn.BatchNorm2d(6, activation="leaky_relu", memory="inplace"),
+], ids=["silu+dropout", "rrelu", "swiglu+dropout", "bn+silu+dropout", "bn inplace"])
+def test_hooks_on_saved_tensors_may_change_their_strides(backend: str, make) -> None:
+    """save_on_cpu(pin_memory=True) gives back contiguous tensors; masks follow the memory order that x had."""
+    module, results = make(), []
+    x = torch.randn(2, 6, 3, 4).contiguous(memory_format=torch.channels_last).requires_grad_()
+    dy = torch.randn_like(module(x))
+    for pack in (lambda tensor: tensor, lambda tensor: tensor.clone(memory_format=torch.contiguous_format)):
+        torch.manual_seed(1)
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            y = module(x)
+        results.append(torch.autograd.grad(y, [x, *module.parameters()], dy))
+    for actual, expected in zip(*results, strict=True):
+        assert torch.equal(actual, expected)
+
+
+def test_backward_runs_on_the_backend_of_its_forward() -> None:
+    x = torch.randn(10, requires_grad=True)
+    with fl.backend("reference"):
+        y = nn.SiLU()(x)
+    assert y.grad_fn.kernels.__name__ == "fastlayers.reference"
+    y.sum().backward()
