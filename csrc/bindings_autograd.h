@@ -62,6 +62,9 @@ class WantedGradients {
   size_t next_ = 0;
 };
 
+// fastlayers.autograd.common.hands_on.
+inline bool hands_on(std::string_view activation, double p) { return activation == "identity" && p == 0; }
+
 // A function's facts for backward, one by one: compiled autograd hashes no lists.
 inline void save_facts(AutogradContext* context, std::vector<at::IValue> facts, const std::vector<double>& constants) {
   facts.insert(facts.end(), constants.begin(), constants.end());

@@ -62,7 +62,8 @@ struct BatchNorm : torch::autograd::Function<BatchNorm> {
     WantedGradients wanted(context);
     const bool wants_x = wanted(true), wants_weight = wanted(weight.has_value()), wants_bias = wanted(bias.has_value());
     const bool wants_residual = wanted(facts[5].toBool()), wants_parameters = wanted(parameters.has_value());
-    const OutputMask mask = {wants_x, wants_residual, wants_weight, wants_bias, wants_parameters};
+    const bool dresidual_is_dy = hands_on(activation, p);
+    const OutputMask mask = {wants_x, wants_residual && !dresidual_is_dy, wants_weight, wants_bias, wants_parameters};
 
     const auto call = [&](auto function) {
       return function(dy, x, saved[1], saved[2], weight, bias, residual, parameters, seed, activation, constants, p, training, channel_dim,
@@ -74,6 +75,7 @@ struct BatchNorm : torch::autograd::Function<BatchNorm> {
     note_saved_memory(dy, x, saved[1], saved[2], weight, bias, residual, parameters, seed);
     auto [dx, dresidual, dweight, dbias, dparameters] =
         at::GradMode::is_enabled() ? call(differentiable) : with_memory("batch_norm_backward", batch_norm_backward, call);
+    if (wants_residual && dresidual_is_dy) dresidual = dy;
     return {undefined_if_none(dx), undefined_if_none(dweight), undefined_if_none(dbias), undefined_if_none(dresidual),
             undefined_if_none(dparameters), Tensor(), Tensor(), Tensor()};
   }

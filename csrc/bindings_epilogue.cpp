@@ -65,23 +65,24 @@ struct EpilogueFunction : torch::autograd::Function<EpilogueFunction> {
     const bool wants_residual = wanted(facts[6].toBool()), wants_parameters = wanted(parameters.has_value());
     const bool wants_after = wanted(facts[7].toBool());
     const Tensor dafter = wants_after ? gradients[0] : Tensor();
-    if (!(wants_x || wants_scale || wants_shift || wants_residual || wants_parameters)) {
-      return {Tensor(), Tensor(), Tensor(), Tensor(), Tensor(), dafter, Tensor(), Tensor(), Tensor()};
+    const bool scaled = scale.has_value(), known = hands_on(activation, p);
+    const bool wants_dz = !known && (wants_residual || (wants_x && !scaled));  // of what the activation is given, dx unless scaled
+    const OutputMask mask = {scaled ? wants_x : wants_dz, wants_dz && scaled, wants_scale, wants_shift, wants_parameters};
+    Optional dx, dz, dscale, dshift, dparameters;
+    if (mask != OutputMask{}) {
+      const Tensor dy = with_strides(gradients[0], strides);
+      const Tensor x = saved[0].defined() ? with_strides(saved[0], strides) : dy;  // of what does not depend on x
+      const Optional none, residual = saved_tensor(with_strides(saved[3], strides));
+      note_saved_memory(dy, x, scale, shift, residual, parameters, seed);
+      std::tie(dx, dz, dscale, dshift, dparameters) = gradients_by("epilogue_backward", epilogue_backward, [&](auto function) {
+        return function(dy, x, none, scale, shift, residual, parameters, seed, activation, constants, p, channel_dim, from_output, mask,
+                        sample, outcome);
+      });
     }
-    const Tensor dy = with_strides(gradients[0], strides);
-    const Tensor x = saved[0].defined() ? with_strides(saved[0], strides) : dy;  // of what does not depend on x
-    const Optional residual = saved_tensor(with_strides(saved[3], strides));
-    const bool separate = scale && wants_residual;  // else dresidual is dx
-    const OutputMask mask = {wants_x || (wants_residual && !separate), separate, wants_scale, wants_shift, wants_parameters};
-
-    const Optional none;
-    note_saved_memory(dy, x, scale, shift, residual, parameters, seed);
-    auto [dx, dresidual, dscale, dshift, dparameters] = gradients_by("epilogue_backward", epilogue_backward, [&](auto function) {
-      return function(dy, x, none, scale, shift, residual, parameters, seed, activation, constants, p, channel_dim, from_output, mask,
-                      sample, outcome);
-    });
-    if (wants_residual && !separate) dresidual = dx;
-    return {wants_x ? undefined_if_none(dx) : Tensor(), undefined_if_none(dscale), undefined_if_none(dshift), undefined_if_none(dresidual),
+    if (known) dz = gradients[0];
+    else if (!scaled) dz = dx;
+    if (!scaled) dx = wants_x ? dz : std::nullopt;
+    return {undefined_if_none(dx), undefined_if_none(dscale), undefined_if_none(dshift), wants_residual ? undefined_if_none(dz) : Tensor(),
             undefined_if_none(dparameters), dafter, Tensor(), Tensor(), Tensor()};
   }
 };

@@ -69,6 +69,25 @@ def test_hooks_on_saved_tensors_may_change_their_strides(backend: str, make) -> 
         assert torch.equal(actual, expected)
 
 
+@pytest.mark.parametrize("call", [
+    lambda x, r: nn.BatchNorm1d(4)(x, residual=r),
+    lambda x, r: nn.BatchNorm1d(4).eval()(x, residual=r),
+    lambda x, r: fl.functional.bias_activation(x, torch.ones(4, requires_grad=True), "identity", residual=r),
+    lambda x, r: fl.functional.bias_activation(x, None, "identity", scale=torch.ones(4, requires_grad=True), residual=r),
+], ids=["batch norm", "evaluation", "bias", "scale"])
+def test_a_gradient_that_does_not_change_is_handed_on(cpu_backend: str, call) -> None:
+    """As by torch's addition: the residual's, and without a scale x's, is dy itself where nothing but sums comes after."""
+    x, residual = (torch.randn(6, 4, requires_grad=True) for _ in range(2))
+    dy = torch.randn(6, 4)
+    y = call(x, residual)
+    dx, dresidual = torch.autograd.grad(y, [x, residual], dy)
+    assert dresidual.data_ptr() == dy.data_ptr()
+    again = torch.autograd.grad(call(x, residual), [x, residual], dy, create_graph=True)
+    for actual, expected in zip(again, (dx, dresidual), strict=True):
+        torch.testing.assert_close(actual.detach(), expected)
+    assert torch.equal(torch.autograd.grad(call(x, residual), residual, dy)[0], dy), "alone, without x's"
+
+
 def test_backward_runs_on_the_backend_of_its_forward() -> None:
     x = torch.randn(10, requires_grad=True)
     with fl.backend("reference"):

@@ -10,7 +10,7 @@ from ..context import transformed
 from ..reference.batch_norm import batch_norm_statistics, move_running
 from ..reference.dtypes import accumulate_dtype
 from . import composed, synchronised
-from .common import KernelFunction, dense, differentiable, finite_or_old, kernels_for, recorded, vector, with_stride
+from .common import KernelFunction, dense, differentiable, finite_or_old, hands_on, kernels_for, recorded, vector, with_stride
 from .restoring import restorable, restored
 
 Arguments = tuple[specs.Activation, tuple[float, ...], float, bool, float | None, float, int, bool, bool, object]
@@ -62,10 +62,12 @@ class BatchNorm(KernelFunction):
             x = restored(kernels, x, mean, rstd, weight, bias, residual, parameters, row, constants, channel_dim)
         wants_x, wants_weight, wants_bias, wants_residual, wants_parameters = ctx.needs_input_grad[:5]
         given = (dy, x, mean, rstd, weight, bias, residual, parameters, seed, row.name, constants, p, training, channel_dim,
-                 (wants_x, wants_residual, wants_weight, wants_bias, wants_parameters))
+                 (wants_x, wants_residual and not hands_on(row, p), wants_weight, wants_bias, wants_parameters))
         twice = kernels is reference and torch.is_grad_enabled()
         results = differentiable_gradients(*given, eps) if twice else kernels.batch_norm_backward(*given)
         dx, dresidual, dweight, dbias, dparameters = results
+        if wants_residual and hands_on(row, p):
+            dresidual = dy
         return dx, dweight, dbias, dresidual, dparameters, None, None, None, None, None
 
 

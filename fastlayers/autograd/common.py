@@ -10,6 +10,7 @@ from torch.autograd import Function
 from .. import ops, reference
 from ..backends import select
 from ..context import observed
+from ..specs import Activation
 
 
 class KernelFunction(Function):
@@ -49,6 +50,11 @@ def kernels_for(x: Tensor, activation: str) -> ModuleType:
 def differentiable(kernels: ModuleType) -> ModuleType:
     """The forward's backend, or the reference where this backward pass is itself being differentiated."""
     return reference if torch.is_grad_enabled() and not torch.compiler.is_compiling() else kernels
+
+
+def hands_on(row: Activation, p: float) -> bool:
+    """Whether the gradient of y is that of what the activation is given, as it is: backward hands it on then, and copies nothing."""
+    return row.name == "identity" and p == 0
 
 
 def vector(values: Tensor | None, compute: torch.dtype) -> Tensor | None:

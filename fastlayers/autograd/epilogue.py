@@ -11,7 +11,7 @@ from ..backends import is_compiled
 from ..context import transformed
 from ..reference.dtypes import accumulate_dtype
 from . import composed
-from .common import KernelFunction, dense, differentiable, kernels_for, recorded, vector, with_stride
+from .common import KernelFunction, dense, differentiable, hands_on, kernels_for, recorded, vector, with_stride
 
 
 class Arguments(NamedTuple):
@@ -53,18 +53,24 @@ class Epilogue(KernelFunction):
         row, constants, p, channel_dim, _, outcome = ctx.arguments
         wants_x, wants_scale, wants_shift, wants_residual, wants_parameters, _, wants_after, _ = ctx.needs_input_grad
         dafter = dy if wants_after else None
-        if not any(ctx.needs_input_grad[:5]):
-            return None, None, None, None, None, None, dafter, None
-        dy, x, residual = (with_stride(value, ctx.stride) for value in (dy, x, residual))
-        if x is None:  # identity: its derivative needs no x, any tensor like it will do
-            x = dy
-        separate = scale is not None and wants_residual  # else dresidual is dx
-        dx, dresidual, dscale, dshift, dparameters = differentiable(ctx.kernels).epilogue_backward(
-            dy, x, None, scale, shift, residual, parameters, seed, row.name, constants, p, channel_dim, ctx.from_output,
-            (wants_x or (wants_residual and not separate), separate, wants_scale, wants_shift, wants_parameters), ctx.sample, outcome)
-        if wants_residual and not separate:
-            dresidual = dx
-        return dx, dscale, dshift, dresidual, dparameters, None, dafter, None
+        scaled, known = scale is not None, hands_on(row, p)
+        wants_dz = not known and (wants_residual or (wants_x and not scaled))  # of what the activation is given, dx unless scaled
+        mask = (wants_x if scaled else wants_dz, wants_dz and scaled, wants_scale, wants_shift, wants_parameters)
+        dx = dz = dscale = dshift = dparameters = None
+        if any(mask):
+            dy, x, residual = (with_stride(value, ctx.stride) for value in (dy, x, residual))
+            if x is None:  # identity: its derivative needs no x, any tensor like it will do
+                x = dy
+            dx, dz, dscale, dshift, dparameters = differentiable(ctx.kernels).epilogue_backward(
+                dy, x, None, scale, shift, residual, parameters, seed, row.name, constants, p, channel_dim, ctx.from_output, mask,
+                ctx.sample, outcome)
+        if known:
+            dz = dy
+        elif not scaled:
+            dz = dx
+        if not scaled:
+            dx = dz if wants_x else None
+        return dx, dscale, dshift, dz if wants_residual else None, dparameters, None, dafter, None
 
 
 def needed(

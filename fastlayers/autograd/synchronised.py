@@ -12,7 +12,7 @@ from torch import Tensor
 from .. import checks
 from ..reference.batch_norm import move_running, moved_running
 from ..reference.dtypes import accumulate_dtype
-from .common import KernelFunction, kernels_for, with_stride
+from .common import KernelFunction, hands_on, kernels_for, with_stride
 from .restoring import restorable, restored
 
 
@@ -48,7 +48,9 @@ class SynchronisedBatchNorm(KernelFunction):
         shared = (dy, x, mean, rstd, weight, bias, residual, parameters, seed, row.name, constants, p)
         wants_x, wants_weight, wants_bias, wants_residual, wants_parameters = ctx.needs_input_grad[:5]
         dx, dresidual, dweight, dbias, dparameters = kernels.batch_norm_backward(
-            *shared, False, channel_dim, (False, wants_residual, wants_x or wants_weight, wants_x or wants_bias, wants_parameters))
+            *shared, False, channel_dim, (False, wants_residual and not hands_on(row, p), wants_x or wants_weight, wants_x or wants_bias, wants_parameters))
+        if wants_residual and hands_on(row, p):
+            dresidual = dy
         if wants_x:
             means = gathered(torch.cat([dbias, dweight]), group).sum(0) / total
             mean_dz, mean_dz_normalised = means.to(mean.dtype).chunk(2)
