@@ -25,10 +25,14 @@ FLOATING = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
 _STRIDED = torch.strided
 
 
+class OutOfRange(ValueError, RuntimeError):
+    """A ValueError, as of any value out of its range, that is a RuntimeError too: torch leaves it to kernels, which raise that."""
+
+
 def one_of(operation: str, argument: str, value: object, allowed: Sequence[object]) -> None:
     """value is one of those allowed."""
     if value not in allowed:
-        raise ValueError(f"{operation}: {argument} must be one of {', '.join(map(str, allowed))}, got {value!r}")
+        raise OutOfRange(f"{operation}: {argument} must be one of {', '.join(map(str, allowed))}, got {value!r}")
 
 
 def tensor(operation: str, argument: str, value: object) -> None:
@@ -56,16 +60,12 @@ def floating(operation: str, x: Tensor) -> None:
         raise RuntimeError(f"{operation}: x must be dense or jagged, got a nested tensor of layout torch.strided")
 
 
-class NotAProbability(ValueError, RuntimeError):
-    """Of NaN: as any other number out of range a ValueError; torch's dropout, which only its kernels refuse NaN in, a RuntimeError."""
-
-
 def probability(operation: str, argument: str, p: object) -> None:
     """p is a number in [0, 1]; NaN is not."""
     if not isinstance(p, (int, float)) and not isinstance(p, Real):  # in this order: Real, for numpy's numbers, is ten times slower
         raise TypeError(f"{operation}: {argument} must be a number, got {type(p).__name__}")
     if not 0 <= p <= 1:
-        kind = ValueError if p == p else NotAProbability
+        kind = ValueError if p == p else OutOfRange
         raise kind(f"{operation}: {argument} must be between 0 and 1, got {p}")
 
 
@@ -286,10 +286,10 @@ def constants(operation: str, row: Activation, values: Sequence[float]) -> None:
     for constant, value in zip(row.constants, values, strict=True):
         number(operation, constant.name, value)
         if not constant.takes(value):
-            raise ValueError(f"{operation}: {constant.name} must be {constant.rule()}, got {value}")
+            raise OutOfRange(f"{operation}: {constant.name} must be {constant.rule()}, got {value}")
     if row.ordered and any(a > b for a, b in itertools.pairwise(values)):
         names = " <= ".join(constant.name for constant in row.constants)
-        raise ValueError(f"{operation}: constants must be in the order {names}, got {' and '.join(map(str, values))}")
+        raise OutOfRange(f"{operation}: constants must be in the order {names}, got {' and '.join(map(str, values))}")
 
 
 def whole_number(operation: str, argument: str, value: object, low: int, high: int | None = None) -> None:
@@ -408,9 +408,9 @@ def batch_norm(
         raise RuntimeError(f"{operation}: num_batches_tracked must be given when momentum is None, got None")
     if num_batches_tracked is not None:
         tensor(operation, "num_batches_tracked", num_batches_tracked)
-        if num_batches_tracked.dtype is not torch.int64 or num_batches_tracked.numel() != 1:
-            raise RuntimeError(f"{operation}: num_batches_tracked must be a 0-d int64 tensor, got {_name(num_batches_tracked.dtype)} of "
-                               f"shape {tuple(num_batches_tracked.shape)}")
+        if num_batches_tracked.is_complex() or num_batches_tracked.numel() != 1:
+            raise RuntimeError(f"{operation}: num_batches_tracked must be a real number in a 0-d tensor, got "
+                               f"{_name(num_batches_tracked.dtype)} of shape {tuple(num_batches_tracked.shape)}")
     if type(momentum) is not float and momentum is not None:
         number(operation, "momentum", momentum)
     if type(eps) is not float:

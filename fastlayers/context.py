@@ -1,5 +1,5 @@
-"""What surrounds a call: a torch.func transform, forward-mode differentiation, a dispatch mode, a backward pass; and tensors without
-memory of their own."""
+"""What surrounds a call: a transform of torch.func, forward-mode differentiation, torch.jit.trace, a dispatch mode, a backward pass;
+and tensors without memory of their own."""
 from __future__ import annotations
 
 import torch
@@ -13,17 +13,18 @@ _graph_task = torch._C._current_graph_task_id
 
 
 def transformed() -> bool:
-    """Whether a torch.func transform (vmap, grad, jvp, ...) or forward_ad.dual_level is at work: what the reference can follow."""
-    return _transforms_active() or forward_ad._current_level >= 0
+    """Whether a torch.func transform (vmap, grad, jvp, ...), forward_ad.dual_level or torch.jit.trace is at work: the reference's
+    operators are torch's, which they can follow, and save in a file."""
+    return _transforms_active() or forward_ad._current_level >= 0 or _tracing() is not None
 
 
 transformed._dynamo_marked_constant = True  # as torch.compiler.assume_constant_result does, without importing the compiler
 
 
 def observed() -> bool:
-    """Whether somebody records what runs, and sees operators, but no kernel called directly: torch.jit.trace, or a TorchDispatchMode,
-    make_fx and FakeTensorMode among them."""
-    return _modes() > 0 or _tracing() is not None
+    """Whether somebody records what runs, and sees operators, but no kernel called directly: a TorchDispatchMode, make_fx and
+    FakeTensorMode among them."""
+    return _modes() > 0
 
 
 observed._dynamo_marked_constant = True

@@ -22,7 +22,9 @@ def overridable(function: Callable[Arguments, Result]) -> Callable[Arguments, Re
     """A function of a tensor that can be overridden as those of torch can: a subclass gives its like, torch.fx records a call."""
 
     @functools.wraps(function)
-    def dispatched(x, *args, **kwargs):
+    def dispatched(x=None, *args, **kwargs):
+        if x is None:
+            x = kwargs.pop("input", None)  # torch's name of it
         if is_overriding(x):
             return handle_torch_function(dispatched, (x,), x, *args, **kwargs)
         return function(x, *args, **kwargs)

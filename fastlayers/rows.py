@@ -31,8 +31,9 @@ class Constant:
         """Its range in words."""
         above = "above" if self.low in self.refused else "at least"
         bounds = [f"{above} {self.low:g}"] * math.isfinite(self.low) + [f"at most {self.high:g}"] * math.isfinite(self.high)
-        others = [f"but not {value:g}" for value in self.refused if value != self.low]
-        return " ".join(["a number", *([" and ".join(bounds)] if bounds else []), *others])
+        others = [f"but not {value:g}" for value in self.refused if value != self.low and math.isfinite(value)]
+        kind = "a finite number" if math.inf in self.refused else "a number"
+        return " ".join([kind, *([" and ".join(bounds)] if bounds else []), *others])
 
     def described(self) -> str:
         """Its range and default in words."""
@@ -95,6 +96,8 @@ class Activation:
     """Whether there is a value for every x and every parameter: else sums need care where a kernel computes beside a tensor's end."""
     keyword: tuple[str, object] | None = None
     """The argument of ``module`` that selects this row where several rows share one class."""
+    autocast: str = ""
+    """What torch.autocast makes of a float32 or half x: "" nothing, "lower" its own dtype, "float32 on cuda" float32 there."""
     random: bool = False
     """Whether the function takes, after the constants, a number per element that is uniform in (0, 1), drawn from the seed."""
     ulp: float = _ULP

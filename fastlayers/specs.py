@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from .rows import Activation, Constant, Learnable, Repeats, UpdateRule
 
+_INFINITE = (float("-inf"), float("inf"))
+
 
 def hyperparameter_range(name: str) -> tuple[float, float]:
     """(low, high) of a number that an update takes: low <= number < high."""
@@ -56,13 +58,14 @@ _ACTIVATIONS = (
     Activation(
         "prelu", "PReLU", "f(x) = x if x > 0 else weight * x", "f'(x) = 1 if x > 0 else weight; df/dweight = 0 if x > 0 else x",
         "He et al., arXiv:1502.01852", learnables=(Learnable("weight", 0.25),), kinks=((0.0, 0.25),), invertible="weight > 0",
-        ulp=1,
+        autocast="lower", ulp=1,
     ),
     Activation(
         "rrelu", "RReLU",
         "f(x) = x if x > 0 else a x, a uniform in [lower, upper] for every element; in evaluation a = (lower + upper) / 2",
         "f'(x) = 1 if x > 0 else a", "Xu et al., arXiv:1505.00853",
-        constants=(Constant("lower", 1 / 8), Constant("upper", 1 / 3)), ordered=True, kinks=((0.0, None),), random=True, ulp=2,
+        constants=(Constant("lower", 1 / 8, refused=_INFINITE), Constant("upper", 1 / 3, refused=_INFINITE)), ordered=True,
+        kinks=((0.0, None),), random=True, ulp=2,
     ),
     Activation(
         "elu", "ELU", "f(x) = x if x > 0 else alpha (exp(x) - 1)", "f'(x) = 1 if x > 0 else alpha exp(x)",
@@ -97,6 +100,7 @@ _ACTIVATIONS = (
         "softplus", "Softplus", "f(x) = log(1 + exp(beta x)) / beta, and x where beta x > threshold",
         "f'(x) = s(beta x), s the logistic sigmoid, and 1 where beta x > threshold", "Dugas et al., NIPS 2000",
         constants=(Constant("beta", 1.0), Constant("threshold", 20.0)), invertible="beta > 0 and threshold > 15", saturates=True,
+        autocast="float32 on cuda",
     ),
     Activation(
         "bent_identity", "BentIdentity", "f(x) = (sqrt(x^2 + 1) - 1) / 2 + x", "f'(x) = x / (2 sqrt(x^2 + 1)) + 1",

@@ -90,6 +90,33 @@ def test_inplace_is_torchs(row) -> None:
         assert leaf.grad is not None
 
 
+@pytest.mark.parametrize("dtype", cases.DTYPES, ids=str)
+def test_random_slopes_are_the_same_in_place(cpu_backend: str, dtype: torch.dtype) -> None:
+    results = []
+    for call in (nn.RReLU(), nn.RReLU(inplace=True), lambda x: F.rrelu(x, training=True, inplace=True)):
+        leaf = torch.linspace(-2, 1, 24, dtype=dtype).requires_grad_()
+        torch.manual_seed(3)
+        given = leaf * 1
+        y = call(given)
+        assert (y is given) == (len(results) > 0)
+        results.append((y.detach(), *torch.autograd.grad(y.sum(), leaf)))
+    for actual in results[1:]:
+        assert all(map(torch.equal, actual, results[0]))
+
+
+@pytest.mark.parametrize("name", ["prelu", "softplus", "relu", "gelu", "silu", "mish", "elu"])
+def test_autocast_casts_as_torchs(name: str) -> None:
+    weight = (torch.full((1,), 0.2),) if name == "prelu" else ()
+    for dtype in (torch.float32, torch.bfloat16, torch.float64):
+        x = torch.randn(4, 6).to(dtype)
+        weights = [w.to(torch.float64 if dtype == torch.float64 else torch.float32) for w in weight]
+        with torch.autocast("cpu", torch.bfloat16):
+            ours = getattr(F, name)(x, *weights)
+            theirs = getattr(torch.nn.functional, name)(x, *weights)
+        assert ours.dtype == theirs.dtype
+        torch.testing.assert_close(ours, theirs)
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("row", [row for row in ROWS if row.saturates], ids=lambda row: row.name)
 def test_half_types_keep_what_the_flat_end_loses(cpu_backend: str, row, dtype: torch.dtype) -> None:

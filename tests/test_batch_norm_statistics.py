@@ -206,6 +206,22 @@ def test_skip_nonfinite_in_a_module_under_amp(cpu_backend: str) -> None:
         assert all(torch.equal(old, new) for old, new in zip(weights, net.parameters(), strict=True))
 
 
+@pytest.mark.parametrize("momentum", [0.1, None])
+@pytest.mark.parametrize("dtype", [torch.int32, torch.float32, torch.float64], ids=str)
+def test_a_count_of_another_dtype_counts_on(cpu_backend: str, dtype: torch.dtype, momentum: float | None) -> None:
+    """As torch's: a module cast as a whole, or torch.func.functional_call with cast buffers, has one."""
+    layers = nn.BatchNorm1d(3, momentum=momentum), torch.nn.BatchNorm1d(3, momentum=momentum)
+    for x in torch.randn(3, 8, 3):
+        for layer in layers:
+            layer.num_batches_tracked = layer.num_batches_tracked.to(dtype)
+            layer(x)
+    ours, theirs = layers
+    assert ours.num_batches_tracked == theirs.num_batches_tracked == 3
+    assert ours.num_batches_tracked.dtype == dtype
+    torch.testing.assert_close(ours.running_mean, theirs.running_mean)
+    torch.testing.assert_close(ours.running_var, theirs.running_var)
+
+
 def test_freeze_survives_train(cpu_backend: str) -> None:
     layer = nn.BatchNorm1d(3, activation="relu", dropout=0.5)
     layer(torch.randn(9, 3))

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import re
 
 import cases
@@ -100,12 +101,16 @@ def test_dispatch_modes_see_operators(make) -> None:
 ])
 @pytest.mark.parametrize("gradients", [False, True])
 def test_jit_trace(make, gradients: bool) -> None:
-    """What TensorBoard's add_graph does: kernels called directly gave it tensors of unknown origin."""
+    """What TensorBoard's add_graph and torch.jit.save ask for: torch's operators alone, also in a file, for any size of the batch."""
     module = torch.nn.Sequential(torch.nn.Linear(4, 4), make()).eval()
-    x, other = torch.randn(2, 6, 4)
+    x, other, file = torch.randn(6, 4), torch.randn(9, 4), io.BytesIO()
     with torch.set_grad_enabled(gradients):
-        traced = torch.jit.trace(module, x)
-    assert torch.equal(traced(other), module(other))
+        torch.jit.save(torch.jit.trace(module, x), file)
+    file.seek(0)
+    loaded = torch.jit.load(file)
+    kinds = {node.kind() for node in loaded.inlined_graph.nodes()}
+    assert all(re.match("aten::|prim::(?!Python)", kind) for kind in kinds), kinds
+    torch.testing.assert_close(loaded(other), module(other))
 
 
 CHANGING = {

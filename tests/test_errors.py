@@ -71,7 +71,7 @@ REFUSED = [
     (lambda: batch_norm(weight=[1.0, 1.0, 1.0]), TypeError, "batch_norm: weight must be a Tensor, got list"),
     (lambda: batch_norm(residual=1.0), TypeError, "batch_norm: residual must be a Tensor, got float"),
     (lambda: batch_norm(num_batches_tracked=torch.zeros(2)), RuntimeError,
-     "batch_norm: num_batches_tracked must be a 0-d int64 tensor, got float32 of shape (2,)"),
+     "batch_norm: num_batches_tracked must be a real number in a 0-d tensor, got float32 of shape (2,)"),
     (lambda: batch_norm(seed=1.5, dropout=0.5), TypeError, "batch_norm: seed must be a 0-d int64 tensor or an int, got float"),
     # values
     (lambda: batch_norm(seed=2**64, dropout=0.5), ValueError,
@@ -149,6 +149,7 @@ REFUSED = [
     (lambda: nn.ISRU(0.0), ValueError, "ISRU: alpha must be a number above 0, got 0.0"),
     (lambda: nn.CELU(0.0)(X), ValueError, "CELU: alpha must be a number but not 0, got 0.0"),
     (lambda: nn.Softshrink(-1.0)(X), ValueError, "Softshrink: lambd must be a number at least 0, got -1.0"),
+    (lambda: F.rrelu(X, 0.5, float("inf")), ValueError, "rrelu: upper must be a finite number, got inf"),
     (lambda: F.rrelu(X, 0.5, 0.2), ValueError, "rrelu: constants must be in the order lower <= upper, got 0.5 and 0.2"),
     (lambda: nn.SReLU(num_parameters=4)(X), RuntimeError, "SReLU: t_l must hold 1 or 3 values, one per channel, got 4"),
     (lambda: nn.BatchNorm1d(3, activation=nn.APL(num_parameters=2))(X), RuntimeError,
@@ -192,6 +193,16 @@ REFUSED = [
 def test_refusal(call, kind: type[Exception], message: str) -> None:
     with pytest.raises(kind, match="^" + re.escape(message)):
         call()
+
+
+@pytest.mark.parametrize("call", [
+    lambda F, x: F.softshrink(x, -0.5), lambda F, x: F.rrelu(x, 0.5, 0.2, training=True), lambda F, x: F.celu(x, 0.0),
+    lambda F, x: F.gelu(x, approximate="bad"),
+], ids=["softshrink", "rrelu", "celu", "gelu"])
+def test_what_torchs_kernels_refuse_is_a_runtime_error_too(call) -> None:
+    for functions in (torch.nn.functional, F):
+        with pytest.raises(RuntimeError):
+            call(functions, X)
 
 
 @pytest.mark.parametrize("spoil", [

@@ -319,6 +319,18 @@ def test_forward_takes_torchs_name(cpu_backend: str, make) -> None:
     assert make()(input=torch.randn(4, 3)).shape == (4, 3)
 
 
+@pytest.mark.parametrize(("name", "arguments"), [
+    ("relu", {}), ("prelu", {"weight": torch.ones(1)}), ("dropout", {"p": 0.0}), ("glu", {}),
+    ("threshold", {"threshold": 0.1, "value": 0.0}),
+    ("batch_norm", {"running_mean": None, "running_var": None, "training": True}),
+])
+def test_functions_take_torchs_name(name: str, arguments: dict) -> None:
+    x = torch.randn(4, 6)
+    close(getattr(fl.functional, name)(input=x, **arguments), getattr(torch.nn.functional, name)(input=x, **arguments))
+    with pytest.raises(TypeError):
+        getattr(fl.functional, name)(**arguments)
+
+
 @pytest.mark.parametrize("layer", [nn.Identity(), nn.Identity(dropout=0.5).eval(), nn.Dropout(0.5).eval(), nn.Dropout(0.0)])
 def test_what_changes_nothing_hands_back_anything(layer) -> None:
     for x in (torch.randn(3), torch.arange(3), torch.ones(2, dtype=torch.complex64)):

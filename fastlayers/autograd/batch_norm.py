@@ -97,6 +97,11 @@ def batch_norm(
 ) -> Tensor:
     """BatchNorm on checked tensors of any strides."""
     row, constants, p, training, momentum, eps, channel_dim, inplace, skip_nonfinite, group = arguments
+    if num_batches_tracked is not None and num_batches_tracked.dtype is not torch.int64:  # a checkpoint's or a cast module's
+        counter = num_batches_tracked.to(torch.int64)
+        y = batch_norm(x, weight, bias, residual, parameters, seed, running_mean, running_var, counter, arguments)
+        num_batches_tracked.copy_(counter)
+        return y
     if transformed():
         checks.one_process("batch_norm", group is None)
         return composed.batch_norm(

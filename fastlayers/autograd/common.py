@@ -33,10 +33,7 @@ class Unrecorded:
 
 
 def recorded(function: type[KernelFunction], *arguments: object) -> Tensor:
-    """function.apply, or its forward alone in torch.no_grad(), where small tensors would feel the rest of it.
-
-    Not under torch.jit.trace: it runs a second time without gradients, and compares.
-    """
+    """function.apply, or its forward alone in torch.no_grad(), where small tensors would feel the rest of it."""
     if torch.is_grad_enabled() or observed():
         return function.apply(*arguments)
     return function.forward(Unrecorded(), *arguments)

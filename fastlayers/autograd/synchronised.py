@@ -48,7 +48,8 @@ class SynchronisedBatchNorm(KernelFunction):
         shared = (dy, x, mean, rstd, weight, bias, residual, parameters, seed, row.name, constants, p)
         wants_x, wants_weight, wants_bias, wants_residual, wants_parameters = ctx.needs_input_grad[:5]
         dx, dresidual, dweight, dbias, dparameters = kernels.batch_norm_backward(
-            *shared, False, channel_dim, (False, wants_residual and not hands_on(row, p), wants_x or wants_weight, wants_x or wants_bias, wants_parameters))
+            *shared, False, channel_dim,
+            (False, wants_residual and not hands_on(row, p), wants_x or wants_weight, wants_x or wants_bias, wants_parameters))
         if wants_residual and hands_on(row, p):
             dresidual = dy
         if wants_x:

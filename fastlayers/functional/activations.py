@@ -32,12 +32,24 @@ def apply(
     if type(x) is not Tensor and is_jagged(x):
         checks.one_value(operation, row, parameters, "a jagged x")
         return on_values(lambda x: apply(operation, x, activation, dropout=dropout, training=training, seed=seed), x)
+    if row.autocast and isinstance(x, Tensor):
+        x = _autocast(row, x)
     checks.floating(operation, x)
     if dropping or row.random:
         return fused(operation, x, None, None, None, activation, dropout, training, seed, 1 if x.dim() > 1 else 0)
     if parameters is not None:
         checks.parameters(operation, row.learnables[0].name, parameters, x, x.size(1) if x.dim() > 1 else 1)
     return autograd.activation(x, parameters, row, constants)
+
+
+def _autocast(row: Activation, x: Tensor) -> Tensor:
+    """x as torch.autocast hands it to torch's function of the row."""
+    device = x.device.type
+    if x.dtype is torch.float64 or not x.is_floating_point() or not torch.is_autocast_enabled(device):
+        return x
+    if row.autocast == "lower":
+        return x.to(torch.get_autocast_dtype(device))
+    return x.float() if device == "cuda" else x
 
 
 def _function(rows: tuple[Activation, ...]) -> Callable[..., Tensor]:
@@ -53,7 +65,11 @@ def _function(rows: tuple[Activation, ...]) -> Callable[..., Tensor]:
     names += ["training"] if first.random else []  # where torch.nn.functional.rrelu has it
     names += ["inplace"] if in_place else []
 
-    def activation(x: Tensor, *arguments: object, dropout: float = 0.0, seed: Tensor | int | None = None, **keywords: object) -> Tensor:
+    def activation(
+        x: Tensor | None = None, *arguments: object, dropout: float = 0.0, seed: Tensor | int | None = None, **keywords: object,
+    ) -> Tensor:
+        if x is None:
+            x = keywords.pop("input", None)  # torch's name of it
         if is_overriding(x):
             return handle_torch_function(activation, (x,), x, *arguments, dropout=dropout, seed=seed, **keywords)
         if plain is not None and not arguments and not keywords:  # what the rest comes to, for a small tensor
@@ -70,7 +86,9 @@ def _function(rows: tuple[Activation, ...]) -> Callable[..., Tensor]:
             checks.one_of(name, keyword, value, tuple(by_value))
             row = by_value[value]
         if given.pop("inplace", False) and not (dropout and training):
-            return in_place(x, **given, inplace=True, **({"training": training} if row.random else {}))
+            if row.random and training:
+                return x.copy_(activation(x.clone(), **given, training=True, seed=seed))
+            return in_place(x, **given, inplace=True)
         constants = tuple([given.get(constant.name, constant.default) for constant in row.constants])
         if row.learnables:
             values = [given[learnable.name] for learnable in row.learnables]

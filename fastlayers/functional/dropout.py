@@ -66,7 +66,7 @@ def dropout1d(
         p, training, inplace, convention, seed, generator: as in :func:`dropout`.
 
     Returns:
-        y, shape, dtype and memory format of x.
+        y, shape, dtype and memory format of x, contiguous where samples do not follow one another in memory.
 
     Raises:
         RuntimeError: ``dropout1d: x must be 2-D or 3-D, got ...``; else as :func:`dropout`.

@@ -32,9 +32,12 @@ class FusedActivation(torch.nn.Module):
         """y = dropout(activation(input)), shape, dtype and memory format of input; ``inplace`` counts where there is no dropout."""
         if isinstance(input, Proxy):
             return traced(self, input)
-        if self.inplace and not self.dropout:
-            return super().forward(input)  # torch's kernel: in place there is no traffic left to save
         name = type(self).__name__
+        if self.inplace and not self.dropout:
+            resolved = resolve_module(name, self)
+            if resolved.row.random:
+                return input.copy_(apply(name, input.clone(), resolved))
+            return super().forward(input)  # torch's kernel: in place there is no traffic left to save
         return apply(name, input, resolve_module(name, self), dropout=self.dropout, training=self.training)
 
     def extra_repr(self) -> str:
