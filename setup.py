@@ -18,7 +18,7 @@ def extension(name, bindings, *libraries, flags=()):
 
 
 ONLY_CUDA = {*Path("csrc").glob("*_cuda.cpp")}
-SHARED = {Path(f"csrc/bindings{part}.cpp") for part in ("", "_activation", "_batch_norm", "_epilogue", "_layers", "_optimizers", "_steps")}
+SHARED = {*Path("csrc").glob("bindings*.cpp")} - {Path("csrc/bindings_gated.cpp")}  # gated units are CPU kernels and Triton's
 setup(
     ext_modules=[extension("fastlayers._C", {*Path("csrc").glob("*.cpp")} - ONLY_CUDA),
                  extension("fastlayers._CUDA", SHARED | ONLY_CUDA, "c10_cuda", flags=["-DFL_CUDA"])],

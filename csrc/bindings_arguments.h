@@ -17,6 +17,7 @@
 #include "common/dropout.h"
 #include "common/epilogue.h"
 #include "device.h"
+#include "types.h"
 
 namespace fastlayers {
 
@@ -49,16 +50,12 @@ inline int activation_position(const char* op, std::string_view name) {
 }
 
 inline DataType data_type_of(const char* op, const Tensor& x) {
-  switch (x.scalar_type()) {
-    case at::kFloat: return DataType::float32;
-    case at::kDouble: return DataType::float64;
-    case at::kHalf: return DataType::float16;
-    case at::kBFloat16: return DataType::bfloat16;
-    default: TORCH_CHECK_TYPE(false, op, ": x must be float32, float64, float16 or bfloat16, got ", x.scalar_type());
-  }
+  const std::optional<DataType> type = find_data_type(x.scalar_type());
+  TORCH_CHECK_TYPE(type, op, ": x must be float32, float64, float16 or bfloat16, got ", x.scalar_type());
+  return *type;
 }
 
-inline at::ScalarType accumulate_type(const Tensor& x) { return x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat; }
+inline at::ScalarType accumulate_type(const Tensor& x) { return accumulate_type(x.scalar_type()); }
 
 // New memory beside x. On the CPU without the dispatcher, which would cost more than a small kernel, unless
 // torch.utils.deterministic.fill_uninitialized_memory asks for NaN in it, so that an element nobody writes is seen.
@@ -110,11 +107,7 @@ inline void check_like(const char* op, const char* name, const Tensor& tensor, c
                     tensor.device());
   check_in_memory(tensor);
   TORCH_CHECK_VALUE(tensor.sizes() == x.sizes(), op, ": ", name, " must have x's shape ", x.sizes(), ", got ", tensor.sizes());
-  if (tensor.strides() == x.strides()) return;
-  for (int64_t d = 0; d < x.dim(); ++d) {
-    TORCH_CHECK_VALUE(x.numel() == 0 || x.size(d) == 1 || tensor.stride(d) == x.stride(d), op, ": ", name, " must have x's strides ",
-                      x.strides(), ", got ", tensor.strides());
-  }
+  TORCH_CHECK_VALUE(same_order(tensor, x), op, ": ", name, " must have x's strides ", x.strides(), ", got ", tensor.strides());
 }
 
 // mean, scale, weight, ...: one value per channel.
@@ -160,13 +153,14 @@ inline void check_activation(const char* op, const Tensor& x, const Optional& pa
 // What becomes of kept and dropped values, where it is not the default: keep_scale, keep_shift, drop_value.
 using Outcome = std::optional<std::array<double, 3>>;
 
-inline void check_dropout(const char* op, const Optional& seed, double p, Epilogue& e, int64_t sample = 0, const Outcome& outcome = {}) {
+inline void check_dropout(const char* op, const Optional& seed, at::Device device, double p, Epilogue& e, int64_t sample = 0,
+                          const Outcome& outcome = {}) {
   e.dropout = seed.has_value() && p != 0;
   if (!seed) return;
   check_in_memory(*seed);
   TORCH_CHECK_VALUE(p >= 0 && p <= 1, op, ": p must be in [0, 1], got ", p);
-  TORCH_CHECK_TYPE(seed->scalar_type() == at::kLong && seed->dim() == 0 && is_here(*seed), op, ": seed must be a 0-d int64 tensor on ",
-                   device_name, ", got ", seed->scalar_type(), " of shape ", seed->sizes(), " on ", seed->device());
+  TORCH_CHECK_TYPE(seed->scalar_type() == at::kLong && seed->dim() == 0 && seed->device() == device, op,
+                   ": seed must be a 0-d int64 tensor on ", device, ", got ", seed->scalar_type(), " of shape ", seed->sizes(), " on ", seed->device());
   e.seed = reinterpret_cast<const uint64_t*>(seed->const_data_ptr<int64_t>());
   e.threshold = host::dropout_threshold(p);
   if (outcome) {
@@ -201,7 +195,7 @@ struct Arguments {
     if (residual) check_like(op, "residual", *residual, x);
     e.residual = data_of(residual);
     check_activation(op, x, parameters, activation, constants, e);
-    check_dropout(op, seed, p, e, sample, outcome);
+    check_dropout(op, seed, x.device(), p, e, sample, outcome);
     TORCH_CHECK_VALUE(seed || !activation_facts[e.activation].random, op, ": seed must be given for ", std::string(activation),
                       ", got None");
     return e;

@@ -195,8 +195,9 @@ Tensor batch_norm_backward_input(const Tensor& dy, const Tensor& x, const Tensor
 Tensor dropout_mask(int64_t first, int64_t count, const Tensor& seed, double p) {
   const char* op = "dropout_mask";
   TORCH_CHECK_VALUE(first >= 0 && count >= 0, op, ": first and count must be at least 0, got ", first, " and ", count);
+  TORCH_CHECK_VALUE(is_here(seed), op, ": seed must be on ", device_name, ", got one on ", seed.device());
   Epilogue e = {};
-  check_dropout(op, seed, p, e);
+  check_dropout(op, seed, seed.device(), p, e);
   Tensor kept = new_tensor(seed, {count}, {1}, at::kBool);
   bool* const out = kept.mutable_data_ptr<bool>();
   layers::mask(op, seed, out, first, count, e);

@@ -27,7 +27,7 @@ void gather(Work& work, const Lists& lists) {
       tensor.scalars[k] = scalar.mutable_data_ptr<float>();
     }
     if (work.has_masters) tensor.master = dense_like(lists.masters, i, at::kFloat, param).mutable_data_ptr();
-    if (work.ema_decay) tensor.average = dense_like(lists.averages, i, average_type(type), param).mutable_data_ptr();
+    if (work.ema_decay) tensor.average = dense_like(lists.averages, i, accumulate_type(type), param).mutable_data_ptr();
     work.add(tensor);
   }
 }

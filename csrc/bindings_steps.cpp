@@ -34,7 +34,7 @@ py::object gradients_if_ready(
       if (scalars[k].scalar_type() != at::kFloat || scalars[k].device() != param.device()) return py::none();
     }
     if (masters.size() && !fits(masters[i], at::kFloat, param)) return py::none();
-    if (averages.size() && !fits(averages[i], average_type(param.scalar_type()), param)) return py::none();
+    if (averages.size() && !fits(averages[i], accumulate_type(param.scalar_type()), param)) return py::none();
     PyList_SET_ITEM(result.ptr(), i, THPVariable_Wrap(param.grad()));
   }
   return result;
@@ -47,18 +47,11 @@ const at::Tensor* lookup(PyObject* dictionary, PyObject* name) {
 }
 
 // The memory of the state under that name if it is like the parameter, or nullptr.
-void* memory_if_ready(PyObject* dictionary, PyObject* name, at::ScalarType type, const at::Tensor& param) {
+void* memory_if_ready(Work& work, PyObject* dictionary, PyObject* name, at::ScalarType type, const at::Tensor& param) {
   const at::Tensor* state = lookup(dictionary, name);
-  return state && fits(*state, type, param) ? state->mutable_data_ptr() : nullptr;
-}
-
-at::ScalarType scalar_type(NumberType type) {
-  switch (type) {
-    case NumberType::float32: return at::kFloat;
-    case NumberType::float64: return at::kDouble;
-    case NumberType::float16: return at::kHalf;
-    default: return at::kBFloat16;
-  }
+  if (!state || !fits(*state, type, param)) return nullptr;
+  work.hold(*state);
+  return state->mutable_data_ptr();
 }
 
 // Adds a parameter with its gradient and states; false if one is missing or does not fit.
@@ -70,30 +63,39 @@ bool add_if_ready(Work& work, const at::Tensor& param, PyObject* dictionary, con
   if (!fits(param.grad(), type, param)) return false;
   const bool empty = param.numel() == 0;  // whose memory may be nullptr
   UpdateTensor tensor = new_tensor(param, param.grad());
+  work.hold(param);
+  work.hold(param.grad());
   for (size_t k = 0; k < work.present.size(); ++k) {
-    void* memory = memory_if_ready(dictionary, PyTuple_GET_ITEM(names.ptr(), k), state_type, param);
+    void* memory = memory_if_ready(work, dictionary, PyTuple_GET_ITEM(names.ptr(), k), state_type, param);
     if (!memory && !empty) return false;
     tensor.states[work.present[k]] = memory;
   }
   for (int k = 0; k < work.facts().scalars; ++k) {
     const at::Tensor* scalar = lookup(dictionary, PyTuple_GET_ITEM(scalar_names.ptr(), k));
     if (!scalar || scalar->numel() != 1 || !fits(*scalar, at::kFloat, *scalar) || scalar->device() != param.device()) return false;
+    work.hold(*scalar);
     tensor.scalars[k] = scalar->mutable_data_ptr<float>();
   }
-  if (work.has_masters && !(tensor.master = memory_if_ready(dictionary, master, at::kFloat, param)) && !empty) return false;
-  if (work.ema_decay && !(tensor.average = memory_if_ready(dictionary, average, average_type(type), param)) && !empty) return false;
+  if (work.has_masters && !(tensor.master = memory_if_ready(work, dictionary, master, at::kFloat, param)) && !empty) return false;
+  if (work.ema_decay && !(tensor.average = memory_if_ready(work, dictionary, average, accumulate_type(type), param)) && !empty) return false;
   work.add(tensor);
   return true;
 }
 
-// A launch of fastlayers.optim as Launch.native of plan.py makes it.
+// What Launch.native of plan.py makes of a launch of fastlayers.optim, in the order of its tuple.
+enum LaunchPart {
+  launch_rule, launch_params, launch_dictionaries, launch_state_names, launch_scalar_names, launch_hyperparameters, launch_tensors,
+  launch_flags, launch_has_masters, launch_ema_decay, launch_seed, launch_clipping
+};
+
 struct NativeLaunch {
   explicit NativeLaunch(const py::handle& handle) : items(py::reinterpret_borrow<py::tuple>(handle)) {}
 
-  py::object operator[](int i) const { return items[i]; }
-  Tensors params() const { return {"step_launches", "params", items[1]}; }
+  py::object operator[](LaunchPart part) const { return items[part]; }
+  template <class Type> Type get(LaunchPart part) const { return items[part].cast<Type>(); }
+  Tensors params() const { return {"step_launches", "params", items[launch_params]}; }
   // (which launches share a norm, the largest it may be), or nothing.
-  std::optional<std::pair<int, double>> clipping() const { return items[11].cast<std::optional<std::pair<int, double>>>(); }
+  std::optional<std::pair<int, double>> clipping() const { return get<std::optional<std::pair<int, double>>>(launch_clipping); }
 
   py::tuple items;
 };
@@ -101,24 +103,24 @@ struct NativeLaunch {
 // The work of a launch; false if anything is missing or does not fit.
 bool prepare(std::vector<Work>& works, const NativeLaunch& launch) {
   const Tensors params = launch.params();
-  const py::list dictionaries = launch[2];
-  const py::tuple names = launch[3], scalar_names = launch[4];
-  works.emplace_back(launch[0].cast<std::string>(), launch[5].cast<std::vector<double>>(), launch[6].cast<std::vector<Optional>>(),
-                     launch[7].cast<std::vector<int>>());
+  const py::list dictionaries = launch[launch_dictionaries];
+  const py::tuple names = launch[launch_state_names], scalar_names = launch[launch_scalar_names];
+  works.emplace_back(launch.get<std::string>(launch_rule), launch.get<std::vector<double>>(launch_hyperparameters),
+                     launch.get<std::vector<Optional>>(launch_tensors), launch.get<std::vector<int>>(launch_flags));
   Work& work = works.back();
   work.device = params[0].device();
   if (names.size() != work.present.size() || dictionaries.size() != static_cast<size_t>(params.size())) return false;
   if (scalar_names.size() != static_cast<size_t>(work.facts().scalars)) return false;
   work.type = work.state_type = number_type(params, 0);
-  work.has_masters = launch[8].cast<bool>();
-  work.ema_decay = launch[9].cast<std::optional<double>>();
-  work.seed = launch[10].cast<Optional>();
+  work.has_masters = launch.get<bool>(launch_has_masters);
+  work.ema_decay = launch.get<std::optional<double>>(launch_ema_decay);
+  work.seed = launch.get<Optional>(launch_seed);
   if (!names.empty()) {
     const at::Tensor* state = lookup(dictionaries[0].ptr(), names[0].ptr());
     if (!state) return false;
     switch (state->scalar_type()) {
-      case at::kFloat: work.state_type = NumberType::float32; break;
-      case at::kBFloat16: work.state_type = NumberType::bfloat16; break;
+      case at::kFloat: work.state_type = DataType::float32; break;
+      case at::kBFloat16: work.state_type = DataType::bfloat16; break;
       default: if (state->scalar_type() != params[0].scalar_type()) return false;
     }
   }

@@ -47,8 +47,8 @@ class Tensors {
   py::object items_;
 };
 
-NumberType number_type(const Tensors& list, int64_t i) {
-  if (const auto type = find_number_type(list[i].scalar_type())) return *type;
+DataType number_type(const Tensors& list, int64_t i) {
+  if (const auto type = find_data_type(list[i].scalar_type())) return *type;
   list.refuse(i, "be float32, float64, float16 or bfloat16", list[i].scalar_type());
 }
 
@@ -63,15 +63,6 @@ const at::Tensor& dense(const Tensors& list, int64_t i, at::ScalarType type, at:
   return x;
 }
 
-// Whether two tensors of one shape lie in memory alike; strides of dimensions of size 1 mean nothing.
-bool same_order(const at::Tensor& x, const at::Tensor& model) {
-  if (x.strides() == model.strides() || x.numel() == 0) return true;
-  for (int64_t d = 0; d < x.dim(); ++d) {
-    if (x.size(d) != 1 && x.stride(d) != model.stride(d)) return false;
-  }
-  return true;
-}
-
 // The same, and of the parameter's shape and memory order.
 [[maybe_unused]] const at::Tensor& dense_like(const Tensors& list, int64_t i, at::ScalarType type, const at::Tensor& param) {
   const at::Tensor& x = dense(list, i, type, param.device());
@@ -81,15 +72,12 @@ bool same_order(const at::Tensor& x, const at::Tensor& model) {
 }
 
 // States are of the parameters' type, or float32 or bfloat16 for any but float64.
-bool supported(NumberType type, NumberType state_type) {
+bool supported(DataType type, DataType state_type) {
   return state_type == type ||
-         (type != NumberType::float64 && (state_type == NumberType::float32 || state_type == NumberType::bfloat16));
+         (type != DataType::float64 && (state_type == DataType::float32 || state_type == DataType::bfloat16));
 }
 
-bool is_half(NumberType type) { return type == NumberType::float16 || type == NumberType::bfloat16; }
-
-// What averages of parameters are kept in.
-at::ScalarType average_type(at::ScalarType type) { return type == at::kDouble ? at::kDouble : at::kFloat; }
+bool is_half(DataType type) { return type == DataType::float16 || type == DataType::bfloat16; }
 
 UpdateTensor new_tensor(const at::Tensor& param, const at::Tensor& grad) {
   UpdateTensor tensor = {};

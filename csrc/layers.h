@@ -15,8 +15,9 @@ namespace fastlayers::layers {
 #if defined(FL_CUDA)
 
 // Kernels on x's device, with memory for what they need besides.
-template <class Launch> void launch(const char* op, const Tensor& x, const Epilogue& e, int64_t workspace_bytes, Launch kernels) {
-  TORCH_CHECK_VALUE(cuda::walkable(e), op, ": x must have fewer elements than a kernel counts, got shape ", x.sizes());
+template <class Launch>
+void launch(const char* op, const Tensor& x, const Epilogue& e, bool per_channel, int64_t workspace_bytes, Launch kernels) {
+  TORCH_CHECK_VALUE(cuda::walkable(e, per_channel), op, ": x must have fewer elements than a kernel counts, got shape ", x.sizes());
   const Launching launching(x.device());
   Tensor workspace;
   if (workspace_bytes) workspace = new_memory(launching, cuda::divide_up(workspace_bytes, sizeof(float)), at::kFloat);
@@ -25,36 +26,36 @@ template <class Launch> void launch(const char* op, const Tensor& x, const Epilo
 }
 
 inline void forward(const char* op, const Tensor& x, const Epilogue& e, void* y) {
-  launch(op, x, e, 0, [&](void*, cuda::Stream stream) { cuda::epilogue_forward(e, y, stream); });
+  launch(op, x, e, cuda::per_channel(e), 0, [&](void*, cuda::Stream stream) { cuda::epilogue_forward(e, y, stream); });
 }
 inline void backward(const char* op, const Tensor& x, const Epilogue& e, const EpilogueGradients& g) {
-  launch(op, x, e, cuda::epilogue_backward_workspace(e, g),
+  launch(op, x, e, cuda::per_channel(e, g), cuda::epilogue_backward_workspace(e, g),
          [&](void* workspace, cuda::Stream stream) { cuda::epilogue_backward(e, g, workspace, stream); });
 }
 inline void inverse(const char* op, const Tensor& y, const Epilogue& e, void* x) {
-  launch(op, y, e, 0, [&](void*, cuda::Stream stream) { cuda::epilogue_inverse(e, x, stream); });
+  launch(op, y, e, true, 0, [&](void*, cuda::Stream stream) { cuda::epilogue_inverse(e, x, stream); });
 }
 inline void statistics(const char* op, const Tensor& x, const Epilogue& e, void* mean, void* m2) {
-  launch(op, x, e, cuda::batch_norm_statistics_workspace(e),
+  launch(op, x, e, true, cuda::batch_norm_statistics_workspace(e),
          [&](void* workspace, cuda::Stream stream) { cuda::batch_norm_statistics(e, mean, m2, workspace, stream); });
 }
 inline void batch_norm_forward(const char* op, const Tensor& x, const BatchNorm& b, void* y) {
-  launch(op, x, b.epilogue, cuda::batch_norm_statistics_workspace(b.epilogue),
+  launch(op, x, b.epilogue, true, cuda::batch_norm_statistics_workspace(b.epilogue),
          [&](void* workspace, cuda::Stream stream) { cuda::batch_norm_forward(b, y, workspace, stream); });
 }
 inline void batch_norm_backward(const char* op, const Tensor& x, const BatchNorm& b, const EpilogueGradients& g) {
-  launch(op, x, b.epilogue, cuda::batch_norm_backward_workspace(b, g),
+  launch(op, x, b.epilogue, true, cuda::batch_norm_backward_workspace(b, g),
          [&](void* workspace, cuda::Stream stream) { cuda::batch_norm_backward(b, g, workspace, stream); });
 }
 inline void running_statistics(const char* op, const Tensor& x, const Epilogue& e, const void* running_mean, const void* running_var, double eps,
                                void* mean, void* rstd) {
-  launch(op, x, e, 0, [&](void*, cuda::Stream stream) { cuda::running_statistics(e, running_mean, running_var, eps, mean, rstd, stream); });
+  launch(op, x, e, true, 0, [&](void*, cuda::Stream stream) { cuda::running_statistics(e, running_mean, running_var, eps, mean, rstd, stream); });
 }
 inline void slopes(const char* op, const Tensor& x, const Epilogue& e, const void* mean_dz_centred, const void* rstd, void* slope) {
-  launch(op, x, e, 0, [&](void*, cuda::Stream stream) { cuda::slopes(e, mean_dz_centred, rstd, slope, stream); });
+  launch(op, x, e, true, 0, [&](void*, cuda::Stream stream) { cuda::slopes(e, mean_dz_centred, rstd, slope, stream); });
 }
 inline void mask(const char* op, const Tensor& seed, bool* kept, int64_t first, int64_t count, const Epilogue& e) {
-  launch(op, seed, e, 0, [&](void*, cuda::Stream stream) { cuda::dropout_mask(e, kept, first, count, stream); });
+  launch(op, seed, e, false, 0, [&](void*, cuda::Stream stream) { cuda::dropout_mask(e, kept, first, count, stream); });
 }
 
 #else

@@ -12,6 +12,7 @@
 #include "common/optimizers.h"
 #include "common/update_rules.h"
 #include "device.h"
+#include "types.h"
 
 namespace py = pybind11;
 
@@ -23,16 +24,6 @@ template <class... Parts> std::string text(const Parts&... parts) {
   std::ostringstream stream;
   (stream << ... << parts);
   return stream.str();
-}
-
-inline std::optional<NumberType> find_number_type(at::ScalarType type) {
-  switch (type) {
-    case at::kFloat: return NumberType::float32;
-    case at::kDouble: return NumberType::float64;
-    case at::kHalf: return NumberType::float16;
-    case at::kBFloat16: return NumberType::bfloat16;
-    default: return std::nullopt;
-  }
 }
 
 // A rule as bindings need to know it.
@@ -67,14 +58,17 @@ inline void check_count(const char* name, size_t given, size_t wanted) {
 
 // Gradients of one type.
 struct GradientList {
-  NumberType type;
+  DataType type;
   std::vector<UpdateTensor> tensors;
+  std::vector<at::Storage> held;  // what tensors point into: another thread may set a gradient to None while kernels run
+
+  void hold(const at::Tensor& tensor) { held.push_back(tensor.storage()); }
 };
 
 // A step of one list, checked.
 struct Work : GradientList {
   int rule;
-  NumberType state_type;
+  DataType state_type;
   at::Device device{device_type};
   std::vector<double> hyperparameters;
   std::vector<Optional> hyperparameter_tensors;  // [] or, where one is not nothing, it stands for the number

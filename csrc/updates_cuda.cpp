@@ -22,10 +22,10 @@ struct DeviceList {
 
 // A number as the kernel reads it; `kept` holds what had to be made for it.
 cuda::StoredNumber stored(const Optional& number, const Launching& launching, std::vector<at::Tensor>& kept) {
-  if (!number) return {nullptr, NumberType::float32};
-  const bool readable = number->device() == launching.device && find_number_type(number->scalar_type()) && !number->is_neg();
+  if (!number) return {nullptr, DataType::float32};
+  const bool readable = number->device() == launching.device && find_data_type(number->scalar_type()) && !number->is_neg();
   kept.push_back(readable ? *number : number->resolve_neg().to(launching.device, at::kDouble));
-  return {kept.back().const_data_ptr(), *find_number_type(kept.back().scalar_type())};
+  return {kept.back().const_data_ptr(), *find_data_type(kept.back().scalar_type())};
 }
 
 }  // namespace

@@ -8,8 +8,8 @@ from . import math
 from .math import FAR, FAR_FLOAT64, NEAR
 
 _FLAT = tl.constexpr(1e18)  # where 1 + x^2 is x^2
-_SELU_SCALE = tl.constexpr(1.0507009873554805)
-_SELU_SLOPE = tl.constexpr(1.7580993408473766)  # times alpha
+SELU_SCALE = tl.constexpr(1.0507009873554805)
+SELU_SLOPE = tl.constexpr(1.7580993408473766)  # times alpha
 
 
 @triton.jit
@@ -109,17 +109,17 @@ def elu_derivative_from_output(y, p):
 
 @triton.jit
 def selu(x, p):
-    return tl.where(x > 0, x * math.constant(x, _SELU_SCALE), math.expm1(x, 0.0, True) * math.constant(x, _SELU_SLOPE))
+    return tl.where(x > 0, x * math.constant(x, SELU_SCALE), math.expm1(x, 0.0, True) * math.constant(x, SELU_SLOPE))
 
 
 @triton.jit
 def selu_derivative(x, p):
-    return (tl.where(x > 0, math.constant(x, _SELU_SCALE), math.fast_exp(x, 1.0) * math.constant(x, _SELU_SLOPE)),)
+    return (tl.where(x > 0, math.constant(x, SELU_SCALE), math.fast_exp(x, 1.0) * math.constant(x, SELU_SLOPE)),)
 
 
 @triton.jit
 def selu_derivative_from_output(y, p):
-    return (tl.where(y > 0, math.constant(y, _SELU_SCALE), y + math.constant(y, _SELU_SLOPE)),)
+    return (tl.where(y > 0, math.constant(y, SELU_SCALE), y + math.constant(y, SELU_SLOPE)),)
 
 
 @triton.jit

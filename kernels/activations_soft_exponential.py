@@ -51,16 +51,20 @@ def _soft_exponential(x, alpha):
     v = tl.where(alpha > 0, alpha * x, tl.where(x == x, 0.0, x))
     low = tl.where(tl.abs(v) < NEAR, math.rounding_of_product(alpha, x, v), 0.0)
     low = tl.where(alpha > 0, low, 0.0)
-    grown = math.expm1(v, low, False)
-    slope = math.exp(v, low)
+    scaled, scale = math.exp_scaled(v, low)
+    slope = scaled * scale
+    large = scale > 1  # slope may overflow before what it is divided in does
+    e = tl.where(large, scaled, slope)
+    grown = tl.where(large, scaled, math.expm1(v, low, False))
+    unit = tl.where(large, scale, 1.0)
     small = tl.where(tl.abs(v) < 0.5, v, 0.0)
     g = tl.full(x.shape, 0.0, x.dtype)
     for k in tl.static_range(10 if x.dtype == tl.float32 else 16):
         g = tl.fma(g, small, _SOFT_SERIES[(6 if x.dtype == tl.float32 else 0) + k])
     finite = math.at_least(v, -1000.0)
-    outside = (tl.fma(finite, slope, -tl.where(grown < float("inf"), grown, 0.0)) / rate) / rate
+    outside = (tl.fma(finite, e, -tl.where(grown < float("inf"), grown, 0.0)) / rate) / rate * unit
     to_alpha = 1 + tl.where(tl.abs(v) < 0.5, x * x * g, outside)
-    return tl.where(alpha > 0, grown / rate + alpha, x), slope, to_alpha
+    return tl.where(alpha > 0, grown / rate * unit + alpha, x), slope, to_alpha
 
 
 @triton.jit
@@ -77,7 +81,8 @@ def _half_logarithm(x, alpha):
     u = tl.fma(x, tl.broadcast_to(-alpha * SCALE, x.shape), tl.broadcast_to(offset * SCALE, x.shape)) + rest * SCALE
     exponent = math.fast_log2(u)
     slope = math.fast_reciprocal(u) * SCALE
-    value = tl.where(near, tl.fma(w * q, shift, shift), tl.fma(exponent, tl.broadcast_to(-LN_2 / alpha, x.shape), -32 * LN_2 / alpha))
+    rate = math.constant(x, -LN_2) / alpha
+    value = tl.where(near, tl.fma(w * q, shift, shift), tl.fma(exponent, tl.broadcast_to(rate, x.shape), 32 * rate))
     outside = (tl.fma(exponent, LN_2, 32 * LN_2 - 1) + slope) / alpha / alpha
     return value, slope, tl.where(near, shift * shift * (slope + q), outside) + slope
 

@@ -35,6 +35,12 @@ def _shifted(value, sums, squares, pivot):
 
 
 @triton.jit
+def _finite(value):
+    """value, and 0 where it is not finite: deviations from an infinite pivot would be NaN."""
+    return tl.where(tl.abs(value) < float("inf"), value, tl.zeros_like(value))
+
+
+@triton.jit
 def _m2(squares, correction):
     """squares of deviations from a pivot - correction: at least 0 whatever rounding does, infinite where the squares overflowed."""
     return tl.where(squares < float("inf"), tl.maximum(squares - correction, 0.0), squares)
@@ -63,7 +69,8 @@ def batch_norm_statistics_contiguous(
     tile = tiles.contiguous_tile(begin, end, channel, channels, length, row_groups, multiplier, bits, ONE_ROW, ALIGNED, GROUPS)
     counts = tl.sum(tile[2].to(COMPUTE), 1)
     value = tiles.load(x, tile, 0.0, not ALIGNED, COMPUTE)
-    shift = (tl.sum(value, 1) / tl.maximum(counts, 1.0)).to(x.dtype.element_ty)[:, None] + tl.zeros([GROUPS, 8], x.dtype.element_ty)
+    mean = _finite((tl.sum(value, 1) / tl.maximum(counts, 1.0)).to(x.dtype.element_ty))
+    shift = mean[:, None] + tl.zeros([GROUPS, 8], x.dtype.element_ty)
     pivot = shift.to(COMPUTE)
     first = tl.where(tile[2], value, pivot)
     sums, squares = _shifted(first, tl.zeros_like(first), tl.zeros_like(first), pivot)
@@ -102,10 +109,10 @@ def batch_norm_statistics_channels_last(
     begin = chunk * chunk_rows
     end = tl.minimum(begin + chunk_rows, rows)
     tile = tiles.channels_last_tile(begin, end, column, channel, present, channels, UNIT, LANES, COLUMNS, GROUPS)
-    shift = tl.load(x + tile[1], mask=tile[2], other=0.0)
+    value = tl.load(x + tile[1], mask=tile[2], other=0.0)
+    shift = _finite(value)
     pivot = shift.to(COMPUTE)
-    sums = tl.zeros([GROUPS, 8], COMPUTE)
-    squares = tl.zeros([GROUPS, 8], COMPUTE)
+    sums, squares = _shifted(value.to(COMPUTE), tl.zeros([GROUPS, 8], COMPUTE), tl.zeros([GROUPS, 8], COMPUTE), pivot)
     for start in range(begin + GROUPS // COLUMNS, end, GROUPS // COLUMNS):
         tile = tiles.channels_last_tile(start, end, column, channel, present, channels, UNIT, LANES, COLUMNS, GROUPS)
         sums, squares = _shifted(tiles.load(x, tile, shift, False, COMPUTE), sums, squares, pivot)

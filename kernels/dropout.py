@@ -106,7 +106,7 @@ def _activation_words(value, group):
 
 
 @triton.jit
-def _half_word(words, column):
+def half_word(words, column):
     """The 16-bit number of element ``column`` (0 to 7)."""
     w0, w1, w2, w3 = words
     word = tl.where(column < 4, tl.where(column < 2, w0, w1), tl.where(column < 6, w2, w3))
@@ -119,15 +119,15 @@ def uniform_number(value, place):
     group, index = place
     if index is None:
         w0, w1, w2, w3 = _activation_words(value, group)
-        number = _half_word((w0[:, None], w1[:, None], w2[:, None], w3[:, None]), tl.arange(0, 8)[None, :])
+        number = half_word((w0[:, None], w1[:, None], w2[:, None], w3[:, None]), tl.arange(0, 8)[None, :])
     else:
-        number = _half_word(_activation_words(value, index >> 3), (index & 7).to(tl.int32))
+        number = half_word(_activation_words(value, index >> 3), (index & 7).to(tl.int32))
     return tl.fma(number.to(tl.float32), 2.0**-16, 2.0**-17)
 
 
 @triton.jit
 def mask_kernel(kept, seed, threshold, first, count, BLOCK: tl.constexpr):
-    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     key = dropout_key(seed, threshold, None, None, None, tl.float32)
     tl.store(kept + i, keeps(key, (None, first.to(tl.int64) + i)) & (threshold < 65536), mask=i < count)
 
@@ -146,5 +146,5 @@ def dropout_mask(first: int, count: int, seed: Tensor, p: float) -> Tensor:
     kept = torch.empty(count, dtype=torch.bool, device=seed.device)
     if count:
         with launch.device_guard(seed):
-            mask_kernel[(triton.cdiv(count, 1024),)](kept, seed, threshold(p), first, count, BLOCK=1024)
+            mask_kernel[(triton.cdiv(count, 1024),)](kept, seed, threshold(p), first, count, BLOCK=1024, **launch.OPTIONS)
     return kept

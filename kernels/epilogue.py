@@ -22,7 +22,7 @@ _DROPOUT = ("threshold", "keep_scale", "keep_shift", "drop_value", "sample_rows"
 
 
 @triton.jit
-def _arguments(parameters, channel, present, channels, LEARNABLE: tl.constexpr, PER_CHANNEL: tl.constexpr, CONSTANTS: tl.constexpr,
+def arguments_of(parameters, channel, present, channels, LEARNABLE: tl.constexpr, PER_CHANNEL: tl.constexpr, CONSTANTS: tl.constexpr,
                CHANNELS_LAST: tl.constexpr, COMPUTE: tl.constexpr):
     """What the activation's functions take after x: learnable parameters, then constants."""
     values = ()
@@ -46,7 +46,7 @@ def _with_uniform(arguments, slope_seed, slope_key, place):
 
 
 @triton.jit
-def _channel_vectors(mean, scale, weight, shift, channel, present, CHANNELS_LAST: tl.constexpr):
+def channel_vectors(mean, scale, weight, shift, channel, present, CHANNELS_LAST: tl.constexpr):
     """(mean, scale, shift) of the program's channels; scale is multiplied by weight where both are given."""
     centre = tiles.channel_value(mean, channel, present, 0.0, CHANNELS_LAST)
     slope = tiles.channel_value(scale, channel, present, 1.0, CHANNELS_LAST)
@@ -103,8 +103,8 @@ def epilogue_forward_contiguous(
     program = tl.program_id(0)
     channel = 0 if ONE_ROW else program % channels
     chunk = program if ONE_ROW else program // channels
-    vectors = _channel_vectors(mean, scale, weight, shift, channel, None, False)
-    arguments = _arguments(parameters, channel, None, channels, LEARNABLE, PER_CHANNEL, CONSTANTS, False, COMPUTE)
+    vectors = channel_vectors(mean, scale, weight, shift, channel, None, False)
+    arguments = arguments_of(parameters, channel, None, channels, LEARNABLE, PER_CHANNEL, CONSTANTS, False, COMPUTE)
     key = dropout_key(seed, threshold, keep_scale, keep_shift, drop_value, COMPUTE)
     slope_key = seed_value(slope_seed)
     end = tl.minimum((chunk + 1) * chunk_slots, slots)
@@ -126,8 +126,8 @@ def epilogue_forward_channels_last(
     program = tl.program_id(0)
     chunk = program // blocks
     column, channel, present = tiles.channels_last_columns(program % blocks, channels, UNIT, LANES, COLUMNS, GROUPS)
-    vectors = _channel_vectors(mean, scale, weight, shift, channel, present, True)
-    arguments = _arguments(parameters, channel, present, channels // UNIT * UNIT, LEARNABLE, PER_CHANNEL, CONSTANTS, True, COMPUTE)
+    vectors = channel_vectors(mean, scale, weight, shift, channel, present, True)
+    arguments = arguments_of(parameters, channel, present, channels // UNIT * UNIT, LEARNABLE, PER_CHANNEL, CONSTANTS, True, COMPUTE)
     key = dropout_key(seed, threshold, keep_scale, keep_shift, drop_value, COMPUTE)
     slope_key = seed_value(slope_seed)
     end = tl.minimum((chunk + 1) * chunk_rows, rows)
@@ -226,9 +226,9 @@ def epilogue_backward_contiguous(
     program = tl.program_id(0)
     channel = 0 if ONE_ROW else program % channels
     chunk = program if ONE_ROW else program // channels
-    vectors = _channel_vectors(mean, scale, weight, shift, channel, None, False)
+    vectors = channel_vectors(mean, scale, weight, shift, channel, None, False)
     batch_means = _batch_means(mean_dz, mean_dz_centred, scale, vectors, channel, None, False)
-    arguments = _arguments(parameters, channel, None, channels, LEARNABLE, PER_CHANNEL, CONSTANTS, False, COMPUTE)
+    arguments = arguments_of(parameters, channel, None, channels, LEARNABLE, PER_CHANNEL, CONSTANTS, False, COMPUTE)
     key = dropout_key(seed, threshold, keep_scale, keep_shift, drop_value, COMPUTE)
     slope_key = seed_value(slope_seed)
     totals = reductions.zeros(COUNT, COMPUTE, GROUPS)
@@ -256,9 +256,9 @@ def epilogue_backward_channels_last(
     block = tl.program_id(0) % blocks
     chunk = tl.program_id(0) // blocks
     column, channel, present = tiles.channels_last_columns(block, channels, UNIT, LANES, COLUMNS, GROUPS)
-    vectors = _channel_vectors(mean, scale, weight, shift, channel, present, True)
+    vectors = channel_vectors(mean, scale, weight, shift, channel, present, True)
     batch_means = _batch_means(mean_dz, mean_dz_centred, scale, vectors, channel, present, True)
-    arguments = _arguments(parameters, channel, present, channels // UNIT * UNIT, LEARNABLE, PER_CHANNEL, CONSTANTS, True, COMPUTE)
+    arguments = arguments_of(parameters, channel, present, channels // UNIT * UNIT, LEARNABLE, PER_CHANNEL, CONSTANTS, True, COMPUTE)
     key = dropout_key(seed, threshold, keep_scale, keep_shift, drop_value, COMPUTE)
     slope_key = seed_value(slope_seed)
     totals = reductions.zeros(COUNT, COMPUTE, GROUPS)

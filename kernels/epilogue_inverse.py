@@ -12,7 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from . import inverses, launch, tiles
-from .epilogue import _arguments, _channel_vectors
+from .epilogue import arguments_of, channel_vectors
 from .memory import or_reference
 
 
@@ -38,8 +38,8 @@ def epilogue_inverse_contiguous(
     program = tl.program_id(0)
     channel = 0 if ONE_ROW else program % channels
     chunk = program if ONE_ROW else program // channels
-    vectors = _channel_vectors(mean, scale, None, shift, channel, None, False)
-    arguments = _arguments(parameters, channel, None, channels, LEARNABLE, PER_CHANNEL, CONSTANTS, False, COMPUTE)
+    vectors = channel_vectors(mean, scale, None, shift, channel, None, False)
+    arguments = arguments_of(parameters, channel, None, channels, LEARNABLE, PER_CHANNEL, CONSTANTS, False, COMPUTE)
     end = tl.minimum((chunk + 1) * chunk_slots, slots)
     for start in range(chunk * chunk_slots, end, GROUPS):
         tile = tiles.contiguous_tile(start, end, channel, channels, length, row_groups, multiplier, bits, ONE_ROW, ALIGNED, GROUPS)
@@ -55,8 +55,8 @@ def epilogue_inverse_channels_last(
     program = tl.program_id(0)
     chunk = program // blocks
     column, channel, present = tiles.channels_last_columns(program % blocks, channels, UNIT, LANES, COLUMNS, GROUPS)
-    vectors = _channel_vectors(mean, scale, None, shift, channel, present, True)
-    arguments = _arguments(parameters, channel, present, channels // UNIT * UNIT, LEARNABLE, PER_CHANNEL, CONSTANTS, True, COMPUTE)
+    vectors = channel_vectors(mean, scale, None, shift, channel, present, True)
+    arguments = arguments_of(parameters, channel, present, channels // UNIT * UNIT, LEARNABLE, PER_CHANNEL, CONSTANTS, True, COMPUTE)
     end = tl.minimum((chunk + 1) * chunk_rows, rows)
     for start in range(chunk * chunk_rows, end, GROUPS // COLUMNS):
         tile = tiles.channels_last_tile(start, end, column, channel, present, channels, UNIT, LANES, COLUMNS, GROUPS)

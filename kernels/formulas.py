@@ -14,14 +14,9 @@ from triton.language.extra import libdevice
 
 from .. import generated
 from . import activations, activations_smooth
+from .math import constant
 
 _INTERPRET = tl.constexpr(triton.knobs.runtime.interpret)
-
-
-@triton.jit
-def constant(x, value: tl.constexpr):
-    """A number in x's dtype."""
-    return tl.full((), value, x.dtype)
 
 
 @triton.jit

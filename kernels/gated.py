@@ -18,7 +18,7 @@ from ..reference.gated import empty_halved
 from ..specs import ACTIVATIONS
 from . import formulas, launch, reductions, tiles
 from .dropout import dropout_key, keeps
-from .epilogue import _arguments
+from .epilogue import arguments_of
 from .memory import or_reference
 
 
@@ -67,7 +67,7 @@ def gated_forward_halves(
     ACTIVATION: tl.constexpr, CONSTANTS: tl.constexpr, LEARNABLE: tl.constexpr, GATE_FIRST: tl.constexpr, ALIGNED: tl.constexpr,
     ROWS: tl.constexpr, GROUPS: tl.constexpr, COMPUTE: tl.constexpr,
 ):
-    arguments = _arguments(parameters, 0, None, 1, LEARNABLE, False, CONSTANTS, False, COMPUTE)
+    arguments = arguments_of(parameters, 0, None, 1, LEARNABLE, False, CONSTANTS, False, COMPUTE)
     key = dropout_key(seed, threshold, None, None, None, COMPUTE)
     end = tl.minimum((tl.program_id(0) + 1) * chunk_slots, slots)
     for start in range(tl.program_id(0) * chunk_slots, end, GROUPS):
@@ -86,7 +86,7 @@ def gated_backward_halves(
     COMPUTE: tl.constexpr,
 ):
     OTHER: tl.constexpr = 0.0 if DPARAMETERS > 0 else None  # what lies outside must not count
-    arguments = _arguments(parameters, 0, None, 1, LEARNABLE, False, CONSTANTS, False, COMPUTE)
+    arguments = arguments_of(parameters, 0, None, 1, LEARNABLE, False, CONSTANTS, False, COMPUTE)
     key = dropout_key(seed, threshold, None, None, None, COMPUTE)
     totals = reductions.zeros(DPARAMETERS, COMPUTE, GROUPS)
     end = tl.minimum((tl.program_id(0) + 1) * chunk_slots, slots)

@@ -6,11 +6,10 @@ import triton
 import triton.language as tl
 
 from . import math
+from .activations_smooth import SELU_SCALE, SELU_SLOPE
 
 _HALF_UNIT = tl.constexpr(2.0**-24)  # half a unit of 1, the distance to the number below it
 _HALF_UNIT_FLOAT64 = tl.constexpr(2.0**-53)
-_SELU_SCALE = tl.constexpr(1.0507009873554805)
-_SELU_SLOPE = tl.constexpr(1.7580993408473766)  # times alpha
 _SCALE = tl.constexpr(2.0**-32)  # of what math.log_near_one takes the logarithm
 
 
@@ -54,8 +53,8 @@ def elu_inverse(y, p):
 
 @triton.jit
 def selu_inverse(y, p):
-    left = _bounded_log1p(math.at_most(y, 0.0) / math.constant(y, _SELU_SLOPE))
-    return tl.where(y > 0, y / math.constant(y, _SELU_SCALE), left)
+    left = _bounded_log1p(math.at_most(y, 0.0) / math.constant(y, SELU_SLOPE))
+    return tl.where(y > 0, y / math.constant(y, SELU_SCALE), left)
 
 
 @triton.jit

@@ -15,12 +15,13 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-_MAX_ELEMENTS = 2**33  # slots of one channel, an eighth of them, must fit an int32: see tiles.divide
-_MULTIPROCESSORS = 132  # of the largest devices
+_MAX_ELEMENTS = 2**33  # an int32 counts groups of eight
+_MAX_SLOTS = 2**31 - 2**16  # of one channel, and rows: an int32 counts them, with room for a last tile; see tiles.divide
+_MULTIPROCESSORS = 132  # of an H100
 _PROGRAMS = 8 * _MULTIPROCESSORS  # of a reduction over a large tensor
 _MAX_CHUNKS = 1024
 _MANY = 12  # sums of eight columns each that a lane's registers hold beside everything else
-_OPTIONS = {"num_warps": 4, "enable_fp_fusion": False}  # fusion only where a kernel says tl.fma
+OPTIONS = {"num_warps": 4, "enable_fp_fusion": False}  # fusion only where a kernel says tl.fma
 
 
 class Layout(NamedTuple):
@@ -102,13 +103,14 @@ def _plan(layout: Layout, dtype: torch.dtype, sums: bool, many: bool, warp_size:
     Two lanes where ``many`` sums of channels_last columns would not fit the registers of one.
     """
     images, channels, length = layout
-    if images * channels * length >= _MAX_ELEMENTS:
-        raise ValueError(f"triton: a tensor must have fewer than 2^33 elements, got {images * channels * length}")
     compute = tl.float64 if dtype == torch.float64 else tl.float32
     if length == 1 and channels > 1:
         plan = _plan_channels_last(images, channels, compute)
     else:
         plan = _plan_contiguous(images, channels, length, compute, sums)
+    if images * channels * length >= _MAX_ELEMENTS or plan.sizes[0] >= _MAX_SLOTS:
+        raise ValueError("triton: x must have fewer than 2^33 elements, and 2^31 pieces of rows in one channel, "
+                         f"got (N, C, S) = {(images, channels, length)}")
     plan.constants["num_warps"] = max(1, plan.constants["GROUPS"] // warp_size) * (2 if many and plan.channels_last else 1)
     return plan
 
@@ -129,7 +131,7 @@ def _plan_contiguous(images: int, channels: int, length: int, compute: tl.dtype,
     else:
         each = max(1, min(8, tiles // _MULTIPROCESSORS))
         chunks = -(-tiles // each)
-    constants = {"ONE_ROW": images == channels == 1, "ALIGNED": aligned, "GROUPS": groups, "COMPUTE": compute, **_OPTIONS}
+    constants = {"ONE_ROW": images == channels == 1, "ALIGNED": aligned, "GROUPS": groups, "COMPUTE": compute, **OPTIONS}
     sizes = (slots, each * groups, chunks, channels, length, row_groups, *reciprocal(row_groups))
     return Plan((chunks * channels,), False, chunks, sizes, constants)
 
@@ -146,7 +148,7 @@ def _plan_channels_last(rows: int, channels: int, compute: tl.dtype) -> Plan:
     columns = 4 if column_groups > 2 else 2
     blocks = -(-column_groups // columns)
     chunks, each = _chunks(-(-rows * columns // groups), blocks, 8)
-    constants = {"UNIT": unit, "LANES": lanes, "COLUMNS": columns, "GROUPS": groups, "COMPUTE": compute, **_OPTIONS}
+    constants = {"UNIT": unit, "LANES": lanes, "COLUMNS": columns, "GROUPS": groups, "COMPUTE": compute, **OPTIONS}
     return Plan((chunks * blocks,), True, chunks, (rows, each * (groups // columns), chunks, channels, blocks), constants)
 
 
@@ -155,7 +157,7 @@ def finish_plan(chunks: int, channels: int, dtype: torch.dtype) -> tuple[int, di
     """(blocks of channels, constexprs) of a second stage, which adds ``chunks`` partials for each channel."""
     rows = _power_of_two(chunks)
     columns = min(_power_of_two(channels), max(8, 1024 // rows))
-    constants = {"ROWS": rows, "COLUMNS": columns, "COMPUTE": tl.float64 if dtype == torch.float64 else tl.float32, **_OPTIONS}
+    constants = {"ROWS": rows, "COLUMNS": columns, "COMPUTE": tl.float64 if dtype == torch.float64 else tl.float32, **OPTIONS}
     return -(-channels // columns), constants
 
 
@@ -163,7 +165,7 @@ def finish_plan(chunks: int, channels: int, dtype: torch.dtype) -> tuple[int, di
 def channel_plan(channels: int, dtype: torch.dtype) -> tuple[int, dict[str, object]]:
     """(blocks of channels, constexprs) of a launch over nothing but per-channel values."""
     columns = min(_power_of_two(channels), 256)
-    constants = {"COLUMNS": columns, "COMPUTE": tl.float64 if dtype == torch.float64 else tl.float32, **_OPTIONS}
+    constants = {"COLUMNS": columns, "COMPUTE": tl.float64 if dtype == torch.float64 else tl.float32, **OPTIONS}
     return -(-channels // columns), constants
 
 

@@ -20,7 +20,7 @@ _LN_2_HIGH = tl.constexpr(0.693145751953125)  # its first 15 bits
 _LN_2_LOW = tl.constexpr(1.4286068203094173e-06)
 _TINY = tl.constexpr(2.0**-31)
 _HUGE = tl.constexpr(2.0**31)
-_ROUND = tl.constexpr(12582912.0)  # 1.5 * 2^23: adding it rounds to an integer, which then stands in the last bits
+ROUND = tl.constexpr(12582912.0)  # 1.5 * 2^23: adding it rounds to an integer, which then stands in the last bits
 _TANH = tl.constexpr((
     -5.830313079059124e-03, 2.074495144188404e-02, -5.3770240396261215e-02, 1.3331784307956696e-01, -3.3333292603492737e-01,
 ))  # P of tanh x = x + x^3 P(x^2), within 2^-28 relative for |x| < 0.61
@@ -50,7 +50,7 @@ _ARCTAN = tl.constexpr((
     2.9203195590525866e-03, -1.6364932060241699e-02, 4.3206214904785156e-02, -7.5517408549785614e-02, 1.0665788501501083e-01,
     -1.4211003482341766e-01, 1.9993767142295837e-01, -3.3333152532577515e-01,
 ))  # A of arctan t = t + t^3 A(t^2), within 2^-24 relative for |t| <= 1
-_HALF_PI = tl.constexpr(1.5707963267948966)
+HALF_PI = tl.constexpr(1.5707963267948966)
 
 
 @triton.jit
@@ -147,17 +147,24 @@ def scaled_exp(y, low):
 
 
 @triton.jit
-def exp(y, low):
-    """exp(y + low) from 0 to infinity."""
+def exp_scaled(y, low):
+    """(e, f): exp(y + low), from 0 to infinity, is e f; where |y| > 64 f is a power of two that keeps e far from the ends."""
     if y.dtype == tl.float64:
-        return tl.exp(y)
+        return tl.exp(y), constant(y, 1.0) + tl.zeros_like(y)
     else:
         near = bounded(y, 110.0)
         t = near * LOG2_E
         shift = tl.where(near < -64.0, 31.0, tl.where(near > 64.0, -31.0, 0.0))
         power = tl.exp2(t + shift)
-        return tl.fma(power, tl.fma(t, -LN_2, near) + low, power) * tl.where(
-            near < -64.0, _TINY, tl.where(near > 64.0, _HUGE, 1.0))
+        e = tl.fma(power, tl.fma(t, -LN_2, near) + low, power)
+        return e, tl.where(near < -64.0, _TINY, tl.where(near > 64.0, _HUGE, 1.0))
+
+
+@triton.jit
+def exp(y, low):
+    """exp(y + low) from 0 to infinity."""
+    e, scale = exp_scaled(y, low)
+    return e * scale
 
 
 @triton.jit
@@ -201,8 +208,8 @@ def expm1(y, low, NEGATIVE: tl.constexpr):
         return tl.where(e == 1, y, tl.where(e == 0, -1.0, tl.where(e == float("inf"), e, ratio * y)))
     else:
         near = at_least(y, -87.0) if NEGATIVE else at_most(at_least(y, -87.0), 89.0)
-        t = tl.fma(near, LOG2_E, _ROUND)
-        n = t - _ROUND
+        t = tl.fma(near, LOG2_E, ROUND)
+        n = t - ROUND
         r = tl.fma(n, -_LN_2_LOW, tl.fma(n, -_LN_2_HIGH, near) + low)
         q = tl.fma(polynomial(r, _EXPM1, 4) * r, r, r)
         exponent = t.to(tl.int32, bitcast=True) << 23
@@ -321,5 +328,5 @@ def arctan(x):
         t = tl.where(far, 1 / a, a)
         square = t * t
         angle = tl.fma(polynomial(square, _ARCTAN, 7) * square, t, t)
-    angle = tl.where(far, constant(x, _HALF_PI) - angle, angle)
+    angle = tl.where(far, constant(x, HALF_PI) - angle, angle)
     return tl.where(x < 0, -angle, angle)

@@ -15,6 +15,7 @@ import triton.language as tl
 from torch import Tensor
 
 from . import optimizers
+from .dropout import half_word
 from .launch import announce, device_guard
 from .tensor_lists import BLOCK_BYTES, CHUNK, TYPES, array, tensor_lists
 
@@ -58,10 +59,8 @@ def _numbers_of(key, first_group, BLOCK: tl.constexpr):
         group = first_group + tl.arange(0, BLOCK // 8)
         low, high = (group & 0xFFFFFFFF).to(tl.uint32), (group >> 32).to(tl.uint32)
         words = tl.philox(key, low, high, tl.zeros_like(low) + _ROUNDING_STREAM, tl.zeros_like(low))
-        column = tl.arange(0, 8)[None, :]
-        w0, w1, w2, w3 = words[0][:, None], words[1][:, None], words[2][:, None], words[3][:, None]
-        word = tl.where(column < 4, tl.where(column < 2, w0, w1), tl.where(column < 6, w2, w3))
-        return tl.where(column % 2 == 0, word & 0xFFFF, word >> 16)
+        words = (words[0][:, None], words[1][:, None], words[2][:, None], words[3][:, None])
+        return half_word(words, tl.arange(0, 8)[None, :]).to(tl.uint32)
 
 
 @triton.jit

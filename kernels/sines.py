@@ -4,10 +4,9 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .math import polynomial
+from .math import HALF_PI, ROUND, polynomial
 
 _INTERPRET = tl.constexpr(triton.knobs.runtime.interpret)
-_ROUND = tl.constexpr(12582912.0)  # 1.5 * 2^23: adding it rounds to an integer, which then stands in the last bits
 _SINE = tl.constexpr((2.5931303753168322e-06, -1.9803960458375514e-04, 8.3329910412430763e-03, -1.6666656732559204e-01))
 _COSINE = tl.constexpr((-2.6102154038198933e-07, 2.4764927729847841e-05, -1.3888505054637790e-03, 4.1666653007268906e-02))
 # sin r = r + r^3 S(r^2) within 2^-26 relative, cos r = 1 - r^2 / 2 + r^4 C(r^2) within 2^-30, for |r| <= 1.63
@@ -23,7 +22,6 @@ _PI = tl.constexpr(3.1415927410125732)
 _PI_REST = tl.constexpr(-8.742277657347586e-08)
 _PI_REST_OF_REST = tl.constexpr(-3.4302490200117637e-15)
 _INVERSE_PI = tl.constexpr(0.3183098861837907)
-_HALF_PI = tl.constexpr(1.5707963267948966)
 _MODERATE = tl.constexpr(4194304.0)  # up to here x / pi, rounded, is an integer that float32 holds together with its fraction
 _INVERSE_PI_0 = tl.constexpr(0x517CC1B727220A94)  # the first 256 bits of 1 / pi after the point
 _INVERSE_PI_1 = tl.constexpr(0xFE13ABE8FA9A6EE0)
@@ -71,11 +69,11 @@ def _reduce(
     elements take the other path too. r is AT_INFINITY for infinities, and NaN where that is NaN.
     """
     if SHIFTED:
-        t = tl.fma(x, _INVERSE_PI, 0.5) + _ROUND
-        n = (t - _ROUND) - 0.5
+        t = tl.fma(x, _INVERSE_PI, 0.5) + ROUND
+        n = (t - ROUND) - 0.5
     else:
-        t = tl.fma(x, _INVERSE_PI, _ROUND)
-        n = t - _ROUND
+        t = tl.fma(x, _INVERSE_PI, ROUND)
+        n = t - ROUND
     r = tl.fma(n, -_PI_REST, tl.fma(n, -_PI, x))
     if PARTS == 3:
         r = tl.fma(n, -_PI_REST_OF_REST, r)
@@ -171,7 +169,7 @@ def half_phase_of_product(a, x, AT_INFINITY: tl.constexpr):
     else:
         high = (a.to(tl.int32, bitcast=True) & -4096).to(tl.float32, bitcast=True)
         y = high * x
-        n = tl.fma(x, tl.broadcast_to(a * _INVERSE_PI, x.shape), _ROUND) - _ROUND
+        n = tl.fma(x, tl.broadcast_to(a * _INVERSE_PI, x.shape), ROUND) - ROUND
         r = tl.fma(n, -_PI_REST, tl.fma(tl.broadcast_to(a - high, x.shape), x, tl.fma(n, -_PI, y)))
         if _beyond_moderate(y, None):
             _, other = _reduce_huge(a * x, False)
@@ -189,13 +187,17 @@ def sin_squared(x, low):
         return sine * sine
     else:
         _, r = _reduce(x, low, False)
-        large = tl.abs(r) > 0.5 * _HALF_PI
-        square = sin_squared_near(tl.where(large, _HALF_PI - tl.abs(r), r))
+        large = tl.abs(r) > 0.5 * HALF_PI
+        square = sin_squared_near(tl.where(large, HALF_PI - tl.abs(r), r))
         return tl.where(large, 1 - square, square)
 
 
 @triton.jit
 def sin_squared_near(r):
-    """sin(r)^2 for |r| <= 1.6."""
-    square = r * r
-    return tl.fma(polynomial(square, _SINE_SQUARED, 5) * square, square, square)
+    """sin(r)^2 for |r| <= 1.6; interpreted for every r, which nothing has brought nearer to 0 then."""
+    if _INTERPRET:
+        sine = tl.sin(r)
+        return sine * sine
+    else:
+        square = r * r
+        return tl.fma(polynomial(square, _SINE_SQUARED, 5) * square, square, square)

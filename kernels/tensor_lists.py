@@ -49,7 +49,8 @@ class TensorLists(NamedTuple):
 _captured: list[TensorLists] = []  # graphs may be replayed until the end
 
 
-def _build_lists(addresses: tuple[int, ...], sizes: tuple[int, ...], device: torch.device) -> TensorLists:
+def _build_lists(addresses: tuple[int, ...], sizes: tuple[int, ...], device: torch.device, stream: int | None) -> TensorLists:
+    """Copied on the current stream, ``stream``: another one knows neither when they have come nor when they may go."""
     with torch.device("cpu"):  # whatever torch.set_default_device says
         chunks = torch.tensor([max(1, -(-size // CHUNK)) for size in sizes])  # an empty tensor has a step to count, too
         tensors = torch.arange(len(sizes), dtype=torch.int32).repeat_interleave(chunks)
@@ -70,7 +71,8 @@ _kept_lists = lru_cache(maxsize=64)(_build_lists)
 def tensor_lists(arrays: Sequence[Tensor], sized: Sequence[Tensor]) -> TensorLists:
     """The lists for these arrays, made anew when an address has changed, and for every capture of a CUDA graph."""
     device = sized[0].device
-    key = tuple(map(Tensor.data_ptr, arrays)), tuple(map(Tensor.numel, sized)), device
+    stream = torch.cuda.current_stream(device).cuda_stream if device.type == "cuda" else None
+    key = tuple(map(Tensor.data_ptr, arrays)), tuple(map(Tensor.numel, sized)), device, stream
     if device.type == "cuda" and torch.cuda.is_current_stream_capturing():
         _captured.append(_build_lists(*key))
         return _captured[-1]

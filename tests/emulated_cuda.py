@@ -22,7 +22,6 @@ from torch.utils import cpp_extension
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "build" / f"emulated-{sys.implementation.cache_tag}-torch-{torch.__version__}"
 MODULE = "_CUDA"
-PARTS = ("", "_activation", "_batch_norm", "_epilogue", "_layers", "_optimizers", "_steps")
 KERNELS = ["-std=c++17", "-O3", "-fmad=false", "-Xcompiler=-fPIC,-fvisibility=hidden", "-gencode=arch=compute_90,code=compute_90",
            "-cudart=none", "-DFL_EMULATED"]
 BINDINGS = ["-std=c++20", "-O1", "-fPIC", "-fvisibility=hidden", "-DFL_CUDA", "-DFL_EMULATED", f"-DTORCH_EXTENSION_NAME={MODULE}", "-w"]
@@ -31,7 +30,7 @@ BINDINGS = ["-std=c++20", "-O1", "-fPIC", "-fvisibility=hidden", "-DFL_CUDA", "-
 def sources(root: Path) -> dict[Path, list[str]]:
     """What the library is made of: each file with the commands' options."""
     csrc = root / "csrc"
-    bindings = [*(csrc / f"bindings{part}.cpp" for part in PARTS), *csrc.glob("*_cuda.cpp"), ptxsim.cuda.runtime_source()]
+    bindings = [*({*csrc.glob("bindings*.cpp")} - {csrc / "bindings_gated.cpp"}), *csrc.glob("*_cuda.cpp"), ptxsim.cuda.runtime_source()]
     includes = [f"-I{path}" for path in (csrc, sysconfig.get_path("include"), *cpp_extension.include_paths())]
     return {path: KERNELS for path in sorted((csrc / "cuda").glob("*.cu"))} | {path: BINDINGS + includes for path in sorted(bindings)}
 

@@ -11,6 +11,7 @@ from cases import DTYPES, arrange, state
 
 import fastlayers as fl
 from fastlayers import nn
+from fastlayers.backends import select
 
 
 def moments(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -73,14 +74,22 @@ def test_squares_that_overflow_make_the_variance_infinite(backend: str, shape: t
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 @pytest.mark.parametrize("shape", [(2, 3), (2, 3, 4, 4), (40, 3, 30, 30)], ids=str)
-def test_an_infinite_element_makes_the_running_mean_infinite(cpu_backend: str, shape: tuple[int, ...], layout: str) -> None:
-    """Triton may find it NaN, as torch's kernels for GPUs do."""
+def test_an_infinite_element_makes_the_running_mean_infinite(backend: str, shape: tuple[int, ...], layout: str) -> None:
+    """As torch's on CPUs."""
     x, running = arrange(torch.randn(shape), layout), [torch.zeros(3), torch.ones(3)]
     x[0, 1], x[-1, 2] = torch.inf, -torch.inf
     y = fl.functional.batch_norm(x, *running, training=True)
     assert running[0].isposinf().tolist() == [False, True, False]
     assert running[0].isneginf().tolist() == [False, False, True]
     assert y.isnan().movedim(1, 0).flatten(1).all(1).tolist() == running[1].isnan().tolist() == [False, True, True]
+
+
+@pytest.mark.parametrize("shape", [(0, 3), (2, 3, 0)], ids=str)
+def test_statistics_of_nothing(backend: str, shape: tuple[int, ...]) -> None:
+    x = torch.empty(shape)
+    mean, m2 = select(x).batch_norm_statistics(x, 1)
+    assert mean.isnan().tolist() == [True] * 3
+    assert m2.tolist() == [0.0] * 3
 
 
 @pytest.mark.parametrize("log2_count", [*range(1, 25, 3), 24])

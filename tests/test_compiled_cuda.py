@@ -128,11 +128,12 @@ def test_blocks_for_every_multiprocessor(layout: str) -> None:
 
 
 def test_more_elements_than_threads_count_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A tensor of 8 GiB whose memory nobody touches, the emulator's books neither: no launch is made."""
+    """A tensor of 8 GiB whose memory nobody touches, the emulator's books neither: no launch is made. Its rows are short: two vectors
+    for two elements each."""
     monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)
-    x = torch.empty(2**32, dtype=torch.bfloat16)
+    x = torch.empty(2**30, 2, 2, dtype=torch.bfloat16)
     with pytest.raises(ValueError, match="epilogue_forward: x must have fewer elements than a kernel counts, got"):
-        emulated().compiled.epilogue_forward(x, None, None, None, None, None, None, "relu", (), 0.0, 0)
+        emulated().compiled.epilogue_forward(x, None, None, torch.zeros(2), None, None, None, "relu", (), 0.0, 1)
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import re
 import shutil
 import sys
 from collections.abc import Iterator
@@ -195,6 +196,14 @@ def test_division_by_multiplication() -> None:
         for n in (0, 1, divisor - 1, divisor, 7 * divisor - 1, (2**31 - 1) // divisor * divisor - 1, 2**31 - 1):
             if 0 <= n < 2**31:
                 assert (n * (multiplier + 2**32) >> 32) >> bits == n // divisor
+
+
+def test_masks_are_written_by_indices_of_64_bits() -> None:
+    """Beyond 2^31 elements 32 bits would be negative, and below the mask's end."""
+    with compiling(TARGETS["sm_90"]) as launches:
+        kernels.dropout_mask(0, 5000, torch.tensor(1), 0.5)
+    places = re.findall(r"tt.addptr .*: tensor<.*>, tensor<\d+xi(\d+)>", launches[0].files["ttir"].read_text())
+    assert places == ["64"]
 
 
 def broken(tmp_path: Path, file: str, right: str, wrong: str) -> ModuleType:

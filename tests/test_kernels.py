@@ -360,6 +360,27 @@ def test_far_ends(backend: str, name: str, alpha: float | None, dtype: torch.dty
         torch.testing.assert_close(value, expected, rtol=0, atol=0, equal_nan=True)
 
 
+@pytest.mark.parametrize(("name", "alpha", "x", "dtype"), [
+    ("snake", 1.0, 3e38, torch.bfloat16), ("soft_exponential", 3.0, 28.375, torch.bfloat16), ("soft_exponential", 3.0, 29.8, torch.float32),
+])
+def test_nothing_overflows_on_the_way(backend: str, name: str, alpha: float, x: float, dtype: torch.dtype) -> None:
+    """y and the gradient of alpha are near the largest number, what they are made of is beyond it."""
+    found = []
+    for wide in (dtype, torch.float64):
+        values = torch.tensor([[x]], dtype=dtype).to(wide)
+        parameters = torch.full((1, 1), alpha, dtype=accumulate_dtype(values))
+        rest = (None, None, None, None, parameters, None, name, (), 0.0, 1)
+        kernels = reference if wide == torch.float64 else select(values)
+        gradients = kernels.epilogue_backward(torch.ones_like(values), values, *rest, False, (False, False, False, False, True))
+        found.append((kernels.epilogue_forward(values, *rest), gradients[4]))
+    (y, to_alpha), (expected, to_alpha_expected) = found
+    torch.testing.assert_close(y.double(), expected, rtol=torch.finfo(dtype).eps * 32, atol=0)
+    if name == "snake":  # at this x float32 does not know the phase
+        assert to_alpha.isfinite().all()
+    elif to_alpha_expected.abs() < torch.finfo(torch.float32).max:
+        torch.testing.assert_close(to_alpha.double(), to_alpha_expected, rtol=1e-4, atol=0)
+
+
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 def test_backward_without_dx(backend: str, layout: str) -> None:
     """Frozen layers before this one: the gradients of its own parameters are those they are with dx."""

@@ -2,6 +2,8 @@
 from __future__ import annotations
 
 import functools
+import threading
+import time
 import warnings
 
 import pytest
@@ -137,3 +139,40 @@ def test_a_schedule_compiles_no_more_than_twice(name: str) -> None:
         theirs_optimizer.step()
     assert_equal(ours, theirs)
     assert counter.frame_count <= 2
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_meta_parameters_get_states(name: str) -> None:
+    """As in torch: what a step keeps can be counted before there is memory for it."""
+    p = torch.nn.Parameter(torch.empty(3, 4, device="meta"))
+    optimizer = getattr(fl.optim, name)([p], lr=0.1, max_grad_norm=1.0, **({"momentum": 0.9} if name == "SGD" else {}))
+    for _ in range(2):
+        p.grad = torch.empty_like(p)
+        optimizer.step()
+    assert any(value.is_meta and value.shape == p.shape for value in optimizer.state[p].values())
+
+
+def test_a_gradient_may_be_dropped_while_a_step_runs(cpu_backend: str) -> None:
+    """By another thread, which runs while kernels do: they go on with the memory that they were given."""
+    p = torch.nn.Parameter(torch.zeros(30_000_000))  # of which malloc gives the memory back at once
+    optimizer = fl.optim.SGD([p], lr=1.0)
+    begins, ends = threading.Event(), threading.Event()
+
+    def drop() -> None:
+        while begins.wait() and not ends.is_set():
+            begins.clear()
+            time.sleep(4e-3)
+            p.grad = None
+
+    thread = threading.Thread(target=drop)
+    thread.start()
+    for _ in range(6):
+        p.grad = torch.ones_like(p)
+        begins.set()
+        optimizer.step()
+        while p.grad is not None:
+            time.sleep(1e-3)
+    ends.set()
+    begins.set()
+    thread.join()
+    assert p.detach().unique().tolist() == [-6.0]

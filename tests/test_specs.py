@@ -36,8 +36,11 @@ def test_every_activation_has_every_cell(row) -> None:
 
 @pytest.mark.parametrize("row", list(UPDATE_RULES.values()), ids=lambda row: row.name)
 def test_every_update_rule_has_every_cell(row) -> None:
-    for file in ("fastlayers/reference/optimizers.py", "csrc/common/update_rules.h", "kernels/optimizers.py"):
-        assert re.search(rf"\b{row.name}\b", (ROOT / file).read_text()), f"{file} lacks {row.name}"
+    name = row.name
+    for file, wanted in (("fastlayers/reference/optimizers.py", [rf"def {name}\("]), ("csrc/common/update_rules.h", [rf"  RULE\({name}, "]),
+                         ("kernels/optimizers.py", [rf"def {name}\(", rf"def {name}_numbers\("])):
+        for pattern in wanted:
+            assert re.search(f"^{pattern}", (ROOT / file).read_text(), re.M), f"{file} lacks {pattern}"
     assert hasattr(fl.optim, row.optimizer), f"fastlayers.optim lacks {row.optimizer}"
     assert issubclass(getattr(fl.optim, row.optimizer), getattr(torch.optim, row.optimizer, torch.optim.Optimizer))
     assert getattr(fl.optim, row.optimizer).row is row

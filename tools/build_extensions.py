@@ -67,7 +67,7 @@ class BuildExtension(build_ext):
     def _cpu_kernels(self, extension):
         jobs = []
         for name, flags in CAPABILITIES.items():
-            options = [*FLAGS["kernels"], *flags, f"-DFL_CPU_CAPABILITY={name}", f"-DFL_CPU_CAPABILITY_{name.upper()}"]
+            options = [*FLAGS["kernels"], *flags, f"-DFL_CPU_CAPABILITY={name}"]
             jobs += [(self._cpp(extension, options), name, str(source)) for source in sorted(Path("csrc/cpu").glob("*.cpp"))]
         return jobs
 

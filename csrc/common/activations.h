@@ -1,4 +1,4 @@
-// The activations: one functor each, under the name of its row in fastlayers/specs.py, for any number type T of math.h.
+// The activations: one functor each, under the name of its row in fastlayers/specs.py, for any number type T of elementary.h.
 //
 // forward(x, p) is f(x). derivative(x, p, dp) returns df/dx and writes df/d(parameter k) to dp[k]. Functors that derive
 // FromOutput also have derivative_from_output(y, p), df/dx from y = f(x), and those that are Invertible inverse(y, p), an x with
@@ -30,5 +30,12 @@ enum ActivationPosition {
 // What the loops need room for: apl has 8 of each of its 2 parameters.
 constexpr int max_learnables = 16;
 constexpr int max_arguments = 16;
+
+#define FL_FITS(name)                                                                                                                   \
+  static_assert(activations::name::learnables * activations::name::most_repeats <= max_learnables &&                                   \
+                activations::name::learnables * activations::name::most_repeats + activations::name::constants +                       \
+                        activations::name::random <= max_arguments, #name);
+FL_ACTIVATIONS(FL_FITS)
+#undef FL_FITS
 
 }  // namespace fastlayers::FL_NAMESPACE

@@ -311,8 +311,8 @@ template <> struct ForHalfTypes<snake> {
     // f' = (sin(u) + cos(u))^2 and df/dalpha = q (2 x cos(u) - q), u = alpha x and q = sin(u) / alpha.
     template <class T> FL_HD static T derivative(T x, const T* p, T* dp) {
       const math::RoughAngle<T> angle(p[0], x);
-      const T scale = inverse(p[0]), q = angle.sine * scale, sum = angle.sine + angle.cosine;
-      dp[0] = q * ((x + x) * angle.cosine - q);
+      const T scale = inverse(p[0]), q = angle.sine * scale, sum = angle.sine + angle.cosine, turned = x * angle.cosine;
+      dp[0] = multiply_add(q, turned, q * (turned - q));
       if (any(scale == T(0))) dp[0] = select(scale == T(0), x * x, dp[0]);
       return sum * sum;
     }
@@ -334,7 +334,8 @@ template <> struct ForHalfTypes<soft_exponential> {
       T slope = math::rough_exponential(v);
       const T g = math::polynomial(v, 0.500000179f, 0.333335459f, 0.124996938f, 0.0333150253f, 0.00695133954f, 0.0012285281f,
                                    0.000171853884f);
-      const T far = multiply_add(multiply_add(v - T(1), slope, T(1)) * scale, scale, T(1));
+      const T unit = scale * T(0x1p-24f);  // neither it nor its products overflow before the result does
+      const T far = multiply_add(multiply_add((v - T(1)) * unit, slope, unit), scale * T(0x1p24f), T(1));
       dp[0] = select(absolute(v) < T(1), multiply_add(x, x * g, T(1)), far);
       if (any(alpha < T(0))) replace_left(x, alpha, slope, dp[0]);
       return slope;

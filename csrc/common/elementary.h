@@ -92,8 +92,5 @@ template <class T> FL_HD Pair<T> bounded(Pair<T> x, T least, T most) {
 // x, with the largest finite numbers for infinities.
 template <class T> FL_HD T finite(T x) { return minimum(T(largest<T>), maximum(T(-largest<T>), x)); }
 
-// slope * x with the limit 0, not NaN, where the slope is 0 and x infinite.
-template <class T> FL_HD T slope_times(T slope, T x) { return slope * select(slope == T(0), finite(x), x); }
-
 }  // namespace math
 }  // namespace fastlayers::FL_NAMESPACE

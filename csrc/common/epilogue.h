@@ -9,9 +9,6 @@
 
 namespace fastlayers {
 
-enum class DataType : int { float32, float64, float16, bfloat16 };
-constexpr int data_type_count = 4;
-
 struct Epilogue {
   DataType dtype;
   int64_t n, c, s;
@@ -43,5 +40,8 @@ struct EpilogueGradients {
   const void* factor;           // [c]: what dscale is multiplied by, or null for 1
   bool from_output;            // x holds y: nothing before the activation is looked at but the scale of dx
 };
+
+// Backward's sums over a channel, in the order they are kept: dz, dz (x - mean), then those of the learnable parameters.
+enum Sum { sum_dz, sum_dz_centred, sum_first_parameter };
 
 }  // namespace fastlayers

@@ -1,7 +1,7 @@
 // exp, expm1, log and what is built on them: the logistic sigmoid, tanh, the tail of the normal distribution.
 #pragma once
 
-#include "math.h"
+#include "elementary.h"
 
 namespace fastlayers::FL_NAMESPACE {
 namespace math {

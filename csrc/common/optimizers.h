@@ -1,13 +1,12 @@
 // What the optimizer kernels of every backend work on: a list of parameters with what belongs to each, as raw pointers.
 #pragma once
 
-#include <cstdint>
+#include "platform.h"
 
 namespace fastlayers {
 
-enum class NumberType : int { float32, float64, float16, bfloat16 };
-
-constexpr int max_states = 3, max_flags = 4, max_scalars = 2, max_hyperparameters = 6;
+constexpr int max_states = 3, max_scalars = 2;
+constexpr int max_flags = 4, max_hyperparameters = 6;  // with those that every rule has: maximize; lr and weight_decay
 
 // One parameter: its gradient and states lie in the same memory order.
 struct UpdateTensor {

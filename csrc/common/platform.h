@@ -24,6 +24,10 @@
 
 namespace fastlayers {
 
+// The types of tensors, in the order of every table that has an entry for each.
+enum class DataType : int { float32, float64, float16, bfloat16 };
+constexpr int data_type_count = 4;
+
 struct Half {
   uint16_t bits;
 };
@@ -31,5 +35,8 @@ struct Half {
 struct BFloat16 {
   uint16_t bits;
 };
+
+FL_HD constexpr int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+FL_HD constexpr int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 
 }  // namespace fastlayers

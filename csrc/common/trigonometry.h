@@ -1,7 +1,7 @@
 // sin, cos and atan.
 #pragma once
 
-#include "math.h"
+#include "elementary.h"
 
 namespace fastlayers::FL_NAMESPACE {
 namespace math {

@@ -5,7 +5,8 @@
 //   rule.update(p, g, state);                            // p and state[k] in place; state[k] only where it exists
 // Scalar, float or double, is what it computes in; T is Scalar itself (a GPU thread) or a vector of it (a CPU register). The
 // gradient g has its sign, scale and clipping already. scalars are what Rule::advance has made of them for this update: t is its
-// number. Needs multiply_add, square_root, absolute and select for T.
+// number. A rule says how many it has: states and scalars, and flags and hyperparameters beside those of every rule, maximize and lr and
+// weight_decay. Needs multiply_add, square_root, absolute and select for T.
 #pragma once
 
 #include <math.h>
@@ -58,10 +59,10 @@ template <class Scalar> struct WeightDecay {
 template <class Scalar, class T> FL_HD void move_towards(T& m, T x, Scalar weight) { m = multiply_add(T(weight), x - m, m); }
 
 // Adam's running means of g and g^2, from [lr, weight_decay, beta1, beta2, ...].
-template <class Scalar> struct Moments {
+template <class Scalar> struct AdamMoments {
   Scalar first_weight, beta2, second_weight;
 
-  FL_HD explicit Moments(const double* numbers) : first_weight(1 - numbers[2]), beta2(numbers[3]), second_weight(1 - numbers[3]) {}
+  FL_HD explicit AdamMoments(const double* numbers) : first_weight(1 - numbers[2]), beta2(numbers[3]), second_weight(1 - numbers[3]) {}
 
   template <class T> FL_HD void update(T g, T* state) const {
     move_towards(state[0], g, first_weight);
@@ -136,11 +137,11 @@ template <class Scalar> struct RmsProp : RuleDefaults {
   }
 };
 
-// m, v: Moments;  p -= lr / (1 - beta1^t) m / (sqrt(v / (1 - beta2^t)) + eps), where with amsgrad the largest v so far stands for v
+// m, v: AdamMoments;  p -= lr / (1 - beta1^t) m / (sqrt(v / (1 - beta2^t)) + eps), where with amsgrad the largest v so far stands for v
 template <class Scalar, bool decoupled> struct AdamFamily : RuleDefaults {
   static constexpr int states = 3, hyperparameters = 3, flags = 1;
   WeightDecay<Scalar> decay;
-  Moments<Scalar> moments;
+  AdamMoments<Scalar> moments;
   Scalar root_scale, eps, negative_step;
   bool amsgrad;
 
@@ -162,12 +163,12 @@ template <class Scalar, bool decoupled> struct AdamFamily : RuleDefaults {
 template <class Scalar> using Adam = AdamFamily<Scalar, false>;
 template <class Scalar> using AdamW = AdamFamily<Scalar, true>;
 
-// m, v: Moments;  mu(t) = beta1 (1 - 0.96^(t momentum_decay) / 2), M = mu(1) ... mu(t);
+// m, v: AdamMoments;  mu(t) = beta1 (1 - 0.96^(t momentum_decay) / 2), M = mu(1) ... mu(t);
 // p -= lr ((1 - mu(t)) / (1 - M) g + mu(t+1) / (1 - M mu(t+1)) m) / (sqrt(v / (1 - beta2^t)) + eps)
 template <class Scalar> struct NAdam : RuleDefaults {
   static constexpr int states = 2, hyperparameters = 4, flags = 1, scalars = 2;
   WeightDecay<Scalar> decay;
-  Moments<Scalar> moments;
+  AdamMoments<Scalar> moments;
   Scalar root_scale, eps, gradient_weight, moment_weight, negative_lr;
 
   static FL_HD double momentum(const double* numbers, double t) { return numbers[2] * (1 - 0.5 * pow(0.96, t * numbers[5])); }
@@ -191,12 +192,12 @@ template <class Scalar> struct NAdam : RuleDefaults {
   }
 };
 
-// m, v: Moments;  R = 2 / (1 - beta2) - 1, r = R - 2 t beta2^t / (1 - beta2^t);  p -= lr / (1 - beta1^t) m u, where
+// m, v: AdamMoments;  R = 2 / (1 - beta2) - 1, r = R - 2 t beta2^t / (1 - beta2^t);  p -= lr / (1 - beta1^t) m u, where
 // u = sqrt((r - 4) (r - 2) R / ((R - 4) (R - 2) r)) sqrt(1 - beta2^t) / (sqrt(v) + eps) if r > 5, else 1
 template <class Scalar> struct RAdam : RuleDefaults {
   static constexpr int states = 2, hyperparameters = 3, flags = 1;
   WeightDecay<Scalar> decay;
-  Moments<Scalar> moments;
+  AdamMoments<Scalar> moments;
   Scalar eps, negative_step;
   bool adaptive;
 

@@ -29,18 +29,23 @@ template <class Storage> void statistics(const Epilogue& e, void* mean, void* m2
   }
 }
 
+// scale = weight * rstd of channels [c0, c1).
+template <class T> void multiply_weight(const BatchNorm& b, int64_t c0, int64_t c1, T* scale) {
+  const T *const weight = static_cast<const T*>(b.epilogue.weight), *const rstd = static_cast<const T*>(b.rstd);
+  for (int64_t c = c0; c < c1; ++c) scale[c] = weight ? weight[c] * rstd[c] : rstd[c];
+}
+
 // From the moments of channels [c0, c1): mean, rstd, running statistics, and scale = weight * rstd.
 template <class T> void finish_channels(const BatchNorm& b, int64_t c0, int64_t c1, const Moments* moments, T* scale) {
   const double count = static_cast<double>(b.epilogue.n * b.epilogue.s);
   T *const mean = static_cast<T*>(b.mean), *const rstd = static_cast<T*>(b.rstd);
   T *const running_mean = static_cast<T*>(b.running_mean), *const running_var = static_cast<T*>(b.running_var);
-  const T* const weight = static_cast<const T*>(b.epilogue.weight);
 #pragma GCC ivdep
   for (int64_t c = c0; c < c1; ++c) {
     mean[c] = static_cast<T>(moments[c].mean);
     rstd[c] = static_cast<T>(inverse_deviation(moments[c].m2 / count, b.eps));
   }
-  for (int64_t c = c0; c < c1; ++c) scale[c] = weight ? weight[c] * rstd[c] : rstd[c];
+  multiply_weight(b, c0, c1, scale);
   if (!running_mean) return;
 #pragma GCC ivdep
   for (int64_t c = c0; c < c1; ++c) {
@@ -101,8 +106,7 @@ template <class T> struct Correction {
   Buffer<T> scale, mean_dz, slope;
 
   explicit Correction(const BatchNorm& b) : scale(b.epilogue.c), mean_dz(b.epilogue.c), slope(b.epilogue.c) {
-    const T *const weight = static_cast<const T*>(b.epilogue.weight), *const rstd = static_cast<const T*>(b.rstd);
-    for (int64_t c = 0; c < b.epilogue.c; ++c) scale[c] = weight ? weight[c] * rstd[c] : rstd[c];
+    multiply_weight(b, 0, b.epilogue.c, scale.data());
   }
 
   // From the sums [sum_count, c] of channels [c0, c1), of which that of dz (x - mean) becomes the gradient of the weight.

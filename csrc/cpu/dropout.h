@@ -59,15 +59,15 @@ FL_HD void store_interleaved(uint16_t* address, Counters a, Counters b) {
 #endif
 }
 
-// The key of each round, from the seed.
-struct PhiloxKeys {
-  uint64_t key0[philox_rounds], key1[philox_rounds];
+// The keys of the rounds, as wide as counters.
+struct WideKeys {
+  uint64_t low[philox_rounds], high[philox_rounds];
 
-  explicit PhiloxKeys(uint64_t seed) {
-    uint32_t k0 = static_cast<uint32_t>(seed), k1 = static_cast<uint32_t>(seed >> 32);
-    for (int round = 0; round < philox_rounds; ++round, k0 += philox_weyl0, k1 += philox_weyl1) {
-      key0[round] = k0;
-      key1[round] = k1;
+  explicit WideKeys(uint64_t seed) {
+    const PhiloxKeys keys(seed);
+    for (int round = 0; round < philox_rounds; ++round) {
+      low[round] = keys.low[round];
+      high[round] = keys.high[round];
     }
   }
 };
@@ -77,34 +77,34 @@ constexpr int numbers_per_store = counter_vectors * Counters::size * numbers_per
 
 // The numbers of elements first .. first + numbers_per_store - 1; first is a multiple of numbers_per_store, so that all counters have
 // one high word. In the first two rounds what is the same for all counters is worked out once.
-FL_HD void store_numbers(uint16_t* numbers, uint64_t first, uint32_t stream, const PhiloxKeys& keys) {
+FL_HD void store_numbers(uint16_t* numbers, uint64_t first, uint32_t stream, const WideKeys& keys) {
   const uint64_t group = first / numbers_per_counter;
   const uint64_t product_of_stream = static_cast<uint64_t>(philox_multiplier1) * stream;
-  const uint32_t word0 = static_cast<uint32_t>((product_of_stream >> 32) ^ (group >> 32) ^ keys.key0[0]);
+  const uint32_t word0 = static_cast<uint32_t>((product_of_stream >> 32) ^ (group >> 32) ^ keys.low[0]);
   const uint64_t product_of_word0 = static_cast<uint64_t>(philox_multiplier0) * word0;
   const Counters multiplier0(static_cast<uint64_t>(philox_multiplier0)), multiplier1(static_cast<uint64_t>(philox_multiplier1));
-  const Counters first_key1(keys.key1[0]), key0_and_stream(keys.key0[1] ^ product_of_stream);
-  const Counters key1_and_word0(keys.key1[1] ^ (product_of_word0 >> 32));
+  const Counters first_high_key(keys.high[0]), low_key_and_stream(keys.low[1] ^ product_of_stream);
+  const Counters high_key_and_word0(keys.high[1] ^ (product_of_word0 >> 32));
   Counters::Lanes lanes;
   for (int i = 0; i < Counters::size; ++i) lanes[i] = i;
   Counters c0[counter_vectors], c1[counter_vectors], c2[counter_vectors], c3[counter_vectors];
 #pragma GCC unroll 4
   for (int j = 0; j < counter_vectors; ++j) {
     const Counters product0 = multiply_words(Counters{lanes} + Counters(group + j * Counters::size), multiplier0);
-    const Counters product1 = multiply_words((product0 >> 32) ^ first_key1, multiplier1);
-    c0[j] = (product1 >> 32) ^ key0_and_stream;
+    const Counters product1 = multiply_words((product0 >> 32) ^ first_high_key, multiplier1);
+    c0[j] = (product1 >> 32) ^ low_key_and_stream;
     c1[j] = product1;
-    c2[j] = product0 ^ key1_and_word0;
+    c2[j] = product0 ^ high_key_and_word0;
     c3[j] = Counters(product_of_word0);
   }
 #pragma GCC unroll 10
   for (int round = 2; round < philox_rounds; ++round) {
-    const Counters key0(keys.key0[round]), key1(keys.key1[round]);
+    const Counters low_key(keys.low[round]), high_key(keys.high[round]);
 #pragma GCC unroll 4
     for (int j = 0; j < counter_vectors; ++j) {
       const Counters product0 = multiply_words(c0[j], multiplier0), product1 = multiply_words(c2[j], multiplier1);
-      c0[j] = exclusive_or(product1 >> 32, c1[j], key0);
-      c2[j] = exclusive_or(product0 >> 32, c3[j], key1);
+      c0[j] = exclusive_or(product1 >> 32, c1[j], low_key);
+      c2[j] = exclusive_or(product0 >> 32, c3[j], high_key);
       c1[j] = product1;
       c3[j] = product0;
     }
@@ -149,8 +149,6 @@ class RandomNumbers {
   }
 
  private:
-  static constexpr int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
-
   __attribute__((noinline)) void fill(int64_t first, int64_t wanted, const Streams& streams) {
     begin_ = first / numbers_per_store * numbers_per_store;
     const int64_t end = first + (wanted < longest ? wanted : longest);
@@ -163,7 +161,7 @@ class RandomNumbers {
     end_ = i;
   }
 
-  const PhiloxKeys keys_;
+  const WideKeys keys_;
   const uint32_t stream_;
   int64_t begin_ = 0, end_ = 0;
   alignas(64) uint16_t numbers_[longest + 2 * numbers_per_store + 16];
@@ -201,7 +199,6 @@ class MaskNumbers {
       i += count;
     }
   }
-  static constexpr int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
   RandomNumbers numbers_;
   const MaskIndex index_;

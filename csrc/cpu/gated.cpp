@@ -2,6 +2,7 @@
 #include "gated.h"
 
 #include "../parallel.h"
+#include "plain.h"
 #include "traversal.h"
 
 namespace fastlayers::FL_CPU_CAPABILITY {
@@ -42,18 +43,9 @@ template <class Activation, class Storage> struct Gate {
   FL_HD explicit Gate(const GatedRun<Storage>& r) : repeats(r.repeats) {
     for (int k = 0; k < learnables() + Activation::constants; ++k) arguments[k] = V(r.arguments[k]);
   }
-  FL_HD int learnables() const {
-    if constexpr (Activation::most_repeats > 1) return Activation::learnables * repeats;
-    else return Activation::learnables;
-  }
-  FL_HD V forward(V b) const {
-    if constexpr (Activation::most_repeats > 1) return Activation::forward(b, arguments, repeats);
-    else return Activation::forward(b, arguments);
-  }
-  FL_HD V derivative(V b, V* slopes) const {
-    if constexpr (Activation::most_repeats > 1) return Activation::derivative(b, arguments, slopes, repeats);
-    else return Activation::derivative(b, arguments, slopes);
-  }
+  FL_HD int learnables() const { return learnables_of<Activation>(repeats); }
+  FL_HD V forward(V b) const { return value_of<Activation>(b, arguments, repeats); }
+  FL_HD V derivative(V b, V* slopes) const { return derivative_of<Activation>(b, arguments, slopes, repeats); }
 };
 
 template <class Activation, class Storage> struct GatedForward {

@@ -2,8 +2,6 @@
 // double (Chan, Golub & LeVeque 1979): never E[x^2] - E[x]^2.
 #pragma once
 
-#include <limits>
-
 #include "../common/moments.h"
 #include "pass.h"
 
@@ -172,12 +170,12 @@ template <class Storage> class MomentsWorker {
     using V = Block<T>;
     const Geometry& g = pass_.geometry;
     const int64_t count = smaller(sum_lanes, g.n - sample);
-    const V share(static_cast<T>(1) / static_cast<T>(count)), largest(std::numeric_limits<T>::max()), zero(static_cast<T>(0));
+    const V share(static_cast<T>(1) / static_cast<T>(count)), most(largest<T>), zero(static_cast<T>(0));
     for (int64_t c = c0; c < c1; c += V::size) {
       const int width = static_cast<int>(smaller(V::size, c1 - c));
       V mean = zero;
       for (int64_t i = 0; i < count; ++i) mean += load<V>(pass_.run.x + (sample + i) * g.c + c, width) * share;
-      store(pilot_.data() + c, select(absolute(mean) <= largest, mean, zero), width);
+      store(pilot_.data() + c, select(absolute(mean) <= most, mean, zero), width);
     }
   }
 

@@ -128,18 +128,18 @@ template <template <class> class Rule, class Param, class State> void update_lis
 // States are of the parameters' type, float or BFloat16.
 template <template <class> class Rule, class Param> FL_HD void update_with_states(const UpdateList& list) {
   switch (list.state_type) {
-    case NumberType::float32: return update_list<Rule, Param, float>(list);
-    case NumberType::bfloat16: return update_list<Rule, Param, BFloat16>(list);
+    case DataType::float32: return update_list<Rule, Param, float>(list);
+    case DataType::bfloat16: return update_list<Rule, Param, BFloat16>(list);
     default: return update_list<Rule, Param, Param>(list);
   }
 }
 
 template <template <class> class Rule> FL_HD void update_any(const UpdateList& list) {
   switch (list.param_type) {
-    case NumberType::float32: return update_with_states<Rule, float>(list);
-    case NumberType::float64: return update_list<Rule, double, double>(list);
-    case NumberType::float16: return update_with_states<Rule, Half>(list);
-    case NumberType::bfloat16: return update_with_states<Rule, BFloat16>(list);
+    case DataType::float32: return update_with_states<Rule, float>(list);
+    case DataType::float64: return update_list<Rule, double, double>(list);
+    case DataType::float16: return update_with_states<Rule, Half>(list);
+    case DataType::bfloat16: return update_with_states<Rule, BFloat16>(list);
   }
 }
 
@@ -205,17 +205,18 @@ template <class Storage> void norm_parts(const NormPart* parts, int64_t count, d
   });
 }
 
-void norm(NumberType type, const NormPart* parts, int64_t count, double* sums, bool* finite) {
+void norm(DataType type, const NormPart* parts, int64_t count, double* sums, bool* finite) {
   switch (type) {
-    case NumberType::float32: return norm_parts<float>(parts, count, sums, finite);
-    case NumberType::float64: return norm_parts<double>(parts, count, sums, finite);
-    case NumberType::float16: return norm_parts<Half>(parts, count, sums, finite);
-    case NumberType::bfloat16: return norm_parts<BFloat16>(parts, count, sums, finite);
+    case DataType::float32: return norm_parts<float>(parts, count, sums, finite);
+    case DataType::float64: return norm_parts<double>(parts, count, sums, finite);
+    case DataType::float16: return norm_parts<Half>(parts, count, sums, finite);
+    case DataType::bfloat16: return norm_parts<BFloat16>(parts, count, sums, finite);
   }
 }
 
 #define FL_FITS(name, Rule) \
-  static_assert(Rule<double>::states <= max_states && Rule<double>::flags < max_flags && Rule<double>::scalars <= max_scalars, #name);
+  static_assert(Rule<double>::states <= max_states && Rule<double>::flags < max_flags && Rule<double>::scalars <= max_scalars && \
+                    Rule<double>::hyperparameters + 2 <= max_hyperparameters, #name);
 FL_UPDATE_RULES(FL_FITS)
 #undef FL_FITS
 

@@ -8,7 +8,7 @@ namespace fastlayers {
 
 struct UpdateList {
   int rule;  // position in FL_UPDATE_RULES
-  NumberType param_type, state_type;
+  DataType param_type, state_type;
   const double* hyperparameters;  // [lr, weight_decay, ...]
   const bool* flags;              // [maximize, ...]
   double gradient_factor;         // sign, scale and clipping: what gradients are multiplied by
@@ -31,7 +31,7 @@ constexpr int64_t norm_part_size = 16384;
 struct OptimizerKernels {
   void (*step)(const UpdateList& list);
   // sums[i]: sum of squares of part i; finite[i]: whether all its elements are.
-  void (*norm)(NumberType type, const NormPart* parts, int64_t count, double* sums, bool* finite);
+  void (*norm)(DataType type, const NormPart* parts, int64_t count, double* sums, bool* finite);
 };
 
 }  // namespace fastlayers

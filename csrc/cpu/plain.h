@@ -20,6 +20,10 @@ template <class Storage> using PlainFunction = void (*)(const Plain<Storage>&, i
 namespace {
 
 // Of an activation that may have a number of each learnable parameter that is known only now.
+template <class Activation> FL_HD int learnables_of(int repeats) {
+  if constexpr (Activation::most_repeats > 1) return Activation::learnables * repeats;
+  else return Activation::learnables;
+}
 template <class Activation, class V> FL_HD V value_of(V z, const V* arguments, int repeats) {
   if constexpr (Activation::most_repeats > 1) return Activation::forward(z, arguments, repeats);
   else return Activation::forward(z, arguments);

@@ -69,11 +69,7 @@ template <class Activation, class Storage, bool along> struct Inputs {
     return columns_of(j).arguments;
   }
 
-  // Of the activation, which may have a number of each of them that is known only now.
-  FL_HD int learnables() const {
-    if constexpr (Activation::most_repeats > 1) return Activation::learnables * run.repeats;
-    else return Activation::learnables;
-  }
+  FL_HD int learnables() const { return learnables_of<Activation>(run.repeats); }
   FL_HD V value(V z, const V* arguments) const { return value_of<Activation>(z, arguments, run.repeats); }
   FL_HD V derivative(V z, const V* arguments, V* slopes) const { return derivative_of<Activation>(z, arguments, slopes, run.repeats); }
 };

@@ -228,12 +228,7 @@ template <class Scalar> FL_HD double sum_of_lanes(Vector<Scalar> x) {
   return sum;
 }
 
-// The lanes 0, 1, 2, ... as int32_t; lane_numbers() < n is the mask of the first n lanes.
-FL_HD Vector<int32_t> lane_numbers() {
-  Vector<int32_t> numbers;
-  for (int i = 0; i < Vector<int32_t>::size; ++i) numbers.lanes[i] = i;
-  return numbers;
-}
+// The mask of the first lanes.
 template <class Scalar> FL_HD Mask<Scalar> first_lanes(int count) {
   typename Native<Scalar>::Truth numbers;
   for (int i = 0; i < Vector<Scalar>::size; ++i) numbers[i] = i;

@@ -5,15 +5,13 @@
 #pragma once
 
 #include "../common/activations.h"
+#include "../common/epilogue.h"
 #include "memory.h"
 
 namespace fastlayers::FL_CPU_CAPABILITY {
 
 constexpr int sum_lanes = 16;
 constexpr int64_t prefetch_bytes = 2048;  // tensors are fetched this far ahead: the loops keep the processor too busy to see as far itself
-
-FL_HD int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
-FL_HD int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
 
 // Values of a parameter: those of channel or element i are at values + i * step, step 0 or 1. Sixteen may be read where step is 0.
 template <class T> struct Column {
@@ -23,10 +21,9 @@ template <class T> struct Column {
   FL_HD Column from(int64_t i) const { return {values + i * step, step}; }
 };
 
-// The columns of a run, and the sums that backward gathers, in the order they are kept.
+// The columns of a run, in the order they are kept.
 enum ColumnName { column_mean, column_scale, column_shift, column_mean_dz, column_slope, column_arguments };
 constexpr int column_count = column_arguments + max_arguments;
-enum Sum { sum_dz, sum_dz_centred, sum_first_parameter };
 
 template <class Storage> struct Run {
   using T = typename Compute<Storage>::type;
@@ -87,11 +84,6 @@ template <bool whole> struct Access {
     else return first_of(value, count);
   }
 };
-
-// Whether vectors from this address on can be written past the caches.
-template <class V, class Storage> FL_HD bool aligned(const Storage* address) {
-  return reinterpret_cast<uintptr_t>(address) % (V::size * sizeof(Storage)) == 0;
-}
 
 // Vectors that make up a strip of a run along channels: a cache line, for lines that are written past the caches to be written whole.
 template <class Storage> constexpr int strip_vectors = 64 / sizeof(Storage) / Block<typename Compute<Storage>::type>::size;

@@ -25,9 +25,6 @@ inline Sizes sizes_of(const Epilogue& e) { return {e.n, e.c, e.s, e.dropout ? e.
 
 inline bool is_empty(const Epilogue& e) { return e.n * e.c * e.s == 0; }
 
-// Whether anything differs between channels; if not, x is one long row.
-inline bool per_channel(const Epilogue& e) { return e.mean || e.scale || e.weight || e.shift || e.parameter_count > 1; }
-
 template <class Storage> const ActivationKernels<Storage>& kernels_for(const Epilogue& e) { return activation_kernels<Storage>()[e.activation]; }
 
 template <class Storage> Arguments<typename Compute<Storage>::type> arguments_of(const Epilogue& e, const EpilogueGradients& g, const Walk& walk) {
@@ -66,7 +63,7 @@ struct BackwardPlan {
 template <class Storage> BackwardPlan backward_plan(const Epilogue& e, const EpilogueGradients& g, bool sums) {
   const ActivationKernels<Storage>& kernels = kernels_for<Storage>(e);
   const int repeats = compiled_repeats(e.repeats, kernels.most_repeats);
-  return {plan_of<Storage>(e, per_channel(e) || g.dscale || g.dshift, sums, g.dy, g.dx, g.dresidual),
+  return {plan_of<Storage>(e, per_channel(e, g), sums, g.dy, g.dx, g.dresidual),
           sums ? sum_first_parameter + kernels.learnables * repeats : 0, repeats};
 }
 

@@ -4,7 +4,8 @@
 namespace fastlayers::cuda {
 namespace {
 
-// What a chunk leaves behind of each channel, [name, chunk, Walk::sums]: sums of deviations from the pivot and of their squares.
+// What a chunk leaves behind of each channel, [name, chunk, Walk::sums]: how many it counts, the pivot, and the sums of deviations from
+// the pivot and of their squares.
 enum PartialName { partial_count, partial_pivot, partial_sum, partial_squares, partial_names };
 
 // Deviations are from the mean of what the block's threads see first, or 0 where that is not finite. Counts the batch.
@@ -110,7 +111,7 @@ finish_statistics_kernel(const T* partials, int64_t rows, int channels, const __
   if (row || channel >= channels) return;
   for (int other = 1; other < finish_rows; ++other) total.add(shared[other][lane]);
   const auto& [count, moments] = total;
-  targets.mean[channel] = static_cast<T>(moments.mean);
+  targets.mean[channel] = static_cast<T>(count ? moments.mean : __builtin_nan(""));  // of nothing
   if (targets.m2) targets.m2[channel] = static_cast<T>(moments.m2);
   if (targets.rstd) targets.rstd[channel] = static_cast<T>(inverse_deviation(moments.m2 / count, targets.eps));
   if (!targets.running_mean) return;

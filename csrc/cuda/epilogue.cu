@@ -13,7 +13,12 @@ __global__ void mask_kernel(bool* kept, int64_t first, int64_t count, const uint
 
 }  // namespace
 
-bool walkable(const Epilogue& e) { return walkable({e.n, e.c, e.s, e.sample}, 2); }
+bool walkable(const Epilogue& e, bool per_channel) {
+  return with_storage(e.dtype, [&](auto storage) {
+    const Sizes sizes = walked(sizes_of(e), per_channel);
+    return walkable(sizes, kernels_for<decltype(storage)>(e).widths[walks_along(sizes)]);
+  });
+}
 
 void epilogue_forward(const Epilogue& e, void* y, Stream stream) {
   if (is_empty(e)) return;

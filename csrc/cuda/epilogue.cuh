@@ -26,8 +26,6 @@ template <class T> struct Arguments {
 
 template <class Storage> using LaunchFunction = void (*)(const Arguments<typename Compute<Storage>::type>&, const Launch&, Stream);
 
-enum SumName { sum_dz, sum_dz_centred, sum_first_parameter };
-
 // What there is of one activation for one storage type, in the order of FL_ACTIVATIONS; null what there is not.
 template <class Storage> struct ActivationKernels {
   LaunchFunction<Storage> forward, backward, backward_from_output, inverse;  // backward sums where there are partials to write
@@ -270,7 +268,7 @@ __global__ void __launch_bounds__(most_threads) backward_kernel(const __grid_con
   }
 }
 
-// y holds x; x from y, which stands in x's place.
+// x, written to a.y, from y, which stands in x's place.
 template <class Activation, class Storage, int width, bool along>
 __global__ void __launch_bounds__(most_threads) inverse_kernel(const __grid_constant__ Arguments<typename Compute<Storage>::type> a) {
   using T = typename Compute<Storage>::type;

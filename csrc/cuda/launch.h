@@ -10,11 +10,11 @@
 
 namespace fastlayers::cuda {
 
-constexpr int64_t multiprocessors = 132;                // of the largest devices
+constexpr int64_t multiprocessors = 132;                // of an H100
 constexpr int64_t most_blocks = 8 * multiprocessors;    // of a reduction over a large tensor
 constexpr int64_t most_chunks = 1024;
 constexpr int64_t usual_steps = 8;                      // vectors of 16 bytes that a thread takes
-constexpr int64_t most_vectors = int64_t(1) << 31;      // of a tensor, as an index counts them
+constexpr int64_t most_rows = (int64_t(1) << 31) - (1 << 16);  // and vectors of one: an int counts them, with room for a last step
 
 struct Launch {
   unsigned blocks, threads, shared_bytes, second_blocks;  // of a grid's second dimension
@@ -51,8 +51,6 @@ struct Plan {
 };
 
 FL_HD constexpr int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
-FL_HD constexpr int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
-FL_HD constexpr int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 FL_HD constexpr int64_t power_of_two(int64_t n) {  // the smallest that is at least n
   int64_t power = 1;
   while (power < n) power *= 2;
@@ -159,10 +157,22 @@ constexpr Launch finish_launch(int64_t channels, int64_t sums) {
 // A thread for each of so many values.
 constexpr Launch plain_launch(int64_t values) { return {static_cast<unsigned>(divide_up(values, 256)), 256, 0, 1}; }
 
-// Whether a thread can count the vectors.
-constexpr bool walkable(Sizes sizes, int width) {
-  const int64_t rows = sizes.n * larger(sizes.c, 1) * ((sizes.s + 2 * width - 2) / width);
-  return rows < most_vectors && sizes.n * sizes.c * sizes.s / width < most_vectors;
+// The first element of a planar vector: the one so many after the first of its row.
+FL_HD constexpr int64_t planar_first(const Walk& w, int image, int channel, int within) {
+  return (static_cast<int64_t>(image) * w.channels + channel) * w.length + static_cast<int64_t>(within) * w.width;
 }
+
+// Whether threads can count what a plan of these sizes has them walk through.
+constexpr bool walkable(Sizes sizes, int width) {
+  const auto [n, c, s, sample] = sizes;
+  const int64_t images = width / greatest_common_divisor(c, width);
+  if (walks_along(sizes)) return divide_up(n, images) < most_rows && images * c < most_rows;
+  return c < most_rows && n * ((s + 2 * width - 2) / width) < most_rows;
+}
+
+// Large tensors, of which no test has the memory.
+static_assert(planar_first(plan({1, 1, int64_t(1) << 33, 0}, 8, true, false, 8).walk, 0, 0, (1 << 30) - 1) == (int64_t(1) << 33) - 8);
+static_assert(walkable({1, 1, int64_t(1) << 33, 0}, 8) && !walkable({1, 1, int64_t(1) << 34, 0}, 8));
+static_assert(walkable({65536, 32768, 1, 0}, 8) && walkable({1 << 30, 2, 1, 0}, 2) && !walkable({int64_t(1) << 30, 2, 2, 0}, 8));
 
 }  // namespace fastlayers::cuda

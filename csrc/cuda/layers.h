@@ -9,8 +9,13 @@
 
 namespace fastlayers::cuda {
 
+// Whether anything differs between channels; if not, x is walked as one long row.
+inline bool per_channel(const Epilogue& e, const EpilogueGradients& g = {}) {
+  return e.mean || e.scale || e.weight || e.shift || e.parameter_count > 1 || g.dscale || g.dshift;
+}
+
 // Whether the kernels can count the elements of such a tensor.
-bool walkable(const Epilogue&);
+bool walkable(const Epilogue&, bool per_channel);
 
 void epilogue_forward(const Epilogue&, void* y, Stream);
 

@@ -72,7 +72,7 @@ template <class Storage> void launch_squares(const ListTable& list, double* part
   squares_kernel<Storage><<<static_cast<unsigned>(list.chunks), list_threads, 0, stream>>>(list, partials, stride);
 }
 
-void sum_squares(NumberType type, const ListTable& list, double* partials, int64_t stride, Stream stream) {
+void sum_squares(DataType type, const ListTable& list, double* partials, int64_t stride, Stream stream) {
   using Launch = void (*)(const ListTable&, double*, int64_t, Stream);
   static constexpr Launch launches[] = {launch_squares<float>, launch_squares<double>, launch_squares<Half>, launch_squares<BFloat16>};
   launches[static_cast<int>(type)](list, partials, stride, stream);

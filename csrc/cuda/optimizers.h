@@ -13,7 +13,7 @@ namespace fastlayers::cuda {
 
 constexpr unsigned list_threads = 128, finish_threads = 1024;  // of a block
 constexpr int64_t smallest_chunk = 4096, largest_chunk = 16384;
-constexpr int64_t enough_blocks = 16 * 132;  // sixteen for each multiprocessor of the largest devices
+constexpr int64_t enough_blocks = 16 * 132;  // sixteen for each multiprocessor of an H100
 
 // The elements of a block, from those of the whole list: many where there are enough blocks all the same, so that what a block does once
 // weighs little.
@@ -44,12 +44,12 @@ ListTable fill_table(void* host, const UpdateTensor* tensors, int64_t count);
 // A number in device memory; none where address is nullptr.
 struct StoredNumber {
   const void* address;
-  NumberType type;
+  DataType type;
 };
 
 struct Update {
   int rule;  // position in FL_UPDATE_RULES
-  NumberType param_type, state_type;
+  DataType param_type, state_type;
   double hyperparameters[max_hyperparameters];     // [lr, weight_decay, ...]
   StoredNumber tensors[max_hyperparameters];       // what stands for a hyperparameter, where there is one
   bool flags[max_flags];                           // [maximize, ...]
@@ -64,7 +64,7 @@ struct Update {
 void optimizer_step(const Update& update, Stream stream);
 
 // partials[i]: sum of squares of chunk i; partials[stride + i]: 0, or NaN where an element of it is not finite.
-void sum_squares(NumberType type, const ListTable& list, double* partials, int64_t stride, Stream stream);
+void sum_squares(DataType type, const ListTable& list, double* partials, int64_t stride, Stream stream);
 
 // result[0]: the sum of the squares; result[1]: 1 if any element is not finite, else 0.
 void finish_squares(const double* partials, int64_t count, double* result, Stream stream);

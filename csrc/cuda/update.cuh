@@ -16,9 +16,9 @@ namespace fastlayers::cuda {
 
 __device__ __forceinline__ double read(StoredNumber number) {
   switch (number.type) {
-    case NumberType::float32: return *static_cast<const float*>(number.address);
-    case NumberType::float64: return *static_cast<const double*>(number.address);
-    case NumberType::float16: return load(static_cast<const Half*>(number.address));
+    case DataType::float32: return *static_cast<const float*>(number.address);
+    case DataType::float64: return *static_cast<const double*>(number.address);
+    case DataType::float16: return load(static_cast<const Half*>(number.address));
     default: return load(static_cast<const BFloat16*>(number.address));
   }
 }

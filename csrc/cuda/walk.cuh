@@ -91,7 +91,7 @@ template <int width, bool along> class Cursor {
     } else {
       const int image = image_of(row_);
       within_ = row_ - image * walk.row_vectors;
-      first_ = (static_cast<int64_t>(image) * walk.channels + column_) * walk.length + within_ * width;
+      first_ = planar_first(walk, image, column_, within_);
     }
   }
 

@@ -161,6 +161,7 @@ class FusedStep(torch.optim.Optimizer):
         if self._step_natively(own_options):
             return
         works = self._works(self._plan, own_options) or self._works(self._new_plan(own_options), own_options)
+        works = [work for work in works if not work.params[0].is_meta]  # those have states, and no values
         norms = total_norms(works)
         for work in works:
             self._launch(work, norms)

@@ -17,6 +17,7 @@ def batch_norm_statistics(x: Tensor, channel_dim: int) -> tuple[Tensor, Tensor]:
     """(mean, M2) of each channel, [C] each: M2 is the sum of squared deviations from the mean. The count is x.numel() / C.
 
     An infinite element makes the mean infinite, as in torch, where two do not cancel, and M2 NaN; squares that overflow make M2 infinite.
+    Of nothing the mean is NaN and M2 0.
     """
     compute = x.to(accumulate_dtype(x))
     count = x.numel() // max(x.size(channel_dim), 1)
@@ -24,6 +25,8 @@ def batch_norm_statistics(x: Tensor, channel_dim: int) -> tuple[Tensor, Tensor]:
     deviation = compute - per_channel(rough, x, channel_dim)
     correction = channel_sum(deviation, channel_dim) / count  # what rounding has left in the first mean
     squares = channel_sum(deviation.square(), channel_dim)
+    if count == 0:
+        return rough, squares
     mean = torch.where(rough.isinf(), rough, rough + correction)
     return mean, torch.where(squares.isinf(), squares, squares - count * correction.square())
 
