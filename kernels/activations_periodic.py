@@ -54,7 +54,7 @@ def sinc_derivative_half(x, p):
     """The same with 0.8 for 1.75; the phase 0 at infinity makes it 0 there."""
     square = x * x
     parity, r = sines.half_phase(x, square)
-    sine, cosine = sines.half_sin_cos(r, False)
+    sine, cosine = sines.half_sin_cos(r)
     near = math.polynomial(square, _SINC_SLOPE_HALF, 2) * x
     return (tl.where(square <= 0.64, near, sines.signed((cosine - sine / x) / x, parity)),)
 
@@ -100,9 +100,9 @@ def snake_half(x, p):
 
 @triton.jit
 def snake_derivative_half(x, p):
-    """(sin + cos)^2, u (2 x cos - u) with u = sin / alpha, and x for alpha 0: parity does not matter."""
+    """(sin + cos)^2, u (x cos - u / 4) with u = 2 sin / alpha, and 2 x for alpha 0: parity does not matter."""
     inverse = _inverse(p[0])
-    sine, twice_cosine = sines.half_sin_cos(sines.half_phase_of_product(p[0], x, float("nan")), True)
-    u = tl.where(inverse == 0, x, sine * inverse)
-    both = tl.fma(twice_cosine, 0.5, sine)
-    return both * both, u * tl.fma(x, twice_cosine, -u)
+    sine, cosine = sines.half_sin_cos(sines.half_phase_of_product(p[0], x, float("nan")))
+    u = tl.where(inverse == 0, 2 * x, sine * (2 * inverse))
+    both = sine + cosine
+    return both * both, u * tl.fma(u, -0.25, x * cosine)

@@ -94,9 +94,11 @@ def _half_exponential(x, alpha):
     root = tl.exp2(x * (alpha * (0.5 * LOG2_E)))
     slope = root * root
     near = tl.fma(x, math.polynomial(v, _EXPONENTIAL_HALF, 4), tl.broadcast_to(alpha, x.shape))
-    far = tl.fma(root * (1 / alpha), root, tl.broadcast_to(alpha - 1 / alpha, x.shape))
+    inverse = 1 / alpha
+    shared = root * inverse
+    far = tl.fma(shared, root, tl.broadcast_to(alpha - inverse, x.shape))
     finite = math.at_least(v, -1000.0)
-    outside = tl.fma(finite - 1, slope, 1.0) / alpha / alpha
+    outside = tl.fma(tl.fma(finite, shared, -shared), shared, tl.broadcast_to(inverse * inverse, x.shape))
     inside = x * (x * math.polynomial(v, _TO_ALPHA_HALF, 5))
     return tl.where(tl.abs(v) < 0.25, near, far), slope, tl.where(tl.abs(v) < 0.5, inside, outside) + 1
 

@@ -12,7 +12,6 @@ _COSINE = tl.constexpr((-2.6102154038198933e-07, 2.4764927729847841e-05, -1.3888
 # sin r = r + r^3 S(r^2) within 2^-26 relative, cos r = 1 - r^2 / 2 + r^4 C(r^2) within 2^-30, for |r| <= 1.63
 _SINE_HALF = tl.constexpr((-1.8443e-04, 8.31119e-03, -1.6665645e-01))
 _COSINE_HALF = tl.constexpr((2.3075006e-05, -1.38507911e-03, 4.16633362e-02, -4.99999093e-01))
-_TWICE_COSINE_HALF = tl.constexpr((4.6150012e-05, -2.77015822e-03, 8.33266724e-02, -9.99998186e-01))
 # sin r = r + r^3 S(r^2) within 2^-19 relative, cos r = 1 + r^2 C(r^2) within 2^-23, for |r| <= 1.63
 _SINE_SQUARED = tl.constexpr((
     8.4035377767577302e-08, -4.2558976929285564e-06, 1.4109259063843638e-04, -3.1746416352689266e-03, 4.4444482773542404e-02,
@@ -138,17 +137,14 @@ def sin_cos(x, low):
 
 
 @triton.jit
-def half_sin_cos(r, TWICE: tl.constexpr):
-    """(sin, cos) or, if TWICE, (sin, 2 cos) for derivatives in half types, within 2^-19 for |r| <= 1.63."""
+def half_sin_cos(r):
+    """(sin, cos) for derivatives in half types, within 2^-19 for |r| <= 1.63."""
     if _INTERPRET:
-        return tl.sin(r), tl.cos(r) * (2.0 if TWICE else 1.0)
+        return tl.sin(r), tl.cos(r)
     else:
         square = r * r
         sine = tl.fma(polynomial(square, _SINE_HALF, 2) * square, r, r)
-        if TWICE:
-            return sine, tl.fma(polynomial(square, _TWICE_COSINE_HALF, 3), square, 2.0)
-        else:
-            return sine, tl.fma(polynomial(square, _COSINE_HALF, 3), square, 1.0)
+        return sine, tl.fma(polynomial(square, _COSINE_HALF, 3), square, 1.0)
 
 
 @triton.jit

@@ -335,7 +335,7 @@ template <> struct ForHalfTypes<soft_exponential> {
       const T g = math::polynomial(v, 0.500000179f, 0.333335459f, 0.124996938f, 0.0333150253f, 0.00695133954f, 0.0012285281f,
                                    0.000171853884f);
       const T unit = scale * T(0x1p-24f);  // neither it nor its products overflow before the result does
-      const T far = multiply_add(multiply_add((v - T(1)) * unit, slope, unit), scale * T(0x1p24f), T(1));
+      const T far = multiply_add(multiply_add(multiply_add(v, unit, -unit), slope, unit), scale * T(0x1p24f), T(1));
       dp[0] = select(absolute(v) < T(1), multiply_add(x, x * g, T(1)), far);
       if (any(alpha < T(0))) replace_left(x, alpha, slope, dp[0]);
       return slope;

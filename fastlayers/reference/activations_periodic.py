@@ -42,7 +42,8 @@ def snake_derivative(x: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
     rate = torch.where(zero, 1, alpha)
     sine, cosine = torch.sin(_phase(rate, x)), torch.cos(_phase(rate, x))
     far = sine / rate  # x near 0: squares of such sines would underflow
-    to_rate = torch.where(zero, x * x, far * (2 * x * cosine - far))
+    turned = x * cosine
+    to_rate = torch.where(zero, x * x, far * turned + far * (turned - far))  # 2 x may overflow
     phase = _phase(alpha, x)
     return (torch.sin(phase) + torch.cos(phase)).square(), to_rate
 

@@ -8,11 +8,15 @@ from torch import Tensor
 
 from .limits import slope_times
 
+_LARGE = 50.0  # beyond it 1 is nothing beside exp(v)
+
 
 def soft_exponential(x: Tensor, alpha: Tensor) -> Tensor:
     below, above = _by_sign(alpha)
     logarithm = -torch.log1p(-below * (torch.where(alpha < 0, x, 0) + below)) / below
-    exponential = torch.expm1(above * torch.where(alpha > 0, x, 0)) / above + above
+    v = above * torch.where(alpha > 0, x, 0)
+    root = _root(v)
+    exponential = torch.where(v > _LARGE, root * (root / above), torch.expm1(v.clamp(max=_LARGE)) / above) + above
     return torch.where(alpha < 0, logarithm, torch.where(alpha > 0, exponential, x))
 
 
@@ -32,11 +36,19 @@ def soft_exponential_derivative(x: Tensor, alpha: Tensor) -> tuple[Tensor, Tenso
     near = torch.where(v.abs() < 0.5, v, 0)
     series = sum((k + 1) / math.factorial(k + 2) * near**k for k in range(16))
     outside = v.clamp(min=-1000)
-    g = torch.where(v.abs() < 0.5, right.square() * series, ((outside - 1) * torch.exp(outside) + 1) / above / above)
+    root = _root(outside)
+    far = torch.where(v > _LARGE, ((outside - 1) / above * root) * (root / above),
+                      ((outside - 1) * torch.exp(outside.clamp(max=_LARGE)) + 1) / above / above)
+    g = torch.where(v.abs() < 0.5, right.square() * series, far)
     return (
         torch.where(alpha < 0, 1 / (1 + w), torch.exp(v)),
         torch.where(alpha < 0, h + 1 / (1 + w), 1 + g),
     )
+
+
+def _root(v: Tensor) -> Tensor:
+    """exp(v / 2) for large v, where exp(v) may overflow before what it is divided in does."""
+    return torch.exp(v.clamp(min=_LARGE) / 2)
 
 
 def _by_sign(alpha: Tensor) -> tuple[Tensor, Tensor]:
