@@ -21,6 +21,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --quiet --quiet --disable-pip-version-check --no-input
 SOURCES := pyproject.toml setup.py tools/build_extensions.py tools/cuda_toolkit.py $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 
+.NOTPARALLEL:  # two goals would install into one environment; compilers run side by side within one
 .PHONY: demo test bench cuda docs gpu-docs lint wheel clean
 .DELETE_ON_ERROR:
 
@@ -41,7 +42,7 @@ cuda: $(VENV_CUDA)/.build $(SOURCES)
 	@echo "building and installing fastlayers with its CUDA kernels (some minutes, when sources changed)"
 	@FASTLAYERS_CUDA=1 FASTLAYERS_CPP=1 $(VENV_CUDA)/bin/python -m pip install --quiet --disable-pip-version-check --no-input \
 		--no-build-isolation --no-deps --force-reinstall .
-	@cd $(VENV_CUDA) && bin/python -m fastlayers info && bin/python $(CURDIR)/tools/cuda_toolkit.py
+	@cd $(VENV_CUDA) && bin/python -m fastlayers info && bin/python "$(CURDIR)/tools/cuda_toolkit.py"
 
 docs: $(VENV)/.demo
 	$(BIN)/python tools/document_activations.py

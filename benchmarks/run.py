@@ -174,7 +174,8 @@ def _load(name: str) -> dict[str, Any]:
         raise UsageError(f"--against must be a file that can be read, got {name!r}: {error.strerror}") from None
     except ValueError:
         saved = None
-    if not isinstance(saved, dict) or not isinstance(saved.get("cases"), dict):
+    cases = saved.get("cases") if isinstance(saved, dict) else None
+    if not isinstance(cases, dict) or not all({"ours", "eager"} <= {*case.get("ms", ())} for case in cases.values()):
         raise UsageError(f"--against must be a file written by --save, got {name!r}")
     return saved
 

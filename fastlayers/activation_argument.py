@@ -65,16 +65,17 @@ def resolve(operation: str, activation: str | torch.nn.Module, training: bool = 
     if isinstance(activation, torch.nn.Module):
         if activation.__dict__.get("dropout"):  # which nobody would apply
             raise ValueError(f"{operation}: activation must have no dropout of its own beside the block's, got {activation!r}")
-        if type(activation) not in _ROWS_OF_CLASS:
-            _check_inherits(operation, type(activation))
+        if type(activation) not in _ROWS_OF_CLASS or "forward" in activation.__dict__:
+            _check_inherits(operation, activation)
         return resolve_module(operation, activation)
     raise TypeError(f"{operation}: activation must be a name or an activation module, got {type(activation).__name__}")
 
 
-def _check_inherits(operation: str, kind: type[torch.nn.Module]) -> None:
-    """A subclass computes its row only with the forward of the row's class; the module of a block is never called."""
+def _check_inherits(operation: str, module: torch.nn.Module) -> None:
+    """A module computes its row only with the forward of the row's class; the module of a block is never called."""
+    kind = type(module)
     known = next((base for base in kind.__mro__ if base in _ROWS_OF_CLASS), kind)
-    checks.inherited_forward(operation, kind, known)
+    checks.inherited_forward(operation, module, known)
 
 
 def resolve_module(operation: str, module: torch.nn.Module) -> Resolved:
@@ -97,6 +98,12 @@ def parameter(module: torch.nn.Module, name: str) -> Tensor | None:
     """getattr(module, name) of a parameter, which torch.nn.Module finds where it looks last: ten times slower."""
     value = module._parameters.get(name)
     return getattr(module, name) if value is None else value  # None where there is none, or where it is parametrized
+
+
+def buffer(module: torch.nn.Module, name: str) -> Tensor | None:
+    """getattr(module, name) of a buffer, twice as fast; code that swaps tensors may have made it an attribute."""
+    buffers = module._buffers
+    return buffers[name] if name in buffers else getattr(module, name)
 
 
 def with_constants(operation: str, row: Activation, constants: tuple[float, ...]) -> Resolved:

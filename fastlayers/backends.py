@@ -24,8 +24,20 @@ _COMPILED = ("cpp", "cuda")
 """What was compiled before any formula was registered."""
 _TITLES = {"cpp": "the C++ extension fastlayers._C", "triton": "Triton", "cuda": "the CUDA extension fastlayers._CUDA"}
 
-_choice = "auto"
 _plain_dispatch = Tensor.__torch_dispatch__
+
+
+class _Choice:
+    """A backend that somebody has chosen; which one it is counts, not its name."""
+
+    __slots__ = ("name",)
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+
+_choices = [_Choice("auto")]
+"""Those that stand: the last one counts. Blocks take their own away, in whatever order threads leave them."""
 
 
 class Completed(ModuleType):
@@ -63,7 +75,8 @@ def _load(name: str) -> tuple[ModuleType | None, str]:
     if name == "triton" and importlib.util.find_spec("triton") is None:
         return None, "Triton is not installed (pip install triton, Linux only)"
     if name == "cpp" and importlib.util.find_spec("fastlayers._C") is None:
-        return None, "the C++ extension was not built: reinstall with a C++20 compiler, pip install --no-build-isolation -v shows why"
+        return None, ("the C++ extension was not built: reinstall with pip install --no-build-isolation and a C++20 compiler, "
+                      "-v shows why it was left out")
     try:
         module = importlib.import_module(_MODULES[name])
         return (Completed(module) if name == "cuda" else module), ""
@@ -131,7 +144,7 @@ def select(x: Tensor, activation: str | None = None) -> ModuleType:
     """
     if type(x).__torch_dispatch__ is not _plain_dispatch:
         return reference
-    chosen = _cpu_default if _choice == "auto" and x.is_cpu else _select(x)
+    chosen = _cpu_default if _choices[-1].name == "auto" and x.is_cpu else _select(x)
     if activation in REGISTERED and any(chosen is _module(name)[0] and _lacks(name, activation) for name in _COMPILED):
         return reference if chosen is _cpp else _uncompiled(x.device.type)
     return chosen
@@ -143,16 +156,19 @@ def is_compiled(kernels: ModuleType) -> bool:
 
 
 def _select(x: Tensor) -> ModuleType:
-    """The chosen backend."""
-    if _choice == "auto":
+    """The chosen backend; tensors without values have nothing to compute, only shapes."""
+    choice = _choices[-1].name
+    if x.is_meta:
+        return reference
+    if choice == "auto":
         if x.is_cpu:
             return _cpu_default
         usable = [name for name in ("cuda", "triton") if x.is_cuda and not _reason_against(name, "cuda")]
         return _module(usable[0])[0] if usable else reference
-    reason = _reason_against(_choice, x.device.type)
+    reason = _reason_against(choice, x.device.type)
     if reason:
-        raise RuntimeError(f"backend: {_choice!r} must be able to run on {x.device.type} tensors, got: {reason}")
-    return _module(_choice)[0]
+        raise RuntimeError(f"backend: {choice!r} must be able to run on {x.device.type} tensors, got: {reason}")
+    return _module(choice)[0]
 
 
 class backend:
@@ -165,7 +181,8 @@ class backend:
         ValueError: ``backend: name must be one of auto, reference, cpp, triton, cuda, got 'x'``.
         RuntimeError: the backend is not available here; the message says why.
 
-    The choice is one for the whole process, threads included. A backward pass runs on the backend of its forward pass.
+    The choice is one for the whole process, threads included: the last one made counts, until its block ends. A backward pass runs on
+    the backend of its forward pass.
 
     >>> import torch, fastlayers as fl
     >>> with fl.backend("reference"):
@@ -174,30 +191,41 @@ class backend:
     """
 
     def __init__(self, name: str) -> None:
-        global _choice
         checks.one_of("backend", "name", name, ("auto", *NAMES))
         reason = "" if name == "auto" else _reason_against(name)
         if reason:
             raise RuntimeError(f"backend: name must be an available backend, got {name!r}: {reason}")
-        self._previous, self._name, _choice = _choice, name, name
+        self._name, self._chosen, self._entered = name, [], False
+        self._choose()
+        del _choices[1:-100]  # a process that chooses again and again; nobody is inside so many blocks
 
     def __enter__(self) -> backend:
+        if self._entered:  # the first block has the constructor's choice
+            self._choose()
+        self._entered = True
         return self
 
     def __exit__(self, *exception: object) -> None:
-        global _choice
-        _choice = self._previous
+        self._entered = True
+        choice = self._chosen.pop()
+        if choice in _choices:
+            _choices.remove(choice)
 
     def __call__(self, function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
         """Have function run on this backend, and nothing else."""
         self.__exit__()
+        checks.plain_function("backend", function)
 
         @functools.wraps(function)
         def run(*arguments: Arguments.args, **keywords: Arguments.kwargs) -> Result:
-            with backend(self._name):
+            with self:
                 return function(*arguments, **keywords)
 
         return run
+
+    def _choose(self) -> None:
+        self._chosen.append(_Choice(self._name))
+        _choices.append(self._chosen[-1])
 
 
 def backends(activation: str | None = None) -> dict[str, str]:

@@ -7,6 +7,7 @@ Everything is checked before any state (running statistics, parameters, steps) i
 """
 from __future__ import annotations
 
+import inspect
 import itertools
 import math
 import operator
@@ -337,9 +338,10 @@ def learnable(operation: str, row: Activation, values: Sequence[Tensor]) -> None
                                f"{' and '.join(map(str, shapes))}")
 
 
-def inherited_forward(operation: str, kind: type[torch.nn.Module], base: type[torch.nn.Module]) -> None:
-    """A subclass of an activation computes what its base does."""
-    if kind.forward is not base.forward:
+def inherited_forward(operation: str, module: torch.nn.Module, base: type[torch.nn.Module]) -> None:
+    """An activation computes what its class, or the class it inherits from, does."""
+    kind = type(module)
+    if kind.forward is not base.forward or "forward" in vars(module):
         raise ValueError(f"{operation}: activation must have the forward of {base.__name__}, got {kind.__name__} with one of its own")
 
 
@@ -419,6 +421,12 @@ def batch_norm(
         raise ValueError(f"{operation}: eps must be {'positive when training' if training else 'non-negative'}, got {eps}")
     if training and alone:  # other ranks may have values
         more_than_one_value(operation, x, channel_dim)
+
+
+def plain_function(operation: str, function: object) -> None:
+    """A function that has done its work when it returns."""
+    if inspect.isgeneratorfunction(function) or inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
+        raise TypeError(f"{operation}: a decorated function must not be a generator or a coroutine, got {function.__qualname__}")
 
 
 def module(operation: str, model: object) -> None:

@@ -9,6 +9,7 @@ from torch.autograd import forward_ad
 _transforms_active = torch._C._are_functorch_transforms_active
 _modes = torch._C._len_torch_dispatch_stack
 _tracing = torch._C._get_tracing_state
+_any_autocast = torch._C._is_any_autocast_enabled
 _graph_task = torch._C._current_graph_task_id
 
 
@@ -28,6 +29,11 @@ def observed() -> bool:
 
 
 observed._dynamo_marked_constant = True
+
+
+def autocasting() -> bool:
+    """Whether torch.autocast is at work, for any kind of device."""
+    return _any_autocast()
 
 
 def recomputing() -> bool:

@@ -9,13 +9,16 @@ import torch
 from torch import Tensor, nn
 
 from . import checks, functional
+from .nn import RReLU
 from .nn.activations import FusedActivation
 from .nn.batch_norm import _BatchNorm
 from .nn.gated import _Gated
-from .trials import random_state_kept, tensors_in
+from .trials import device_of, random_state_kept, tensors_in
 
 _RANDOM_ONLY = (nn.modules.dropout._DropoutNd, nn.MultiheadAttention, nn.RNNBase, nn.TransformerEncoderLayer, FusedActivation, _Gated)
 """Modules whose ``training`` means dropout and nothing else; the transformer layer's chooses a path with dropout in it."""
+_MORE = (_BatchNorm, RReLU)
+"""Those with a ``dropout`` of their own whose ``training`` means more: they stay in evaluation, and dropout comes after them."""
 
 
 class Ensemble(NamedTuple):
@@ -63,7 +66,7 @@ def mc_dropout(
         checks.whole_number("mc_dropout", "seed", seed, -(2**63), 2**64 - 1)  # what torch.manual_seed takes
     with torch.no_grad(), _only_dropout(model):
         at_once = _samples_at_once(model, x, samples, max_bytes)
-        with _seeded(seed, x.device):
+        with _seeded(seed, device_of(model, x)):
             parts = [_run(model, x, min(at_once, samples - done)) for done in range(0, samples, at_once)]
     ys = parts[0] if len(parts) == 1 else torch.cat(parts)
     return Ensemble(ys.mean(0), ys.var(0), ys)
@@ -86,7 +89,7 @@ def _samples_at_once(model: nn.Module, x: Tensor, samples: int, max_bytes: int) 
 
     hooks = [module.register_forward_hook(measure) for module in model.modules()]
     try:
-        with random_state_kept(x.device):
+        with random_state_kept(device_of(model, x)):
             model(x[:1].clone())  # a first layer may be inplace
     finally:
         for hook in hooks:
@@ -111,15 +114,15 @@ def _seeded(seed: int | None, device: torch.device) -> Iterator[None]:
 def _only_dropout(model: nn.Module) -> Iterator[None]:
     """The block sees the model in evaluation mode with its dropout at work."""
     modes = {module: module.training for module in model.modules()}
-    norms = [module for module in modes if isinstance(module, _BatchNorm) and module.dropout]
-    active = [module for module in modes if isinstance(module, _RANDOM_ONLY) and _drops(module)]
-    checks.any_dropout("mc_dropout", [*norms, *active])
+    others = [module for module in modes if isinstance(module, _MORE) and module.dropout]
+    active = [module for module in modes if isinstance(module, _RANDOM_ONLY) and not isinstance(module, _MORE) and _drops(module)]
+    checks.any_dropout("mc_dropout", [*others, *active])
     hooks = []
     try:
         model.eval()
         for module in active:
             module.training = True
-        hooks += [norm.register_forward_hook(lambda norm, _, y: functional.dropout(y, norm.dropout)) for norm in norms]
+        hooks += [module.register_forward_hook(lambda module, _, y: functional.dropout(y, module.dropout)) for module in others]
         yield
     finally:
         for hook in hooks:

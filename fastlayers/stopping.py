@@ -87,16 +87,18 @@ class EarlyStopping:
                 old = kept.get(name)
                 reusable = old is not None and (old.shape, old.dtype, old.device) == (value.shape, value.dtype, value.device)
                 now[name] = old.copy_(value) if reusable else value.detach().clone()
+            else:
+                now[name] = copy.deepcopy(value)
         self._weights = now
 
     def state_dict(self) -> dict[str, object]:
-        """What a resumed run needs, the best weights included."""
-        return {name.removeprefix("_"): getattr(self, name) for name in self._STATE}
+        """What a resumed run needs, the best weights included: a copy."""
+        return {name.removeprefix("_"): copy.deepcopy(getattr(self, name)) for name in self._STATE}
 
     def load_state_dict(self, state: dict[str, object]) -> None:
         """Go on where state_dict() was taken."""
-        for name in self._STATE:
-            setattr(self, name, copy.deepcopy(state[name.removeprefix("_")]))
+        for name, value in [(name, copy.deepcopy(state[name.removeprefix("_")])) for name in self._STATE]:  # all or none
+            setattr(self, name, value)
 
     def __repr__(self) -> str:
         return (f"{type(self).__name__}(patience={self.patience}, min_delta={self.min_delta}, mode={self.mode!r}, "

@@ -9,7 +9,7 @@ from torch.optim import Optimizer
 from torch.utils._pytree import tree_map_only
 
 from . import checks
-from .trials import random_state_kept, tensors_in
+from .trials import device_of, random_state_kept, tensors_in
 
 
 def warmup(model: nn.Module, *inputs: object, optimizer: Optimizer | None = None, **keywords: object) -> None:
@@ -34,8 +34,7 @@ def warmup(model: nn.Module, *inputs: object, optimizer: Optimizer | None = None
     checks.module("warmup", model)
     if optimizer is not None:
         checks.instance("warmup", "optimizer", optimizer, Optimizer)
-    given = tensors_in([inputs, keywords, list(model.parameters())])
-    with random_state_kept(given[0].device if given else torch.device("cpu")), torch.enable_grad():
+    with random_state_kept(device_of(model, inputs, keywords)), torch.enable_grad():
         twin, stepping = copy.deepcopy((model, optimizer))
         results = [y for y in tensors_in(_run(twin.train(), inputs, keywords)) if y.requires_grad]
         if results:

@@ -145,3 +145,49 @@ def test_every_cpu_capability_can_be_forced(capability: str) -> None:
         [sys.executable, "-c", "import fastlayers as fl; print(fl.backends()['cpp'])"], capture_output=True, text=True, check=True,
         env={**os.environ, "FASTLAYERS_CPU_CAPABILITY": capability})
     assert capability in done.stdout.lower()
+
+
+def test_blocks_may_end_in_any_order_and_be_entered_again() -> None:
+    """As those of two threads do."""
+    x = torch.zeros(1)
+    default = name_of(x)
+    first, second = fl.backend("reference"), fl.backend("auto")
+    first.__enter__()
+    second.__enter__()
+    first.__exit__()
+    assert name_of(x) == default
+    second.__exit__()
+    assert name_of(x) == default
+    for _ in range(2):
+        with first:
+            assert name_of(x) == "fastlayers.reference"
+        assert name_of(x) == default
+
+
+def test_a_choice_in_a_block_stays_after_it() -> None:
+    x = torch.zeros(1)
+    default = name_of(x)
+    with fl.backend("auto"):
+        chosen = fl.backend("reference")
+        assert name_of(x) == "fastlayers.reference"
+    assert name_of(x) == "fastlayers.reference"
+    chosen.__exit__()
+    assert name_of(x) == default
+
+
+def test_decorators_refuse_what_works_after_it_has_returned() -> None:
+    def generator():
+        yield
+
+    async def coroutine() -> None:
+        pass
+
+    default = name_of(torch.zeros(1))
+    for function in (generator, coroutine):
+        with pytest.raises(TypeError, match=r"^backend: a decorated function must not be a generator or a coroutine, got "):
+            fl.backend("reference")(function)
+    assert name_of(torch.zeros(1)) == default
+
+
+def test_meta_tensors_have_shapes_under_every_choice(backend: str) -> None:
+    assert fl.nn.BatchNorm2d(3, activation="relu", device="meta")(torch.empty(2, 3, 4, 4, device="meta")).shape == (2, 3, 4, 4)

@@ -251,3 +251,11 @@ def test_a_warning_names_the_line_that_called(layer) -> None:
     with pytest.warns(UserWarning, match="x must be .*-D") as caught:
         layer(torch.ones(2, 3))
     assert [warning.filename for warning in caught] == [__file__]
+
+
+@pytest.mark.parametrize(("p", "training", "convention"), [(1.0, True, "train"), (0.5, False, "eval"), (0.5, True, "train")])
+def test_a_bad_residual_leaves_x_alone(p: float, training: bool, convention: str) -> None:
+    x = torch.ones(4)
+    with pytest.raises(RuntimeError, match=r"^dropout: residual_after must have the shape of x"):
+        F.dropout(x, p, training, True, convention=convention, residual_after=torch.ones(5))
+    assert x.tolist() == [1.0] * 4

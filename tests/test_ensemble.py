@@ -178,3 +178,27 @@ def test_early_stopping_restores_the_best_weights_across_a_resumed_run() -> None
     assert resumed(2.0, model)
     assert resumed.best_step == 1
     assert all(torch.equal(value, best[name]) for name, value in model.state_dict().items())
+
+
+def test_rrelu_is_as_in_evaluation() -> None:
+    """Its training means random slopes, too."""
+    x = -torch.ones(2, 4)
+    found = fl.mc_dropout(torch.nn.Sequential(fl.nn.RReLU(0.1, 0.9, dropout=0.5)), x, samples=20, seed=0)
+    assert {round(value, 4) for value in found.samples.unique().tolist()} == {-1.0, 0.0}  # -1/2 kept, doubled
+
+
+def test_early_stopping_loads_all_or_nothing_and_gives_copies() -> None:
+    model = torch.nn.Linear(1, 1)
+    stopping = fl.EarlyStopping(patience=3, restore_best=True)
+    stopping(2.0, model)
+    saved = stopping.state_dict()
+    before = saved["weights"]["weight"].clone()
+    with torch.no_grad():
+        model.weight.add_(1)
+    stopping(1.0, model)
+    assert torch.equal(saved["weights"]["weight"], before)
+    with pytest.raises(KeyError):
+        stopping.load_state_dict({"best": 0.5, "best_step": 3})
+    assert (stopping.best, stopping.best_step) == (1.0, 1)
+    stopping.load_state_dict(saved)
+    assert stopping.best == 2.0

@@ -275,3 +275,12 @@ def test_feature_norm_shows_a_bar_on_a_terminal(monkeypatch, loader) -> None:
     terminal.truncate(0)
     nn.FeatureNorm(2).fit(loader, progress=False)
     assert not terminal.getvalue()
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_forward_of_an_instance_is_not_folded_away(place: int) -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.BatchNorm1d(4)).eval()
+    plain = type(model[place]).forward
+    model[place].forward = lambda x: 10 * plain(model[place], x)
+    x = torch.randn(6, 4)
+    assert torch.equal(fl.fold_batch_norm(model)(x), model(x))

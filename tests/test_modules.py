@@ -366,3 +366,39 @@ def test_numpy_numbers_are_numbers() -> None:
     for one in (numpy.int64(0), torch.tensor(0)):
         assert torch.equal(fl.functional.glu(x, one), fl.functional.glu(x, 0))
         assert torch.equal(fl.functional.bias_activation(x, torch.ones(4), channel_dim=one), x + 1)
+
+
+def test_buffers_may_have_become_attributes(cpu_backend: str) -> None:
+    """Code that swaps tensors deletes a buffer and sets an attribute."""
+    layers = nn.BatchNorm1d(3), torch.nn.BatchNorm1d(3)
+    x = torch.randn(6, 3)
+    for layer in layers:
+        mean = layer.running_mean
+        del layer.running_mean
+        layer.__dict__["running_mean"] = mean
+    close(*(layer(x) for layer in layers))
+    close(*(layer.running_mean for layer in layers))
+
+
+def test_an_activation_with_a_forward_of_its_own_is_refused() -> None:
+    activation = torch.nn.ReLU()
+    activation.forward = lambda x: x
+    with pytest.raises(ValueError, match=r"^BatchNorm1d: activation must have the forward of ReLU, got ReLU with one of its own$"):
+        nn.BatchNorm1d(3, activation=activation)(torch.randn(4, 3))
+
+
+@pytest.mark.parametrize("call", [
+    lambda x, r: nn.BatchNorm1d(6)(x, residual=r), lambda x, r: fl.functional.dropout(x, 0.5, residual_after=r, seed=1),
+    lambda x, r: fl.functional.bias_activation(x, None, "silu", residual=r, residual_after=r),
+], ids=["batch norm", "dropout", "bias_activation"])
+def test_residuals_are_promoted_under_autocast(cpu_backend: str, call) -> None:
+    """Beside a float32 shortcut the layer before runs in bfloat16: torch's addition gives float32; each gradient has its own dtype."""
+    x, residual = torch.randn(4, 6).bfloat16().requires_grad_(), torch.randn(4, 6, requires_grad=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        y = call(x, residual)
+    assert y.dtype == torch.float32
+    close(y, call(x.float(), residual))
+    dx, dresidual = torch.autograd.grad(y.sum(), [x, residual])
+    assert (dx.dtype, dresidual.dtype) == (torch.bfloat16, torch.float32)
+    with pytest.raises(RuntimeError, match="must have the dtype of x"):
+        call(x, residual)

@@ -399,3 +399,27 @@ def test_compiled_steps_with_every_option(name: str) -> None:
     for p, q in zip(ours, others, strict=True):
         assert torch.equal(p, q)
         assert all(torch.equal(optimizer.state[p][key], value) for key, value in other.state[q].items())
+
+
+def test_averages_in_place_are_not_loaded_over() -> None:
+    """What the block brings back would be lost."""
+    p = torch.nn.Parameter(torch.ones(3))
+    optimizer = fl.optim.SGD([p], lr=1.0, ema_decay=0.5)
+    p.grad = torch.ones(3)
+    optimizer.step()
+    saved = copy.deepcopy(optimizer.state_dict())
+    with optimizer.swap_ema(), pytest.raises(RuntimeError, match=r"^SGD: load_state_dict must be called after swap_ema\(\) has brought"):
+        optimizer.load_state_dict(saved)
+    assert p.tolist() == [0.0] * 3
+    optimizer.load_state_dict(saved)
+
+
+def test_attributes_that_were_changed_are_checked() -> None:
+    p = torch.nn.Parameter(torch.ones(3))
+    optimizer = fl.optim.SGD([p], lr=1.0, max_grad_norm=1.0)
+    p.grad = torch.ones(3)
+    for value, error in ((-1.0, ValueError), ("1", TypeError)):
+        optimizer.max_grad_norm = value
+        with pytest.raises(error, match=r"^SGD: max_grad_norm must be"):
+            optimizer.step()
+    assert p.tolist() == [1.0] * 3

@@ -94,3 +94,11 @@ def test_backward_runs_on_the_backend_of_its_forward() -> None:
         y = nn.SiLU()(x)
     assert y.grad_fn.kernels.__name__ == "fastlayers.reference"
     y.sum().backward()
+
+
+def test_results_are_not_their_input(backend: str) -> None:
+    """A kernel's result is its own memory, also of the identity: y += 1 leaves x alone."""
+    x = torch.randn(4, 3)
+    for y in (fl.functional.bias_activation(x, None), fl.functional.bias_activation(x, None, residual=None, dropout=0.5, training=False)):
+        assert y.data_ptr() != x.data_ptr()
+        assert torch.equal(y, x)

@@ -1,4 +1,5 @@
 """How setup.py compiles the extensions: what is compiled with which flags, in parallel, and only what changed."""
+import hashlib
 import os
 import platform
 import sys
@@ -21,6 +22,7 @@ FLAGS = {
 SWITCHES = {"fastlayers._C": ("FASTLAYERS_CPP", "C++ kernels left out, the reference backend will be used"),
             "fastlayers._CUDA": ("FASTLAYERS_CUDA", "CUDA kernels left out, GPUs will use Triton")}
 TORCH = next((found.version for found in distributions(name="torch")), "none")
+SETTINGS = [Path(__file__), Path(cuda_toolkit.__file__)]  # where flags stand
 FOLDER = Path("build", f"{sys.implementation.cache_tag}-torch-{TORCH}")  # not build_temp, which pip makes anew for every build
 
 
@@ -53,7 +55,7 @@ class BuildExtension(build_ext):
         module = extension.name.rpartition(".")[2]
         flags = [*FLAGS["bindings"], f"-DTORCH_EXTENSION_NAME={module}", *extension.extra_compile_args]
         jobs += [(self._cpp(extension, flags), f"bindings{module}", source) for source in extension.sources]
-        with ThreadPoolExecutor(int(os.environ.get("MAX_JOBS", os.cpu_count() or 1))) as pool:
+        with ThreadPoolExecutor(int(os.environ.get("MAX_JOBS") or os.cpu_count() or 1)) as pool:
             extension.extra_objects += pool.map(self._object, jobs)
         extension.extra_compile_args, sources, extension.sources = [], extension.sources, []
         extension.depends = extension.extra_objects  # what the library is linked from; without it a second build would not link
@@ -77,13 +79,14 @@ class BuildExtension(build_ext):
         toolkit = cuda_toolkit.find(torch.__version__, torch.version.cuda)
         extension.include_dirs += toolkit.includes
         extension.extra_objects = [toolkit.runtime]
-        return [(toolkit.compile, "cuda", str(source)) for source in sorted(Path("csrc/cuda").glob("*.cu"))]
+        part = f"cuda-{hashlib.sha256(repr(toolkit.architectures).encode()).hexdigest()[:8]}"  # for others other objects
+        return [(toolkit.compile, part, str(source)) for source in sorted(Path("csrc/cuda").glob("*.cu"))]
 
     def _object(self, job):
         compile_to, part, source = job
         roots = [Path(source).parent, Path("csrc/common")] if source.endswith(".cu") else [Path("csrc")]
         headers = [path for root in roots for pattern in ("*.h", "*.cuh") for path in root.rglob(pattern)]
         target = Path(FOLDER, part, source).with_suffix(".o")
-        if not target.exists() or target.stat().st_mtime < max(path.stat().st_mtime for path in [*headers, Path(source), Path(__file__)]):
+        if not target.exists() or target.stat().st_mtime < max(path.stat().st_mtime for path in [*headers, Path(source), *SETTINGS]):
             compile_to(source, FOLDER / part)
         return str(target)

@@ -35,7 +35,7 @@ def restorable(
     if parameters is not None and not bool((parameters >= SMALLEST_SLOPE).all()):
         return False
     flattening = row.saturates and y.numel() > 0
-    if weight is None and residual is None and not flattening:
+    if weight is None and bias is None and residual is None and not flattening:
         return True
     size = 1 if bias is None else 1 + bias.abs()
     if flattening:

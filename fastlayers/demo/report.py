@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import platform
 import statistics
 from collections.abc import Mapping
@@ -60,6 +61,8 @@ def output_folder(name: str) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"--output must be a folder that can be made, got {name!r}: {error.strerror}") from None
+    if not os.access(folder, os.W_OK):
+        raise UsageError(f"--output must be a folder that can be written to, got {name!r}")
     return folder
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 import functools
 import importlib
 import importlib.util
+import threading
 from collections.abc import Mapping
 from types import ModuleType
 
@@ -22,6 +23,7 @@ _ABSOLUTE = 1e-6
 """What tests and ``fastlayers check`` grant a formula, whose roundings nobody has looked at: a few of its own operations."""
 _TAKEN = ("dropout", "seed", "training", "inplace", "num_parameters", "device", "dtype", "input", "self", "args", "kwargs")
 _definitions: dict[str, tuple[object, ...]] = {}
+_registering = threading.Lock()
 
 
 def register_activation(
@@ -66,16 +68,17 @@ def register_activation(
     checks.text(_OPERATION, "name", name)
     checks.text(_OPERATION, "formula", formula)
     definition = formula, tuple(parameters.items()), tuple(constants.items())
-    if _definitions.get(name) == definition:
-        return nn.activations.CLASSES[ACTIVATIONS[name].module]
-    _check_names(name, parameters, constants)
-    row, source = _row(name, formula, parameters, constants)
-    generated.REGISTERED[name] = source
-    _definitions[name] = definition
-    ACTIVATIONS[name] = row
-    activation_argument.add(row)
-    functional.activations.add(row)
-    return nn.activations.add(row)
+    with _registering:
+        if _definitions.get(name) == definition:
+            return nn.activations.CLASSES[ACTIVATIONS[name].module]
+        _check_names(name, parameters, constants)
+        row, source = _row(name, formula, parameters, constants)
+        generated.REGISTERED[name] = source
+        _definitions[name] = definition
+        ACTIVATIONS[name] = row
+        activation_argument.add(row)
+        functional.activations.add(row)
+        return nn.activations.add(row)
 
 
 def unregister_activation(name: str) -> None:

@@ -11,6 +11,7 @@ from torch.overrides import handle_torch_function
 
 from .. import autograd, checks
 from ..activation_argument import Resolved, default, drawing, pack, with_constants
+from ..context import autocasting
 from ..overrides import is_overriding
 from ..specs import ACTIVATIONS, TORCH_NAMES, Activation
 from .epilogue import IDENTITY, fused
@@ -32,7 +33,7 @@ def apply(
     if type(x) is not Tensor and is_jagged(x):
         checks.one_value(operation, row, parameters, "a jagged x")
         return on_values(lambda x: apply(operation, x, activation, dropout=dropout, training=training, seed=seed), x)
-    if row.autocast and isinstance(x, Tensor):
+    if row.autocast and autocasting():
         x = _autocast(row, x)
     checks.floating(operation, x)
     if dropping or row.random:
@@ -44,6 +45,7 @@ def apply(
 
 def _autocast(row: Activation, x: Tensor) -> Tensor:
     """x as torch.autocast hands it to torch's function of the row."""
+    checks.tensor(row.name, "x", x)
     device = x.device.type
     if x.dtype is torch.float64 or not x.is_floating_point() or not torch.is_autocast_enabled(device):
         return x

@@ -6,9 +6,9 @@ from torch import Tensor
 
 from .. import autograd, checks
 from ..activation_argument import resolve
-from ..context import recomputing, transformed
+from ..context import autocasting, recomputing, transformed
 from ..overrides import overridable
-from .epilogue import seed_for
+from .epilogue import promoted, seed_for
 
 
 @overridable
@@ -33,7 +33,7 @@ def batch_norm(
         momentum: share of the batch in the running statistics; None averages over all batches so far (needs ``num_batches_tracked``).
         eps: added to the variance.
         activation: a name ("relu"), a name with constants ("leaky_relu(0.2)") or an activation module.
-        residual: like x, added before the activation.
+        residual: like x, added before the activation; under torch.autocast of any float dtype, the result's is then the wider one.
         dropout: probability of dropping an element, in training.
         seed: an int or 0-d int64 tensor that fixes the dropout mask; None draws from torch's generator of x's device.
         num_batches_tracked: 0-d int64, incremented in training; or None.
@@ -60,6 +60,8 @@ def batch_norm(
 
     >>> y = batch_norm(torch.randn(8, 3), None, None, training=True, activation="relu")
     """
+    if residual is not None and autocasting():
+        x, residual = promoted(x, residual)
     checks.floating("batch_norm", x)
     channel_dim = checks.channel_dimension("batch_norm", x, channel_dim)
     dropping = training if dropout_training is None else dropout_training
@@ -71,9 +73,9 @@ def batch_norm(
     checks.memory("batch_norm", memory)
     if training and recomputing():
         running_mean = running_var = num_batches_tracked = None
+    seed = seed_for("batch_norm", x, dropout, dropping, resolved.row, seed)
     if x.numel() == 0 and group is None:
         return _empty_batch_norm(x, weight, bias, residual, resolved.parameters, num_batches_tracked if training else None)
-    seed = seed_for("batch_norm", x, dropout, dropping, resolved.row, seed)
     p = dropout if dropping else 0.0
     return autograd.batch_norm(
         x, weight, bias, residual, resolved.parameters, seed, running_mean, running_var, num_batches_tracked,
@@ -114,12 +116,13 @@ def batch_norm_and_statistics(
     row, constants, parameters = resolve("batch_norm", activation, True)
     checks.batch_norm(
         x, running_mean, running_var, weight, bias, residual, parameters, num_batches_tracked, True, momentum, eps, channel_dim)
+    seed = seed_for("batch_norm", x, dropout, True, row, seed)
     if x.numel() == 0:
         y = _empty_batch_norm(x, weight, bias, residual, parameters, None)
         moved = (running_mean, running_var, None if num_batches_tracked is None else num_batches_tracked + 1)
         return (y, *(value for value in moved if value is not None))
     y, moved = autograd.composed.batch_norm_and_statistics(
-        x, weight, bias, residual, parameters, seed_for("batch_norm", x, dropout, True, row, seed), *given,
+        x, weight, bias, residual, parameters, seed, *given,
         (row, constants, dropout, True, momentum, eps, channel_dim))
     return (y, *(new.to(old.dtype) for new, old in zip(moved, given, strict=True) if old is not None))
 

@@ -9,9 +9,10 @@ from torch import Tensor
 from torch.types import Device
 
 from .. import autograd, checks
+from ..context import autocasting
 from ..overrides import overridable
 from ..reference.dropout import alpha_outcome, threshold
-from .epilogue import IDENTITY, fused
+from .epilogue import IDENTITY, fused, promoted
 from .jagged import is_jagged, on_values
 
 CONVENTIONS = ("train", "eval")
@@ -51,6 +52,8 @@ def dropout(
     >>> y = dropout(torch.ones(8), 0.5, seed=1234)
     """
     checks.one_of("dropout", "convention", convention, CONVENTIONS)
+    if residual_after is not None and not inplace and autocasting():
+        x, residual_after = promoted(x, residual_after)
     return _dropout("dropout", x, p, training, inplace, False, convention, seed, generator, residual_after)
 
 
@@ -208,6 +211,8 @@ def _dropout(
     if type(x) is not Tensor and is_jagged(x) and not by_channel:
         y = on_values(lambda x: _dropout(operation, x, p, training, False, False, convention, seed, generator), x)
         return y if residual_after is None else y + residual_after
+    if residual_after is not None:
+        checks.like_x(operation, "residual_after", residual_after, x)
     factor = None
     if p == 0 or x.numel() == 0 or (not training and convention != "eval"):
         y = x
@@ -228,5 +233,4 @@ def _dropout(
         y = x.mul_(factor) if inplace else x * factor
     if residual_after is None:
         return y
-    checks.like_x(operation, "residual_after", residual_after, x)
     return x.add_(residual_after) if inplace else y + residual_after

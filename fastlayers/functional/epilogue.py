@@ -8,6 +8,7 @@ from torch import Tensor
 
 from .. import autograd, checks
 from ..activation_argument import Resolved, resolve
+from ..context import autocasting
 from ..overrides import overridable
 from ..specs import Activation
 
@@ -29,6 +30,7 @@ def bias_activation(
         training: whether ``dropout`` applies.
         channel_dim: where C is: 1 as everywhere in torch, -1 for (batch, time, features).
         residual_after: like x, added last, as the residual connection of a transformer is; ``residual`` comes before the activation.
+            Under torch.autocast x and residuals may differ in dtype: they are promoted, as by torch's addition.
         generator: where the seed is drawn from; None is torch's default one of x's device.
 
     Returns:
@@ -44,11 +46,23 @@ def bias_activation(
     >>> y = bias_activation(torch.randn(4, 8), torch.zeros(8), "gelu", dropout=0.1)
     """
     resolved = resolve("bias_activation", activation, training)
+    if autocasting():
+        x, residual, residual_after = promoted(x, residual, residual_after)
     checks.floating("bias_activation", x)
     channel_dim = checks.channel_dimension("bias_activation", x, channel_dim)
     checks.channel_vectors("bias_activation", x, channel_dim, bias=bias, scale=scale)
     return fused("bias_activation", x, scale, bias, residual, resolved, dropout, training, seed, channel_dim, residual_after,
                  generator=generator)
+
+
+def promoted(x: Tensor, *residuals: Tensor | None) -> tuple[Tensor | None, ...]:
+    """x and what will be added to it in their common dtype: layers before them have run in autocast's, shortcuts have not."""
+    if not all(value is None or (isinstance(value, Tensor) and value.is_floating_point()) for value in (x, *residuals)):
+        return x, *residuals
+    dtype = x.dtype
+    for value in residuals:
+        dtype = dtype if value is None else torch.promote_types(dtype, value.dtype)
+    return tuple(value if value is None else value.to(dtype) for value in (x, *residuals))
 
 
 def fused(

@@ -9,7 +9,7 @@ from torch.fx import Proxy
 from torch.types import Device
 
 from .. import checks, functional
-from ..activation_argument import parameter, resolve
+from ..activation_argument import buffer, parameter, resolve
 from ..overrides import traced
 from .activations import from_name
 from .wide_statistics import WideStatistics
@@ -66,8 +66,7 @@ class _BatchNorm(WideStatistics, torch.nn.modules.batchnorm._BatchNorm):
             return traced(self, input, residual)
         self._check_input_dim(input)
         training, momentum = self.training and not self.frozen, self.momentum
-        buffers = self._buffers  # each is looked up twice as fast as self.running_mean, which asks two other dictionaries first
-        mean, var, batches = buffers["running_mean"], buffers["running_var"], buffers["num_batches_tracked"]
+        mean, var, batches = buffer(self, "running_mean"), buffer(self, "running_var"), buffer(self, "num_batches_tracked")
         batch_statistics = training or (mean is None and var is None)
         if training and not self.track_running_stats:  # torch's rule, should the flag have been changed later
             mean = var = batches = None

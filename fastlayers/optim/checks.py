@@ -104,10 +104,10 @@ def averages(operation: str, count: int) -> None:
         raise RuntimeError(f"{operation}: ema_decay must be given and a step made before swap_ema(), got no averages")
 
 
-def not_swapped(operation: str, swapped: bool) -> None:
-    """The parameters hold themselves, not their averages."""
+def not_swapped(operation: str, method: str, swapped: bool) -> None:
+    """The parameters hold themselves, not their averages: states hold what is to come back."""
     if swapped:
-        raise RuntimeError(f"{operation}: step must be called after swap_ema() has brought the weights back, got the averages in place")
+        raise RuntimeError(f"{operation}: {method} must be called after swap_ema() has brought the weights back, got the averages in place")
 
 
 def loaded_state(operation: str, name: str, value: object, p: Tensor) -> None:

@@ -70,6 +70,7 @@ class FusedStep(torch.optim.Optimizer):
 
     def _group_options(self) -> list[Options]:
         name, defaults = type(self).__name__, self._options()
+        defaults.check(name)  # attributes, too, anybody may write to
         return [options.of_group(name, defaults, group) for group in self.param_groups]
 
     @_disable_dynamo
@@ -149,7 +150,7 @@ class FusedStep(torch.optim.Optimizer):
 
     def _step(self) -> None:
         own_options = self._group_options()
-        checks.not_swapped(type(self).__name__, self._swapped)
+        checks.not_swapped(type(self).__name__, "step", self._swapped)
         self._count(own_options, 1)
         try:
             self._update(own_options)
@@ -280,7 +281,9 @@ class FusedStep(torch.optim.Optimizer):
         Raises:
             ValueError: ``Adam: state 'exp_avg' must have its parameter's shape (3, 4), got (4, 3)``, or a number of a group that the
                 constructor would refuse; nothing is changed then.
+            RuntimeError: while averages are in place (see ``swap_ema``).
         """
+        checks.not_swapped(type(self).__name__, "load_state_dict", self._swapped)
         # Registered last, this hook sees what the user's own hooks have made of the dictionary.
         hook = self.register_load_state_dict_pre_hook(lambda _, final: self._check_loaded(final))
         try:

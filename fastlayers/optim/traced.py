@@ -47,7 +47,7 @@ def fill_lists(optimizer: FusedStep, group: Group, number: int, lists: Lists) ->
 
 def step(optimizer: FusedStep) -> bool:
     """The step as custom ops, one for each group, device and dtype; False if it has to be made outside of the graph."""
-    checks.not_swapped(type(optimizer).__name__, optimizer._swapped)
+    checks.not_swapped(type(optimizer).__name__, "step", optimizer._swapped)
     works = []
     own_options = optimizer._group_options()
     for index, group in enumerate(optimizer.param_groups):

@@ -52,7 +52,8 @@ def epilogue_forward(
     z, _ = _pre_activation(x, mean, scale, shift, residual, channel_dim)
     y = activations.function(activation)(z, *activation_arguments(x, parameters, activation, constants, seed, channel_dim))
     y = dropout.apply(y, x, p, seed, sample, channel_dim, outcome)
-    return _like(y if residual_after is None else y + residual_after.to(y.dtype), x)
+    y = _like(y if residual_after is None else y + residual_after.to(y.dtype), x)
+    return y.clone() if y is x and not transformed() else y  # of the identity: a kernel's result is its own memory
 
 
 def epilogue_backward(
