@@ -98,7 +98,7 @@ def _half_exponential(x, alpha):
     shared = root * inverse
     far = tl.fma(shared, root, tl.broadcast_to(alpha - inverse, x.shape))
     finite = math.at_least(v, -1000.0)
-    outside = tl.fma(tl.fma(finite, shared, -shared), shared, tl.broadcast_to(inverse * inverse, x.shape))
+    outside = tl.fma((finite - 1) * shared, shared, tl.broadcast_to(inverse * inverse, x.shape))
     inside = x * (x * math.polynomial(v, _TO_ALPHA_HALF, 5))
     return tl.where(tl.abs(v) < 0.25, near, far), slope, tl.where(tl.abs(v) < 0.5, inside, outside) + 1
 
