@@ -100,6 +100,9 @@ struct NativeLaunch {
   py::tuple items;
 };
 
+// Updates of fewer elements take less time than what it takes to hold hundreds of small tensors: other threads wait for them.
+constexpr int64_t elements_worth_releasing = 1 << 17;
+
 // The work of a launch; false if anything is missing or does not fit.
 bool prepare(std::vector<Work>& works, const NativeLaunch& launch) {
   const Tensors params = launch.params();
@@ -126,6 +129,9 @@ bool prepare(std::vector<Work>& works, const NativeLaunch& launch) {
   }
   if (!supported(work.type, work.state_type) || (work.has_masters && !is_half(work.type))) return false;
   work.tensors.reserve(params.size());
+  int64_t numel = 0;
+  for (int64_t i = 0; i < params.size(); ++i) numel += params[i].numel();
+  work.releases = numel >= elements_worth_releasing;
   for (int64_t i = 0; i < params.size(); ++i) {
     if (!add_if_ready(work, params[i], PyList_GET_ITEM(dictionaries.ptr(), i), names, scalar_names)) return false;
   }

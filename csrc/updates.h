@@ -60,9 +60,12 @@ inline void check_count(const char* name, size_t given, size_t wanted) {
 struct GradientList {
   DataType type;
   std::vector<UpdateTensor> tensors;
-  std::vector<at::Storage> held;  // what tensors point into: another thread may set a gradient to None while kernels run
+  bool releases = true;           // whether other threads of Python may run while kernels do; one may set a gradient to None:
+  std::vector<at::Storage> held;  // what tensors point into, unless the caller's lists hold that
 
-  void hold(const at::Tensor& tensor) { held.push_back(tensor.storage()); }
+  void hold(const at::Tensor& tensor) {
+    if (releases) held.push_back(tensor.storage());
+  }
 };
 
 // A step of one list, checked.

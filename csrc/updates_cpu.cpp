@@ -39,7 +39,8 @@ void update(Work& work, const Scaling& scaling) {
   const double factor = host::gradient_factor(work.flags[0], scaling.grad_scale ? scaling.grad_scale->item<double>() : 1,
                                               scaling.norm ? &squares : nullptr, scaling.max_grad_norm);
   const uint64_t seed = work.seed ? static_cast<uint64_t>(work.seed->item<int64_t>()) : 0;
-  py::gil_scoped_release released;
+  std::optional<py::gil_scoped_release> released;
+  if (work.releases) released.emplace();
   advance(work.facts(), numbers.data(), work.tensors);
   FL_KERNELS(optimizer_kernels).step({work.rule, work.type, work.state_type, numbers.data(), work.flags, factor,
                                       1 - work.ema_decay.value_or(0), work.seed ? &seed : nullptr, work.plain(), work.tensors.data(),
@@ -52,7 +53,8 @@ void update(Work& work, const Scaling& scaling) {
 at::Tensor squares_of(const std::vector<const GradientList*>& lists, at::Device) {
   at::Tensor result = at::zeros({2}, at::kDouble);
   double* const out = result.mutable_data_ptr<double>();
-  py::gil_scoped_release released;
+  std::optional<py::gil_scoped_release> released;
+  if (std::all_of(lists.begin(), lists.end(), [](const GradientList* list) { return list->releases; })) released.emplace();
   for (const GradientList* list : lists) {
     std::vector<NormPart> parts;
     for (const UpdateTensor& tensor : list->tensors) {
