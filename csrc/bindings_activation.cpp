@@ -1,6 +1,7 @@
 // Plain activations under autograd without Python: on a small tensor that costs more than the kernel.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
+#include <torch/csrc/autograd/python_variable.h>
 #include <torch/csrc/utils/pybind.h>
 
 #include "bindings_autograd.h"
@@ -47,7 +48,7 @@ struct Activation : torch::autograd::Function<Activation> {
     const Tensor& saved = tensors[0];
     const Optional parameters = saved_tensor(tensors[1]);
     const Tensor dy = with_strides(gradients[0], saved.strides());
-    const std::vector<at::IValue> facts = saved_facts(context);
+    const Facts& facts = saved_facts(context);
     const Constants constants = constants_of(facts, 3);
     const Plain plain{facts[0].toStringRef(), constants, facts[1].toInt(), facts[2].toBool()};
     const bool wants_parameters = parameters && context->needs_input_grad(1);
@@ -63,11 +64,57 @@ Tensor activation(const Tensor& x, const Optional& parameters, std::string_view 
   return differentiated(x, parameters) ? Activation::apply(x, parameters, plain) : plain.forward(x, parameters);
 }
 
+// Whether x is a tensor as at::empty makes them, with which only autograd has to do: no subclass, no transform of torch.func, no
+// forward-mode differentiation, no tracing, no autocast, no dispatch mode, no inference mode.
+bool is_ordinary(const Tensor& x) {
+  constexpr c10::DispatchKey key = device_type == at::kCUDA ? c10::DispatchKey::CUDA : c10::DispatchKey::CPU;
+  constexpr c10::BackendComponent backend = c10::toBackendComponent(key);
+  const c10::DispatchKeySet ordinary =
+      c10::DispatchKeySet(key) | c10::getAutogradRelatedKeySetFromBackend(backend) | c10::getAutocastRelatedKeySetFromBackend(backend);
+  const c10::impl::LocalDispatchKeySet local = c10::impl::tls_local_dispatch_key_set();
+  return x.key_set() == ordinary && local.included_ == c10::default_included_set && local.excluded_ == c10::default_excluded_set &&
+         !x._fw_grad(0).defined();
+}
+
+// What plain_activation returns.
+class PlainActivation {
+ public:
+  PlainActivation(const std::string& name, Constants constants, bool from_output, bool from_half_output)
+      : name_(activation_facts[activation_position("plain_activation", name)].name), constants_(std::move(constants)),
+        from_output_(from_output), from_half_output_(from_half_output) {}
+
+  pybind11::object operator()(pybind11::handle object) const {
+    if (!THPVariable_CheckExact(object.ptr())) return pybind11::none();
+    const Tensor& x = THPVariable_Unpack(object.ptr());
+    if (!is_ordinary(x) || x.dim() == 0 || !x.is_contiguous() || !find_data_type(x.scalar_type())) return pybind11::none();
+    Tensor y;
+    {
+      std::optional<pybind11::gil_scoped_release> released;
+      if (x.numel() >= elements_worth_releasing) released.emplace();
+      y = activation(x, std::nullopt, name_, constants_, 0, x.itemsize() == 2 ? from_half_output_ : from_output_);
+    }
+    return pybind11::reinterpret_steal<pybind11::object>(THPVariable_Wrap(std::move(y)));
+  }
+
+ private:
+  std::string_view name_;
+  Constants constants_;
+  bool from_output_, from_half_output_;
+};
+
+pybind11::object plain_activation(const std::string& name, Constants constants, bool from_output, bool from_half_output) {
+  return pybind11::cpp_function(PlainActivation(name, std::move(constants), from_output, from_half_output));
+}
+
 }  // namespace
 
 void bind_activation(pybind11::module_& module) {
   module.def("activation", &activation, pybind11::call_guard<pybind11::gil_scoped_release>(),
              "As fastlayers.autograd.activations.Activation, with channel_dim and from_output worked out.");
+  module.def("plain_activation", &plain_activation, pybind11::arg("name"), pybind11::arg("constants"), pybind11::arg("from_output"),
+             pybind11::arg("from_half_output"),
+             "activation() of one activation as a function of x alone: None where x is not a contiguous tensor that a kernel can have, or "
+             "a mode or a transform has a say. Beside it Python's checks are slow, the more so where x has driven them from the caches.");
 }
 
 }  // namespace fastlayers

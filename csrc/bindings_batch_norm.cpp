@@ -47,7 +47,7 @@ struct BatchNorm : torch::autograd::Function<BatchNorm> {
     const variable_list saved = context->get_saved_variables();
     const Optional weight = saved_tensor(saved[3]), bias = saved_tensor(saved[4]);
     const Optional parameters = saved_tensor(saved[6]), seed = saved_tensor(saved[7]);
-    const std::vector<at::IValue> facts = saved_facts(context);
+    const Facts& facts = saved_facts(context);
     const std::string activation = facts[0].toStringRef();
     const double p = facts[1].toDouble(), eps = facts[3].toDouble();
     const bool training = facts[2].toBool();

@@ -49,7 +49,7 @@ struct EpilogueFunction : torch::autograd::Function<EpilogueFunction> {
     const variable_list saved = context->get_saved_variables();
     const Optional scale = saved_tensor(saved[1]), shift = saved_tensor(saved[2]);
     const Optional parameters = saved_tensor(saved[4]), seed = saved_tensor(saved[5]);
-    const std::vector<at::IValue> facts = saved_facts(context);
+    const Facts& facts = saved_facts(context);
     const std::string activation = facts[0].toStringRef();
     const double p = facts[1].toDouble();
     const int64_t channel_dim = facts[2].toInt(), sample = facts[3].toInt();

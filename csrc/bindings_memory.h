@@ -7,6 +7,9 @@
 
 namespace fastlayers {
 
+// Work on fewer elements is done so soon that other threads wait for the GIL meanwhile.
+constexpr int64_t elements_worth_releasing = 1 << 17;
+
 // Whether a tensor holds in memory what it stands for: not a lazily negated or zero one, nor one that autograd batches gradients with.
 inline bool in_memory(const at::Tensor& x) {
   return !x.is_neg() && !x._is_zerotensor() && (x.layout() != at::kStrided || x.unsafeGetTensorImpl()->has_storage());

@@ -100,9 +100,6 @@ struct NativeLaunch {
   py::tuple items;
 };
 
-// Updates of fewer elements take less time than what it takes to hold hundreds of small tensors: other threads wait for them.
-constexpr int64_t elements_worth_releasing = 1 << 17;
-
 // The work of a launch; false if anything is missing or does not fit.
 bool prepare(std::vector<Work>& works, const NativeLaunch& launch) {
   const Tensors params = launch.params();
@@ -131,7 +128,7 @@ bool prepare(std::vector<Work>& works, const NativeLaunch& launch) {
   work.tensors.reserve(params.size());
   int64_t numel = 0;
   for (int64_t i = 0; i < params.size(); ++i) numel += params[i].numel();
-  work.releases = numel >= elements_worth_releasing;
+  work.releases = numel >= elements_worth_releasing;  // fewer take less time than what it takes to hold hundreds of small tensors
   for (int64_t i = 0; i < params.size(); ++i) {
     if (!add_if_ready(work, params[i], PyList_GET_ITEM(dictionaries.ptr(), i), names, scalar_names)) return false;
   }

@@ -2,13 +2,16 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.compiler import is_dynamo_compiling
 
 from . import checks
+from .backends import extension
+from .generated import REGISTERED
 from .specs import ACTIVATIONS, TORCH_NAMES, Activation
 
 
@@ -19,6 +22,8 @@ class Resolved(NamedTuple):
     constants: tuple[float, ...]
     parameters: Tensor | None
     """Learnable parameters [K, P]; [P] of a single one; or None."""
+    plain: Callable[[Tensor], Tensor | None] | None = None
+    """y of x in one call of the extension, which gives None where x is not for it; None where it has no such call."""
 
 
 _ROWS_OF_CLASS: dict[type[torch.nn.Module], Sequence[Activation]] = {}
@@ -30,18 +35,29 @@ def register(kind: type[torch.nn.Module] | None, rows: Sequence[Activation]) -> 
         _ROWS_OF_CLASS[kind] = rows
 
 
+def _resolved(row: Activation, constants: tuple[float, ...]) -> Resolved:
+    """A row without learnable parameters, and constants that are checked."""
+    constants = tuple([float(constant) for constant in constants])
+    if extension is None or row.random or row.name == "identity" or row.name in REGISTERED or is_dynamo_compiling():
+        return Resolved(row, constants, None)
+    from_output = [row.derives_from_output(constants, itemsize) for itemsize in (4, 2)]
+    return Resolved(row, constants, None, extension.plain_activation(row.name, constants, *from_output))
+
+
 _DEFAULTS: dict[str, Resolved] = {}
 
 
 def add(row: Activation) -> None:
     """Let a row be resolved by name alone where that says all."""
     if not row.learnables and not row.random and not any(constant.required for constant in row.constants):
-        _DEFAULTS[row.name] = Resolved(row, tuple(float(constant.default) for constant in row.constants), None)
+        _DEFAULTS[row.name] = _resolved(row, tuple([constant.default for constant in row.constants]))
 
 
 def remove(row: Activation) -> None:
     """Undo add, and register of the row's class."""
     _DEFAULTS.pop(row.name, None)
+    for key in [key for key in _CHECKED if key[0] == row.name]:
+        del _CHECKED[key]
     for kind in [kind for kind, rows in _ROWS_OF_CLASS.items() if row in rows]:
         del _ROWS_OF_CLASS[kind]
 
@@ -106,20 +122,32 @@ def buffer(module: torch.nn.Module, name: str) -> Tensor | None:
     return buffers[name] if name in buffers else getattr(module, name)
 
 
+_CHECKED: dict[tuple[str | float, ...], Resolved] = {}
+"""What with_constants has made of plain numbers, by row and constants."""
+
+
 def with_constants(operation: str, row: Activation, constants: tuple[float, ...]) -> Resolved:
     """A row without learnable parameters and its constants, checked."""
     default = _DEFAULTS.get(row.name)
     if default is not None and constants == default.constants:
         return default
-    checks.constants(operation, row, constants)
-    return Resolved(row, tuple([float(constant) for constant in constants]), None)
+    if is_dynamo_compiling() or not all(type(constant) in (float, int) for constant in constants):  # a tensor's value may change
+        checks.constants(operation, row, constants)
+        return _resolved(row, constants)
+    key = (row.name, *constants)
+    if key not in _CHECKED:
+        checks.constants(operation, row, constants)
+        if len(_CHECKED) >= 1000:  # as many as a schedule of constants makes in time
+            _CHECKED.clear()
+        _CHECKED[key] = _resolved(row, constants)
+    return _CHECKED[key]
 
 
 def drawing(resolved: Resolved, training: bool) -> Resolved:
     """A random activation draws in training only; in evaluation its slope is the mean of the range that it is drawn from."""
     if not resolved.row.random or training:
         return resolved
-    return Resolved(ACTIVATIONS["leaky_relu"], (sum(resolved.constants) / 2,), None)
+    return with_constants(resolved.row.name, ACTIVATIONS["leaky_relu"], (sum(resolved.constants) / 2,))
 
 
 def pack(row: Activation, values: Sequence[Tensor]) -> Tensor:

@@ -150,6 +150,11 @@ def select(x: Tensor, activation: str | None = None) -> ModuleType:
     return chosen
 
 
+def extension_chosen() -> bool:
+    """Whether it is the extension, if there is one, that computes on ordinary CPU tensors."""
+    return _choices[-1].name in ("auto", "cpp")
+
+
 def is_compiled(kernels: ModuleType) -> bool:
     """Whether this is a backend in C++, which has more than kernels."""
     return kernels is _cpp or type(kernels) is Completed

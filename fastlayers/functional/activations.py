@@ -7,10 +7,12 @@ from inspect import Parameter
 
 import torch
 from torch import Tensor
+from torch.compiler import is_dynamo_compiling
 from torch.overrides import handle_torch_function
 
 from .. import autograd, checks
 from ..activation_argument import Resolved, default, drawing, pack, with_constants
+from ..backends import extension_chosen
 from ..context import autocasting
 from ..overrides import is_overriding
 from ..specs import ACTIVATIONS, TORCH_NAMES, Activation
@@ -22,7 +24,11 @@ def apply(
     operation: str, x: Tensor, activation: Resolved, *, dropout: float = 0.0, training: bool = True, seed: Tensor | int | None = None
 ) -> Tensor:
     """A resolved activation, then dropout: what the modules and the functions named after activations call."""
-    row, constants, parameters = activation
+    row, constants, parameters, plain = activation
+    if dropout == 0 and not is_dynamo_compiling() and plain is not None and extension_chosen():
+        y = plain(x)
+        if y is not None:
+            return y
     if dropout != 0:
         checks.probability(operation, "dropout", dropout)
     dropping = dropout and training

@@ -113,7 +113,7 @@ def batch_norm_and_statistics(
         return (y, *moved) if num_batches_tracked is not None else (y, *moved[:2])
     checks.floating("batch_norm", x)
     channel_dim = checks.channel_dimension("batch_norm", x, channel_dim)
-    row, constants, parameters = resolve("batch_norm", activation, True)
+    row, constants, parameters, _ = resolve("batch_norm", activation, True)
     checks.batch_norm(
         x, running_mean, running_var, weight, bias, residual, parameters, num_batches_tracked, True, momentum, eps, channel_dim)
     seed = seed_for("batch_norm", x, dropout, True, row, seed)

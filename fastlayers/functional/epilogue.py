@@ -74,7 +74,7 @@ def fused(
 
     A random activation draws, whatever ``training`` says of dropout.
     """
-    row, constants, parameters = activation
+    row, constants, parameters, _ = activation
     if x.dim() == 0:  # kernels count channels along a dimension
         x, residual, residual_after = (value if value is None else value.unsqueeze(0) for value in (x, residual, residual_after))
         return fused(operation, x, scale, shift, residual, activation, p, training, seed, 0, residual_after, by_channel, outcome,

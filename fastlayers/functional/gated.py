@@ -43,7 +43,7 @@ def glu(
 
     >>> y = glu(torch.randn(4, 8), activation="silu", gate_first=True)
     """
-    row, constants, parameters = resolve("glu", activation, training)
+    row, constants, parameters, _ = resolve("glu", activation, training)
     checks.floating("glu", x)
     dim = checks.halves("glu", x, dim)
     checks.gate("glu", row, parameters, x)

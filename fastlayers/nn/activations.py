@@ -30,7 +30,7 @@ class FusedActivation(torch.nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         """y = dropout(activation(input)), shape, dtype and memory format of input; ``inplace`` counts where there is no dropout."""
-        if isinstance(input, Proxy):
+        if type(input) is not Tensor and isinstance(input, Proxy):
             return traced(self, input)
         name = type(self).__name__
         if self.inplace and not self.dropout:
