@@ -379,3 +379,20 @@ def test_attributes_that_were_changed_are_checked() -> None:
         with pytest.raises(error, match=r"^SGD: max_grad_norm must be"):
             optimizer.step()
     assert p.tolist() == [1.0] * 3
+
+
+def test_numpy_numbers_are_numbers() -> None:
+    """In every argument that takes a number, to the constructor and to a group."""
+    numpy = pytest.importorskip("numpy")
+    numbers = {"lr": 0.5, "momentum": 0.75, "weight_decay": 0.25, "max_grad_norm": 0.5, "ema_decay": 0.25}
+    narrow = {name: numpy.float32(value) for name, value in numbers.items()}
+    lists = [make_params() for _ in range(3)]
+    optimizers = [fl.optim.SGD(lists[0], **numbers), fl.optim.SGD(lists[1], **narrow), fl.optim.SGD([{"params": lists[2], **narrow}])]
+    for _ in range(3):
+        set_grads(*lists)
+        for optimizer in optimizers:
+            optimizer.step()
+    for params, optimizer in zip(lists[1:], optimizers[1:], strict=True):
+        for p, q in zip(lists[0], params, strict=True):
+            assert torch.equal(p, q)
+            assert torch.equal(optimizers[0].state[p]["average"], optimizer.state[q]["average"])
