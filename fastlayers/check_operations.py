@@ -14,10 +14,10 @@ from .reference.dropout import random_numbers, threshold, uniform_like
 from .reference.dtypes import accumulate_dtype
 from .reference.gated import empty_halved
 from .specs import ACTIVATIONS, UPDATE_RULES, Activation, UpdateRule
-from .tolerance import allowed_error, worst_composed_share, worst_share
+from .tolerance import allowed_error, severity, worst_composed_share, worst_share
 
 Findings = Iterator[tuple[str, float]]
-"""(what was looked at, its worst error as a share of what is allowed)."""
+"""(what was looked at, its worst error as a share of what is allowed); NaN where a result is NaN and must not be."""
 
 _SHAPE = (8, 6, 9, 11)
 _P = 0.25
@@ -141,7 +141,7 @@ def gated(kernels: ModuleType, device: str, dtype: torch.dtype) -> Findings:
         terms = max((((slope.abs() + 1) * (dy * value).abs()).sum().item() for slope in slopes), default=0.0)
         forward = _composed(kernels, "gated_forward", (x, *rest))
         backward = _composed(kernels, "gated_backward", (dy, x, *rest, (True, bool(row.learnables))), terms=(0.0, terms))
-        yield f"{row.name} {layout} dim {dim}", max(forward, backward)
+        yield f"{row.name} {layout} dim {dim}", max(forward, backward, key=severity)
 
 
 def optimizer_step(kernels: ModuleType, device: str, dtype: torch.dtype) -> Findings:
@@ -186,10 +186,11 @@ def _composed(
         own = [_copied(argument, dtype) for argument in arguments]
         result = getattr(module, name)(*own)
         results.append([value for value in (*_flatten(result)[outputs], *_flatten(own[changed])) if value is not None])
-    return max(
+    shares = (
         worst_composed_share(actual.cpu(), oracle.cpu(), plain.cpu(), size)
         for (actual, oracle, plain), size in zip_longest(zip(*results, strict=True), terms[:len(results[0])], fillvalue=0.0)
     )
+    return max(shares, key=severity)
 
 
 def _mean_terms(x: Tensor) -> float:

@@ -1,6 +1,7 @@
 """``python -m fastlayers``: exit codes, and messages to the letter."""
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 
@@ -138,6 +139,13 @@ def test_check_passes(capsys):
     assert f"{held} of {held} checks passed" in printed
 
 
+class Kernels:
+    """The reference under another name."""
+
+    def __getattr__(self, name):
+        return getattr(reference, name)
+
+
 @pytest.mark.parametrize(("operation", "broken"), [
     ("epilogue_forward", lambda y: y * (1 + 1e-5)),
     ("dropout_masks", lambda y: y.flip(0)),
@@ -148,11 +156,6 @@ def test_check_passes(capsys):
 ])
 def test_check_finds_a_wrong_kernel(operation, broken, monkeypatch):
     """A backend that is a little wrong fails; one that is right, under the same name, passes."""
-
-    class Kernels:
-        def __getattr__(self, name):
-            return getattr(reference, name)
-
     name = {"dropout_masks": "epilogue_forward", "activation_values": "epilogue_forward"}.get(operation, operation)
     kernels = Kernels()
     if operation != "activation_values":
@@ -161,6 +164,20 @@ def test_check_finds_a_wrong_kernel(operation, broken, monkeypatch):
     found = check.check_operation("mine", kernels, "cpu", operation, "float32")
     assert not found.passed, found
     assert not found.error, found
+
+
+@pytest.mark.parametrize("numbers", [(math.nan, 1.0), (1.0, math.nan), (math.inf, math.nan)], ids=str)
+def test_check_says_that_a_result_is_nan(numbers, monkeypatch, capsys):
+    """Whichever of the results it is, and however wrong the others are."""
+    kernels = Kernels()
+    monkeypatch.setattr(check, "select", lambda x: kernels)
+    monkeypatch.setattr(check, "OPERATIONS", {"batch_norm_statistics": check.OPERATIONS["batch_norm_statistics"]})
+    monkeypatch.setattr(
+        kernels, "batch_norm_statistics",
+        lambda *given: tuple(value * number for value, number in zip(reference.batch_norm_statistics(*given), numbers, strict=True)),
+        raising=False)
+    assert main(["check", "--backend", "reference", "--dtype", "float32"]) == 1
+    assert ": the result is NaN where the reference is not\n0 of 1 checks passed" in capsys.readouterr().out
 
 
 def test_check_reports_an_exception_and_exits_with_1(monkeypatch, capsys):
