@@ -106,7 +106,7 @@ def _become_torchs(module: torch.nn.Module) -> None:
         for name in module._statistics:
             if module._buffers[name] is not None:
                 module._buffers[name] = module._buffers[name].to(module.weight.dtype)
-    for name in options(type(module)):
+    for name in (*options(type(module)), "_stopped"):  # which freeze() leaves
         for place in (vars(module), module._modules):
             place.pop(name, None)
     module.__class__ = TORCHS[type(module)]
