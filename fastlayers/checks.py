@@ -213,6 +213,13 @@ def running_statistics(operation: str, mean: Tensor | None, var: Tensor | None, 
         raise RuntimeError(f"{operation}: running_mean and running_var must be given when training=False, got None")
 
 
+def own_memory(operation: str, **vectors: Tensor) -> None:
+    """A vector that is written to has a place in memory for each of its elements, which one made by expand() has not."""
+    for argument, vector in vectors.items():
+        if vector.stride() == (0,) and vector.numel() > 1:
+            raise RuntimeError(f"{operation}: {argument} must have memory for each channel, got {vector.numel()} views of one element")
+
+
 def tracked(operation: str, mean: Tensor | None, track_running_stats: bool) -> None:
     """A layer that is to be frozen has statistics to be frozen with."""
     if mean is None:
@@ -403,6 +410,8 @@ def batch_norm(
     channel_vectors(operation, x, channel_dim, running_mean=running_mean, running_var=running_var, weight=weight, bias=bias)
     if running_mean is not None and (running_mean.requires_grad or running_var.requires_grad) and not transformed():
         raise RuntimeError(f"{operation}: running_mean and running_var must not require a gradient, got requires_grad=True")
+    if training and running_mean is not None and not (running_mean.is_contiguous() and running_var.is_contiguous()) and not transformed():
+        own_memory(operation, running_mean=running_mean, running_var=running_var)
     residual(operation, residual_, x)
     if parameters_ is not None:
         parameters(operation, "activation", parameters_, x, x.size(channel_dim))
