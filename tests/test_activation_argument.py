@@ -43,11 +43,11 @@ def test_an_activation_may_be_changed_later(kind) -> None:
         assert torch.equal(layer(x), normalised)
         layer.activation = nn.Sigmoid()
         close(layer(x), normalised.sigmoid())
-    layer = kind(*features, dtype=torch.float64)
-    layer.activation = "prelu"
-    layer(x.double()).sum().backward()
-    assert layer.activation.weight.grad.dtype is torch.float64
-    assert "activation.weight" in layer.state_dict()
+    for layer in (kind(*features, dtype=torch.float64), kind(*features, dtype=torch.float64, affine=False)):
+        layer.activation = "prelu"
+        layer(x.double()).sum().backward()
+        assert layer.activation.weight.grad.dtype is torch.float64
+        assert "activation.weight" in layer.state_dict()
 
 
 @pytest.mark.parametrize("kind", [nn.BatchNorm1d, nn.SyncBatchNorm, nn.LazyBatchNorm1d], ids=lambda kind: kind.__name__)
