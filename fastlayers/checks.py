@@ -256,6 +256,13 @@ def evaluating(operation: str, training: bool) -> None:
         raise ValueError(f"{operation}: model must be in eval mode, got training=True")
 
 
+def initialised(operation: str, model: torch.nn.Module) -> None:
+    """Every buffer of a model has a size: torch copies parameters that have none, and no such buffers."""
+    lazy = [name for name, value in model.named_buffers() if torch.nn.parameter.is_lazy(value)]
+    if lazy:
+        raise ValueError(f"{operation}: model must have been called once, got lazy {', '.join(lazy)} without a size")
+
+
 def untraceable(operation: str, error: Exception) -> ValueError:
     """The refusal of a model that torch.fx cannot trace."""
     return ValueError(f"{operation}: model must be traceable by torch.fx, got {type(error).__name__}: {' '.join(str(error).split())}")

@@ -60,10 +60,12 @@ def fold_batch_norm(model: torch.nn.Module) -> torch.nn.Module:
 
     Returns:
         A copy of the model with the same classes and names; what cannot be folded stays: a batch norm in training or without running
-        statistics, with a forward of its own, after a layer that is used twice, or whose output or weight goes elsewhere too.
+        statistics, with a forward of its own, after a layer that is used twice or has hooks, as weight_norm's has, or whose output or
+        weight goes elsewhere too.
 
     Raises:
-        ValueError: ``fold_batch_norm: model must be in eval mode, got training=True``, or ``model must be traceable by torch.fx, ...``
+        ValueError: ``fold_batch_norm: model must be in eval mode, got training=True``, ``model must be traceable by torch.fx, ...``, or
+            ``model must have been called once, got lazy 1.running_mean, 1.running_var without a size``.
 
     Accuracy: float64 arithmetic, each new weight and bias rounded once to its dtype.
 
@@ -75,7 +77,8 @@ def fold_batch_norm(model: torch.nn.Module) -> torch.nn.Module:
     """
     checks.module("fold_batch_norm", model)
     checks.evaluating("fold_batch_norm", model.training)
-    model = copy.deepcopy(model)
+    checks.initialised("fold_batch_norm", model)
+    model = _copy(model)
     for layer_name, norm_name in _pairs(model):
         layer, norm = model.get_submodule(layer_name), model.get_submodule(norm_name)
         _fold(layer, norm)
@@ -85,6 +88,12 @@ def fold_batch_norm(model: torch.nn.Module) -> torch.nn.Module:
                 parent, _, name = other.rpartition(".")
                 setattr(model.get_submodule(parent), name, left)
     return model
+
+
+def _copy(model: torch.nn.Module) -> torch.nn.Module:
+    """A deep copy, which torch refuses where a hook, as weight_norm's and pruning's, has made a tensor that it makes anew at each call."""
+    made = [value for module in model.modules() for value in vars(module).values() if isinstance(value, Tensor) and not value.is_leaf]
+    return copy.deepcopy(model, {id(value): value.detach().clone() for value in made})
 
 
 class _Tracer(fx.Tracer):
