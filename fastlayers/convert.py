@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TypeVar
 
 import torch
 
@@ -10,8 +11,10 @@ from .drop_ins import OURS, TORCHS, options
 from .fusing import Part, absorb, absorbed, give_back, to_absorb
 from .nn.batch_norm import _BatchNorm
 
+Model = TypeVar("Model", bound=torch.nn.Module)
 
-def convert(model: torch.nn.Module, *, fuse: bool = False) -> torch.nn.Module:
+
+def convert(model: Model, *, fuse: bool = False) -> Model:
     """Make every layer of torch.nn that fastlayers.nn has a drop-in for that drop-in, in place.
 
     Layers of exactly torch's class; a subclass, a parametrized layer and a ScriptModule stay what they are, and so does a layer to which
