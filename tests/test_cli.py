@@ -5,6 +5,7 @@ import math
 import subprocess
 import sys
 
+import cases
 import pytest
 import torch
 
@@ -79,14 +80,14 @@ def test_plot_writes_a_panel_for_each_name(capsys, tmp_path):
     names = ["silu", "leaky_relu(0.2)", "srelu", "rrelu", "threshold(0.1, value=2)", "gelu_tanh"]
     assert main(["plot", *names, "--output", str(sheet)]) == 0
     assert capsys.readouterr().out == f"wrote {sheet}\n"
-    assert plot.panels_of(sheet) == names
+    assert cases.panels(sheet) == names
 
 
 def test_plot_knows_registered_formulas(tmp_path):
     fl.register_activation("drawn", "max(a*x, x/2) * c", parameters={"a": 1.0}, constants={"c": 2.0})
     try:
         plot.draw(["drawn(3.0)"], tmp_path / "sheet.png")
-        assert plot.panels_of(tmp_path / "sheet.png") == ["drawn(3.0)"]
+        assert cases.panels(tmp_path / "sheet.png") == ["drawn(3.0)"]
         y, slope = plot.panel("drawn(3.0)").values(torch.tensor([-2.0, 2.0], dtype=torch.float64))
         assert (y.tolist(), slope.tolist()) == ([-3.0, 6.0], [1.5, 3.0])
     finally:
