@@ -11,7 +11,7 @@ from torch import Tensor
 from . import reference
 from .reference import activations
 from .reference.dropout import random_numbers, threshold, uniform_like
-from .reference.dtypes import accumulate_dtype
+from .reference.dtypes import HALF, accumulate_dtype
 from .reference.gated import empty_halved
 from .specs import ACTIVATIONS, UPDATE_RULES, Activation, UpdateRule
 from .tolerance import allowed_error, severity, worst_composed_share, worst_share
@@ -27,7 +27,6 @@ _REPEATS = 3
 _KINK_MARGIN = 1e-2  # around a kink both one-sided derivatives are right; bfloat16 parameters move it by less than this
 _HYPERPARAMETERS = {"momentum": 0.9, "dampening": 0.1, "beta1": 0.9, "beta2": 0.99, "eps": 1e-8}
 _LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
-_HALF_TYPES = (torch.float16, torch.bfloat16)
 
 
 def activation_values(kernels: ModuleType, device: str, dtype: torch.dtype) -> Findings:
@@ -226,7 +225,7 @@ def _flatten(value: object) -> list[object]:
 
 def _sweep(dtype: torch.dtype) -> Tensor:
     """All float16 or bfloat16 numbers; else random bit patterns and random numbers near zero, with the special ones."""
-    if dtype in _HALF_TYPES:
+    if dtype in HALF:
         return torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16).view(dtype)
     generator = torch.Generator().manual_seed(0)
     integer = torch.int64 if dtype == torch.float64 else torch.int32

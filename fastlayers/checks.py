@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from .context import transformed
+from .reference.dtypes import HALF
 from .specs import Activation
 
 FLOATING = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
@@ -392,7 +393,7 @@ def one_value(operation: str, row: Activation, value: Tensor | None, what: str) 
 def _dtype_for(operation: str, argument: str, value: Tensor, x: Tensor) -> None:
     if value.dtype == x.dtype:
         return
-    if not (value.dtype == torch.float32 and x.dtype in (torch.float16, torch.bfloat16)):
+    if not (value.dtype == torch.float32 and x.dtype in HALF):
         wanted = _name(x.dtype) if x.dtype in (torch.float32, torch.float64) else f"{_name(x.dtype)} or float32"
         raise RuntimeError(f"{operation}: {argument} must be {wanted} for x of {_name(x.dtype)}, got {_name(value.dtype)}")
 
