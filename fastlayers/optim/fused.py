@@ -177,7 +177,7 @@ class FusedStep(torch.optim.Optimizer):
         works = [work for work in works if not work.params[0].is_meta]  # those have states, and no values
         norms = total_norms(works)
         for work in works:
-            self._launch(work, norms)
+            self._launch(work, norms, select(work.params[0]).optimizer_step)
             work.write_back()
 
     def _count(self, own_options: list[Options], by: int) -> None:
@@ -233,13 +233,11 @@ class FusedStep(torch.optim.Optimizer):
         self._plan = None if any(launch.first for launch in plan.launches) else plan
         return plan
 
-    def _launch(self, work: Work, norms: Mapping[int, Tensor]) -> None:
+    def _launch(self, work: Work, norms: Mapping[int, Tensor], kernel: Callable[..., None]) -> None:
         launch, device = work.launch, work.params[0].device
-        norm, largest = None, 0.0
-        if launch.clipping() is not None:
-            number, largest = launch.clipping()
-            norm = norms[number]
-        select(work.params[0]).optimizer_step(
+        number, largest = launch.clipping() or (None, 0.0)
+        norm = None if number is None else norms[number]
+        kernel(
             launch.row.name, *work[1:], *launch.arguments(), [on(tensor, device) for tensor in launch.tensors()],
             on(getattr(self, "grad_scale", None), device), on(getattr(self, "found_inf", None), device), on(norm, device),
             on(launch.seed(), device), largest, launch.options.ema_decay or 0.0)
