@@ -10,6 +10,7 @@ import torch
 
 from .backends import NAMES, backend, backends, select
 from .check_operations import OPERATIONS
+from .tolerance import severity
 from .usage import UsageError, console, need, one_of
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ class Finding:
     dtype: str
     case: str
     share: float
-    """Its error as a share of what is allowed; above 1 the check has failed."""
+    """Its error as a share of what is allowed; above 1, or NaN where the result is, the check has failed."""
     error: str = ""
     """What was raised instead of a result."""
 
@@ -88,7 +89,7 @@ def check_operation(name: str, kernels: ModuleType, device: str, operation: str,
     case, share = "", 0.0
     try:
         for this_case, this_share in OPERATIONS[operation](kernels, device, DTYPES[dtype]):
-            if not case or this_share > share:
+            if not case or severity(this_share) > severity(share):
                 case, share = this_case, this_share
     except Exception as error:
         return Finding(name, device, operation, dtype, case, float("inf"), f"{type(error).__name__}: {str(error).splitlines()[0]}")
@@ -118,4 +119,6 @@ def _cell(finding: Finding) -> str:
 
 
 def _explain(finding: Finding) -> str:
+    if finding.share != finding.share:
+        return "the result is NaN where the reference is not"
     return finding.error or f"{finding.share:.3g} of what is allowed"

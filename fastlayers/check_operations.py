@@ -11,13 +11,13 @@ from torch import Tensor
 from . import reference
 from .reference import activations
 from .reference.dropout import random_numbers, threshold, uniform_like
-from .reference.dtypes import accumulate_dtype
+from .reference.dtypes import HALF, accumulate_dtype
 from .reference.gated import empty_halved
 from .specs import ACTIVATIONS, UPDATE_RULES, Activation, UpdateRule
-from .tolerance import allowed_error, worst_composed_share, worst_share
+from .tolerance import allowed_error, severity, worst_composed_share, worst_share
 
 Findings = Iterator[tuple[str, float]]
-"""(what was looked at, its worst error as a share of what is allowed)."""
+"""(what was looked at, its worst error as a share of what is allowed); NaN where a result is NaN and must not be."""
 
 _SHAPE = (8, 6, 9, 11)
 _P = 0.25
@@ -27,7 +27,6 @@ _REPEATS = 3
 _KINK_MARGIN = 1e-2  # around a kink both one-sided derivatives are right; bfloat16 parameters move it by less than this
 _HYPERPARAMETERS = {"momentum": 0.9, "dampening": 0.1, "beta1": 0.9, "beta2": 0.99, "eps": 1e-8}
 _LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
-_HALF_TYPES = (torch.float16, torch.bfloat16)
 
 
 def activation_values(kernels: ModuleType, device: str, dtype: torch.dtype) -> Findings:
@@ -141,7 +140,7 @@ def gated(kernels: ModuleType, device: str, dtype: torch.dtype) -> Findings:
         terms = max((((slope.abs() + 1) * (dy * value).abs()).sum().item() for slope in slopes), default=0.0)
         forward = _composed(kernels, "gated_forward", (x, *rest))
         backward = _composed(kernels, "gated_backward", (dy, x, *rest, (True, bool(row.learnables))), terms=(0.0, terms))
-        yield f"{row.name} {layout} dim {dim}", max(forward, backward)
+        yield f"{row.name} {layout} dim {dim}", max(forward, backward, key=severity)
 
 
 def optimizer_step(kernels: ModuleType, device: str, dtype: torch.dtype) -> Findings:
@@ -186,10 +185,11 @@ def _composed(
         own = [_copied(argument, dtype) for argument in arguments]
         result = getattr(module, name)(*own)
         results.append([value for value in (*_flatten(result)[outputs], *_flatten(own[changed])) if value is not None])
-    return max(
+    shares = (
         worst_composed_share(actual.cpu(), oracle.cpu(), plain.cpu(), size)
         for (actual, oracle, plain), size in zip_longest(zip(*results, strict=True), terms[:len(results[0])], fillvalue=0.0)
     )
+    return max(shares, key=severity)
 
 
 def _mean_terms(x: Tensor) -> float:
@@ -225,7 +225,7 @@ def _flatten(value: object) -> list[object]:
 
 def _sweep(dtype: torch.dtype) -> Tensor:
     """All float16 or bfloat16 numbers; else random bit patterns and random numbers near zero, with the special ones."""
-    if dtype in _HALF_TYPES:
+    if dtype in HALF:
         return torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16).view(dtype)
     generator = torch.Generator().manual_seed(0)
     integer = torch.int64 if dtype == torch.float64 else torch.int32

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from .context import transformed
+from .reference.dtypes import HALF
 from .specs import Activation
 
 FLOATING = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
@@ -213,6 +214,13 @@ def running_statistics(operation: str, mean: Tensor | None, var: Tensor | None, 
         raise RuntimeError(f"{operation}: running_mean and running_var must be given when training=False, got None")
 
 
+def own_memory(operation: str, **vectors: Tensor) -> None:
+    """A vector that is written to has a place in memory for each of its elements, which one made by expand() has not."""
+    for argument, vector in vectors.items():
+        if vector.stride() == (0,) and vector.numel() > 1:
+            raise RuntimeError(f"{operation}: {argument} must have memory for each channel, got {vector.numel()} views of one element")
+
+
 def tracked(operation: str, mean: Tensor | None, track_running_stats: bool) -> None:
     """A layer that is to be frozen has statistics to be frozen with."""
     if mean is None:
@@ -247,6 +255,13 @@ def evaluating(operation: str, training: bool) -> None:
     """A model that is changed for inference is used for inference."""
     if training:
         raise ValueError(f"{operation}: model must be in eval mode, got training=True")
+
+
+def initialised(operation: str, model: torch.nn.Module) -> None:
+    """Every buffer of a model has a size: torch copies parameters that have none, and no such buffers."""
+    lazy = [name for name, value in model.named_buffers() if torch.nn.parameter.is_lazy(value)]
+    if lazy:
+        raise ValueError(f"{operation}: model must have been called once, got lazy {', '.join(lazy)} without a size")
 
 
 def untraceable(operation: str, error: Exception) -> ValueError:
@@ -378,7 +393,7 @@ def one_value(operation: str, row: Activation, value: Tensor | None, what: str) 
 def _dtype_for(operation: str, argument: str, value: Tensor, x: Tensor) -> None:
     if value.dtype == x.dtype:
         return
-    if not (value.dtype == torch.float32 and x.dtype in (torch.float16, torch.bfloat16)):
+    if not (value.dtype == torch.float32 and x.dtype in HALF):
         wanted = _name(x.dtype) if x.dtype in (torch.float32, torch.float64) else f"{_name(x.dtype)} or float32"
         raise RuntimeError(f"{operation}: {argument} must be {wanted} for x of {_name(x.dtype)}, got {_name(value.dtype)}")
 
@@ -403,6 +418,8 @@ def batch_norm(
     channel_vectors(operation, x, channel_dim, running_mean=running_mean, running_var=running_var, weight=weight, bias=bias)
     if running_mean is not None and (running_mean.requires_grad or running_var.requires_grad) and not transformed():
         raise RuntimeError(f"{operation}: running_mean and running_var must not require a gradient, got requires_grad=True")
+    if training and running_mean is not None and not (running_mean.is_contiguous() and running_var.is_contiguous()) and not transformed():
+        own_memory(operation, running_mean=running_mean, running_var=running_var)
     residual(operation, residual_, x)
     if parameters_ is not None:
         parameters(operation, "activation", parameters_, x, x.size(channel_dim))

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TypeVar
 
 import torch
 
@@ -10,8 +11,10 @@ from .drop_ins import OURS, TORCHS, options
 from .fusing import Part, absorb, absorbed, give_back, to_absorb
 from .nn.batch_norm import _BatchNorm
 
+Model = TypeVar("Model", bound=torch.nn.Module)
 
-def convert(model: torch.nn.Module, *, fuse: bool = False) -> torch.nn.Module:
+
+def convert(model: Model, *, fuse: bool = False) -> Model:
     """Make every layer of torch.nn that fastlayers.nn has a drop-in for that drop-in, in place.
 
     Layers of exactly torch's class; a subclass, a parametrized layer and a ScriptModule stay what they are, and so does a layer to which
@@ -106,7 +109,7 @@ def _become_torchs(module: torch.nn.Module) -> None:
         for name in module._statistics:
             if module._buffers[name] is not None:
                 module._buffers[name] = module._buffers[name].to(module.weight.dtype)
-    for name in options(type(module)):
+    for name in (*options(type(module)), "_stopped"):  # which freeze() leaves
         for place in (vars(module), module._modules):
             place.pop(name, None)
     module.__class__ = TORCHS[type(module)]

@@ -5,6 +5,7 @@ import copy
 import inspect
 from collections.abc import Iterator
 from operator import attrgetter
+from typing import TypeVar
 
 import torch
 from torch import Tensor, fx
@@ -13,6 +14,7 @@ from . import checks, functional
 from .nn.batch_norm import _BatchNorm
 from .overrides import traced
 
+Model = TypeVar("Model", bound=torch.nn.Module)
 _TRANSPOSED = (torch.nn.ConvTranspose1d, torch.nn.ConvTranspose2d, torch.nn.ConvTranspose3d)
 _DIMENSIONS = {
     torch.nn.Linear: 2, torch.nn.Conv1d: 3, torch.nn.Conv2d: 4, torch.nn.Conv3d: 5,
@@ -48,7 +50,7 @@ class FoldedBatchNorm(torch.nn.Module):
         return functional.bias_activation(input, None, self.activation or "identity", residual=residual)
 
 
-def fold_batch_norm(model: torch.nn.Module) -> torch.nn.Module:
+def fold_batch_norm(model: Model) -> Model:
     """Merge every batch norm of a model in eval mode into the Linear, Conv or ConvTranspose whose output it alone takes.
 
     With s = weight / sqrt(running_var + eps): the layer's weight times s, (the layer's bias - running_mean) s + bias. A block's
@@ -60,10 +62,12 @@ def fold_batch_norm(model: torch.nn.Module) -> torch.nn.Module:
 
     Returns:
         A copy of the model with the same classes and names; what cannot be folded stays: a batch norm in training or without running
-        statistics, with a forward of its own, after a layer that is used twice, or whose output or weight goes elsewhere too.
+        statistics, with a forward of its own, after a layer that is used twice or has hooks, as weight_norm's has, or whose output or
+        weight goes elsewhere too.
 
     Raises:
-        ValueError: ``fold_batch_norm: model must be in eval mode, got training=True``, or ``model must be traceable by torch.fx, ...``
+        ValueError: ``fold_batch_norm: model must be in eval mode, got training=True``, ``model must be traceable by torch.fx, ...``, or
+            ``model must have been called once, got lazy 1.running_mean, 1.running_var without a size``.
 
     Accuracy: float64 arithmetic, each new weight and bias rounded once to its dtype.
 
@@ -75,7 +79,8 @@ def fold_batch_norm(model: torch.nn.Module) -> torch.nn.Module:
     """
     checks.module("fold_batch_norm", model)
     checks.evaluating("fold_batch_norm", model.training)
-    model = copy.deepcopy(model)
+    checks.initialised("fold_batch_norm", model)
+    model = _copy(model)
     for layer_name, norm_name in _pairs(model):
         layer, norm = model.get_submodule(layer_name), model.get_submodule(norm_name)
         _fold(layer, norm)
@@ -85,6 +90,12 @@ def fold_batch_norm(model: torch.nn.Module) -> torch.nn.Module:
                 parent, _, name = other.rpartition(".")
                 setattr(model.get_submodule(parent), name, left)
     return model
+
+
+def _copy(model: Model) -> Model:
+    """A deep copy, which torch refuses where a hook, as weight_norm's and pruning's, has made a tensor that it makes anew at each call."""
+    made = [value for module in model.modules() for value in vars(module).values() if isinstance(value, Tensor) and not value.is_leaf]
+    return copy.deepcopy(model, {id(value): value.detach().clone() for value in made})
 
 
 class _Tracer(fx.Tracer):

@@ -123,12 +123,6 @@ def _broken(values: torch.Tensor) -> torch.Tensor:
     return values
 
 
-def panels_of(path: str | Path) -> list[str]:
-    """The titles of a sheet's panels."""
-    text = need("PIL.Image", "plot").open(path).text
-    return text[PANELS].split("\n") if PANELS in text else []
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of plot."""
     parser.add_argument("names", metavar="NAME", nargs="+", type=_name,

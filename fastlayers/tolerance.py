@@ -38,14 +38,24 @@ def allowed_error(oracle: Tensor, x: Tensor, slope: Tensor, budget: float, absol
 
 
 def worst_share(actual: Tensor, oracle: Tensor, allowed: Tensor) -> float:
-    """The largest error as a share of what is allowed: passed up to 1. Infinities and NaN must be where the reference has them."""
+    """The largest error as a share of what is allowed: passed up to 1. Infinities and NaN must be where the reference has them.
+
+    NaN says that actual is NaN where the reference is not; see ``severity``.
+    """
     if actual.shape != oracle.shape:
         return math.inf
+    if (actual.isnan() & ~oracle.isnan()).any():
+        return math.nan
     rounded = oracle.to(actual.dtype).double()
     actual, oracle, allowed = (value.double() for value in (actual, oracle, allowed))
     same = (actual == rounded) | (actual.isnan() & oracle.isnan())
     share = torch.where(same, 0.0, (actual - oracle).abs() / allowed)
     return share.nan_to_num(math.inf, math.inf).max().item() if share.numel() else 0.0
+
+
+def severity(share: float) -> tuple[bool, float]:
+    """What shares are sorted by: NaN is worse than infinity."""
+    return share != share, share
 
 
 def worst_composed_share(actual: Tensor, oracle: Tensor, plain: Tensor, terms: float = 0.0) -> float:

@@ -2,11 +2,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 import fastlayers
+from fastlayers.plot import PANELS
 from fastlayers.reference.dtypes import accumulate_dtype
 from fastlayers.specs import ACTIVATIONS, Activation
 
@@ -154,3 +156,11 @@ def make_inputs(case: Case, device: torch.device | str = "cpu") -> Inputs:
         vector(-1, 1) if case.affine else None, like_x() if case.residual else None, parameters,
         torch.tensor(0x123456789ABCDEF, device=device) if case.p or row.random else None, row,
         tuple(float(constant.default) for constant in row.constants), case.p, case.channel_dim)
+
+
+def panels(path: Path) -> list[str]:
+    """The titles of the panels of a sheet of plots, which stand in its metadata."""
+    from PIL import Image  # which comes with matplotlib
+
+    with Image.open(path) as sheet:
+        return sheet.text[PANELS].split("\n")

@@ -8,6 +8,7 @@ import torch
 import torch.nn.utils.parametrize
 import torch.nn.utils.prune
 from cases import state
+from test_modules import close
 from torch.utils.checkpoint import checkpoint
 
 import fastlayers as fl
@@ -285,3 +286,29 @@ def test_an_interrupted_step_counts_once(cpu_backend: str) -> None:
     twin(x).sum().backward()
     assert_same(state(layer), state(twin))
     assert torch.equal(layer.bias.grad, twin.bias.grad)
+
+
+def test_running_statistics_stay_wide_in_half_models() -> None:
+    """In bfloat16 torch's running mean sticks at 2.0 for a true mean of 3.0 where momentum is 0.01."""
+    ours, theirs = (kind(1, momentum=0.01).bfloat16() for kind in (nn.BatchNorm1d, torch.nn.BatchNorm1d))
+    for _ in range(1200):
+        for layer in (ours, theirs):
+            layer(torch.tensor([[2.0], [4.0]], dtype=torch.bfloat16))
+    assert theirs.running_mean.item() == 2.0
+    assert ours.running_mean.dtype == torch.float32
+    torch.testing.assert_close(ours.running_mean, torch.tensor([3.0]), rtol=1e-4, atol=0)
+    before = nn.BatchNorm1d(2)
+    before.running_mean.fill_(1 + 2**-20)
+    assert torch.equal(before.half().running_mean, torch.full((2,), 1 + 2**-20)), "never rounded on the way"
+
+
+def test_buffers_may_have_become_attributes(cpu_backend: str) -> None:
+    """Code that swaps tensors deletes a buffer and sets an attribute."""
+    layers = nn.BatchNorm1d(3), torch.nn.BatchNorm1d(3)
+    x = torch.randn(6, 3)
+    for layer in layers:
+        mean = layer.running_mean
+        del layer.running_mean
+        layer.__dict__["running_mean"] = mean
+    close(*(layer(x) for layer in layers))
+    close(*(layer.running_mean for layer in layers))

@@ -4,6 +4,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import sysconfig
 import tarfile
 from pathlib import Path
 
@@ -71,6 +72,18 @@ def test_no_nvcc(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cuda_toolkit.shutil, "which", lambda *arguments, **options: None)
     with pytest.raises(cuda_toolkit.Unsuitable, match=r"^nvcc is neither in CUDA_HOME/bin nor on PATH$"):
         cuda_toolkit.find("2.14.1", "13.0")
+
+
+def test_no_two_compilers_share_objects(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor two Pythons, whose version may be the same: one without a GIL, one for debugging, one of another platform."""
+    folder = conftest.tool("build_extensions").folder
+    environments = ({}, {"CXX": "clang++"}, {"CC": "clang++"}, {"CXX": "g++-13"}, {"CXX": "g++-13", "CFLAGS": "-m32"})
+    names = [folder(environment) for environment in environments]
+    for abi in ("cpython-313t-x86_64-linux-gnu", "cpython-313-aarch64-linux-gnu"):
+        monkeypatch.setattr(sysconfig, "get_config_var", {"SOABI": abi}.get)
+        names.append(folder({}))
+    assert len({*names}) == len(names)
+    assert folder({"PATH": "/bin", "CXX": ""}) == folder({}), "what is not the compiler's changes nothing"
 
 
 def build(folder: Path, **switches: str) -> subprocess.CompletedProcess[str]:

@@ -1,9 +1,11 @@
 """``python -m fastlayers``: exit codes, and messages to the letter."""
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 
+import cases
 import pytest
 import torch
 
@@ -78,14 +80,14 @@ def test_plot_writes_a_panel_for_each_name(capsys, tmp_path):
     names = ["silu", "leaky_relu(0.2)", "srelu", "rrelu", "threshold(0.1, value=2)", "gelu_tanh"]
     assert main(["plot", *names, "--output", str(sheet)]) == 0
     assert capsys.readouterr().out == f"wrote {sheet}\n"
-    assert plot.panels_of(sheet) == names
+    assert cases.panels(sheet) == names
 
 
 def test_plot_knows_registered_formulas(tmp_path):
     fl.register_activation("drawn", "max(a*x, x/2) * c", parameters={"a": 1.0}, constants={"c": 2.0})
     try:
         plot.draw(["drawn(3.0)"], tmp_path / "sheet.png")
-        assert plot.panels_of(tmp_path / "sheet.png") == ["drawn(3.0)"]
+        assert cases.panels(tmp_path / "sheet.png") == ["drawn(3.0)"]
         y, slope = plot.panel("drawn(3.0)").values(torch.tensor([-2.0, 2.0], dtype=torch.float64))
         assert (y.tolist(), slope.tolist()) == ([-3.0, 6.0], [1.5, 3.0])
     finally:
@@ -138,6 +140,13 @@ def test_check_passes(capsys):
     assert f"{held} of {held} checks passed" in printed
 
 
+class Kernels:
+    """The reference under another name."""
+
+    def __getattr__(self, name):
+        return getattr(reference, name)
+
+
 @pytest.mark.parametrize(("operation", "broken"), [
     ("epilogue_forward", lambda y: y * (1 + 1e-5)),
     ("dropout_masks", lambda y: y.flip(0)),
@@ -148,11 +157,6 @@ def test_check_passes(capsys):
 ])
 def test_check_finds_a_wrong_kernel(operation, broken, monkeypatch):
     """A backend that is a little wrong fails; one that is right, under the same name, passes."""
-
-    class Kernels:
-        def __getattr__(self, name):
-            return getattr(reference, name)
-
     name = {"dropout_masks": "epilogue_forward", "activation_values": "epilogue_forward"}.get(operation, operation)
     kernels = Kernels()
     if operation != "activation_values":
@@ -161,6 +165,20 @@ def test_check_finds_a_wrong_kernel(operation, broken, monkeypatch):
     found = check.check_operation("mine", kernels, "cpu", operation, "float32")
     assert not found.passed, found
     assert not found.error, found
+
+
+@pytest.mark.parametrize("numbers", [(math.nan, 1.0), (1.0, math.nan), (math.inf, math.nan)], ids=str)
+def test_check_says_that_a_result_is_nan(numbers, monkeypatch, capsys):
+    """Whichever of the results it is, and however wrong the others are."""
+    kernels = Kernels()
+    monkeypatch.setattr(check, "select", lambda x: kernels)
+    monkeypatch.setattr(check, "OPERATIONS", {"batch_norm_statistics": check.OPERATIONS["batch_norm_statistics"]})
+    monkeypatch.setattr(
+        kernels, "batch_norm_statistics",
+        lambda *given: tuple(value * number for value, number in zip(reference.batch_norm_statistics(*given), numbers, strict=True)),
+        raising=False)
+    assert main(["check", "--backend", "reference", "--dtype", "float32"]) == 1
+    assert ": the result is NaN where the reference is not\n0 of 1 checks passed" in capsys.readouterr().out
 
 
 def test_check_reports_an_exception_and_exits_with_1(monkeypatch, capsys):

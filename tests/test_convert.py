@@ -132,6 +132,8 @@ def test_every_layer_there_and_back(name: str) -> None:
     assert set(vars(fresh)) - {"_stopped"} <= set(vars(module)), "what its constructor would have set is there"
     assert repr(fresh) == repr(module)
     assert type(pickle.loads(pickle.dumps(module))) is type(module)
+    if hasattr(module, "freeze"):
+        module.freeze().unfreeze()
     assert fl.revert(module) is module
     assert type(module) is getattr(T, name)
     assert inside(module) == before

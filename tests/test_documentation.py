@@ -9,12 +9,12 @@ import pkgutil
 import re
 from pathlib import Path
 
+import cases
 import conftest
 import pytest
 import torch
 
 import fastlayers
-from fastlayers import plot
 
 tool = conftest.tool("document_activations")
 
@@ -75,7 +75,7 @@ def _same_torch(text: str) -> None:
 
 
 def test_sheet_of_activations_has_every_panel() -> None:
-    assert plot.panels_of(tool.SHEET) == [row.text for row in tool.rows()], "docs/activations.png is stale: make docs"
+    assert cases.panels(tool.SHEET) == [row.text for row in tool.rows()], "docs/activations.png is stale: make docs"
 
 
 def test_document_notices_a_changed_row(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,7 +83,7 @@ def test_document_notices_a_changed_row(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setitem(fastlayers.specs.ACTIVATIONS, "gelu", dataclasses.replace(row, ulp=5))
     assert tool.facts() not in tool.DOCUMENT.read_text()
     monkeypatch.setitem(fastlayers.specs.ACTIVATIONS, "gelu_two", dataclasses.replace(row, name="gelu_two"))
-    assert plot.panels_of(tool.SHEET) != [row.text for row in tool.rows()]
+    assert cases.panels(tool.SHEET) != [row.text for row in tool.rows()]
 
 
 def test_speed_table_leaves_out_what_a_run_does_not_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

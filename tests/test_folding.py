@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import torch
+from torch.nn.utils.prune import l1_unstructured
 
 import fastlayers as fl
 from fastlayers import nn
@@ -187,6 +188,30 @@ def test_what_cannot_be_folded_stays() -> None:
     sequence = fl.fold_batch_norm(T.Sequential(T.Linear(4, 4), settled(nn.BatchNorm1d(4))).eval())
     with pytest.raises(ValueError, match="FoldedBatchNorm: x must be 2-D, got 3-D"):
         sequence(torch.randn(2, 4, 4))  # whose channels are not the Linear's features
+
+
+@pytest.mark.filterwarnings("ignore")  # weight_norm of old
+@pytest.mark.parametrize("hooked", [
+    T.utils.weight_norm, T.utils.spectral_norm, lambda layer: l1_unstructured(layer, "weight", 9),
+], ids=["weight_norm", "spectral_norm", "prune"])
+def test_weights_made_by_hooks_stay(hooked) -> None:
+    """Whether the model has been called before or not; batch norms after other layers are folded."""
+    model = T.Sequential(hooked(T.Linear(6, 8)), settled(nn.BatchNorm1d(8)), T.Linear(8, 8), settled(nn.BatchNorm1d(8))).eval()
+    x = torch.randn(5, 6)
+    for _ in range(2):
+        folded = fl.fold_batch_norm(model)
+        assert [type(module) for module in folded] == [T.Linear, nn.BatchNorm1d, T.Linear, fl.folding.FoldedBatchNorm]
+        torch.testing.assert_close(folded(x), model(x))
+        assert folded[0].weight is not model[0].weight
+
+
+@pytest.mark.parametrize("kind", [T.LazyBatchNorm1d, nn.LazyBatchNorm1d], ids=["torch", "fastlayers"])
+def test_a_batch_norm_without_a_size_is_refused(kind) -> None:
+    model = T.Sequential(T.Linear(6, 8), kind()).eval()
+    with pytest.raises(ValueError, match=r"^fold_batch_norm: model must have been called once, got lazy 1\.running_mean, 1\.running_var "):
+        fl.fold_batch_norm(model)
+    model(torch.randn(5, 6))
+    assert isinstance(fl.fold_batch_norm(model)[1], fl.folding.FoldedBatchNorm)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)

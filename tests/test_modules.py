@@ -1,4 +1,4 @@
-"""fastlayers.nn beside torch.nn: same arguments, state, numbers and gradients; and what modules are besides: copies, subclasses, names."""
+"""fastlayers.nn beside torch.nn: same arguments, state, numbers and gradients; and what modules are besides: copies, names."""
 from __future__ import annotations
 
 import copy
@@ -194,41 +194,6 @@ def test_modules_copy_pickle_and_print(name: str) -> None:
     assert type(module).__module__.startswith("fastlayers.nn")
 
 
-def test_running_statistics_stay_wide_in_half_models() -> None:
-    """In bfloat16 torch's running mean sticks at 2.0 for a true mean of 3.0 where momentum is 0.01."""
-    ours, theirs = (kind(1, momentum=0.01).bfloat16() for kind in (nn.BatchNorm1d, torch.nn.BatchNorm1d))
-    for _ in range(1200):
-        for layer in (ours, theirs):
-            layer(torch.tensor([[2.0], [4.0]], dtype=torch.bfloat16))
-    assert theirs.running_mean.item() == 2.0
-    assert ours.running_mean.dtype == torch.float32
-    torch.testing.assert_close(ours.running_mean, torch.tensor([3.0]), rtol=1e-4, atol=0)
-    before = nn.BatchNorm1d(2)
-    before.running_mean.fill_(1 + 2**-20)
-    assert torch.equal(before.half().running_mean, torch.full((2,), 1 + 2**-20)), "never rounded on the way"
-
-
-class Renamed(torch.nn.ReLU):
-    """A user's subclass that computes what its base class does."""
-
-
-class Doubled(nn.SiLU):
-    """A user's subclass that does not."""
-
-    def forward(self, input):
-        return 2 * super().forward(input)
-
-
-def test_subclasses_of_activations() -> None:
-    """One that inherits its forward serves in a block (tests/test_errors.py has the other kind); alone, each computes its own."""
-    x = torch.randn(8, 4)
-    expected = nn.BatchNorm1d(4, activation="relu")(x)
-    assert torch.equal(nn.BatchNorm1d(4, activation=Renamed())(x), expected)
-    parametrized = torch.nn.utils.parametrizations.weight_norm(nn.PReLU(4), dim=0)
-    assert nn.BatchNorm1d(4, activation=parametrized)(x).shape == x.shape
-    assert torch.equal(Doubled()(x), 2 * nn.SiLU()(x))
-
-
 def test_a_layer_of_torch_may_become_one_of_ours() -> None:
     """By its class alone, as users of torch.nn's lazy layers are used to."""
     x, layer = torch.randn(8, 4), torch.nn.BatchNorm1d(4)
@@ -238,51 +203,6 @@ def test_a_layer_of_torch_may_become_one_of_ours() -> None:
     assert repr(layer) == repr(nn.BatchNorm1d(4))
     layer.activation = "relu"
     close(layer(x), expected.relu())
-
-
-@pytest.mark.parametrize("kind", [nn.BatchNorm1d, nn.SyncBatchNorm, nn.LazyBatchNorm1d], ids=lambda kind: kind.__name__)
-def test_an_activation_may_be_changed_later(kind) -> None:
-    """By name or as a module, where there was one and where there was none; learnable parameters are then the layer's."""
-    features, x = () if kind is nn.LazyBatchNorm1d else (4,), torch.randn(8, 4)
-    normalised = kind(*features)(x)
-    for first in (None, "tanh", "prelu"):
-        layer = kind(*features, activation=first)
-        layer.activation = "relu"
-        assert torch.equal(layer(x), normalised.relu())
-        assert isinstance(layer.activation, torch.nn.ReLU)
-        layer.activation = None
-        assert torch.equal(layer(x), normalised)
-        layer.activation = nn.Sigmoid()
-        close(layer(x), normalised.sigmoid())
-    layer = kind(*features, dtype=torch.float64)
-    layer.activation = "prelu"
-    layer(x.double()).sum().backward()
-    assert layer.activation.weight.grad.dtype is torch.float64
-    assert "activation.weight" in layer.state_dict()
-
-
-@pytest.mark.parametrize("kind", [nn.BatchNorm1d, nn.SyncBatchNorm, nn.LazyBatchNorm1d], ids=lambda kind: kind.__name__)
-def test_an_activation_by_name_takes_device_and_dtype(kind) -> None:
-    """As weight and bias do: its learnable parameters are the layer's."""
-    features = () if kind is nn.LazyBatchNorm1d else (3,)
-    layer = kind(*features, dtype=torch.float64, activation="prelu", affine=False)
-    assert layer(torch.randn(4, 3, dtype=torch.float64)).dtype is layer.activation.weight.dtype is torch.float64
-    assert kind(*features, device="meta", activation="apl", affine=False).activation.a.is_meta
-    assert kind(*features, dtype=torch.float64, device="meta", activation="relu").activation is not None
-
-
-def test_activation_argument_takes_names_constants_and_modules() -> None:
-    x = torch.randn(6, 4)
-    by_name = nn.BatchNorm1d(4, activation="leaky_relu(negative_slope=0.3)")
-    for activation in (nn.LeakyReLU(0.3), torch.nn.LeakyReLU(0.3), "leaky_relu(0.3)"):
-        assert torch.equal(nn.BatchNorm1d(4, activation=activation)(x), by_name(x))
-    assert torch.equal(nn.BatchNorm1d(4, activation="gelu_tanh")(x), nn.BatchNorm1d(4, activation=torch.nn.GELU("tanh"))(x))
-    assert torch.equal(nn.BatchNorm1d(4, activation="gelu(approximate='tanh')")(x), nn.BatchNorm1d(4, activation="gelu_tanh")(x))
-    assert torch.equal(nn.BatchNorm1d(4, activation="logsigmoid")(x), nn.BatchNorm1d(4, activation=torch.nn.LogSigmoid())(x))
-    learnable = nn.BatchNorm1d(4, activation="prelu")
-    learnable(x).sum().backward()
-    assert learnable.activation.weight.grad is not None
-    assert list(learnable.state_dict()) == [*torch.nn.BatchNorm1d(4).state_dict(), "activation.weight"]
 
 
 def test_inplace_is_honoured() -> None:
@@ -366,25 +286,6 @@ def test_numpy_numbers_are_numbers() -> None:
     for one in (numpy.int64(0), torch.tensor(0)):
         assert torch.equal(fl.functional.glu(x, one), fl.functional.glu(x, 0))
         assert torch.equal(fl.functional.bias_activation(x, torch.ones(4), channel_dim=one), x + 1)
-
-
-def test_buffers_may_have_become_attributes(cpu_backend: str) -> None:
-    """Code that swaps tensors deletes a buffer and sets an attribute."""
-    layers = nn.BatchNorm1d(3), torch.nn.BatchNorm1d(3)
-    x = torch.randn(6, 3)
-    for layer in layers:
-        mean = layer.running_mean
-        del layer.running_mean
-        layer.__dict__["running_mean"] = mean
-    close(*(layer(x) for layer in layers))
-    close(*(layer.running_mean for layer in layers))
-
-
-def test_an_activation_with_a_forward_of_its_own_is_refused() -> None:
-    activation = torch.nn.ReLU()
-    activation.forward = lambda x: x
-    with pytest.raises(ValueError, match=r"^BatchNorm1d: activation must have the forward of ReLU, got ReLU with one of its own$"):
-        nn.BatchNorm1d(3, activation=activation)(torch.randn(4, 3))
 
 
 @pytest.mark.parametrize("call", [

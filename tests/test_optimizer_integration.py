@@ -18,9 +18,9 @@ import fastlayers as fl
 
 @pytest.mark.parametrize("name", [name for name in NAMES if hasattr(torch.optim, name)])
 def test_hooks_run_once_and_may_come_and_go(name: str) -> None:
-    """Global ones too, and with what torch gives them: the optimizer, its own arguments, and no keywords."""
+    """Global ones too, and with what torch gives them: the optimizer, and step's arguments as they were given."""
     _, ours, _, theirs = pair(name)
-    for closure in ((), (lambda: None,)):
+    for given in (((), {}), ((lambda: None,), {}), ((), {"closure": lambda: None}), ((None,), {})):
         calls = {theirs: [], ours: []}
 
         def hook(optimizer, arguments, keywords, calls=calls, when="everywhere"):
@@ -29,12 +29,12 @@ def test_hooks_run_once_and_may_come_and_go(name: str) -> None:
         for optimizer in calls:
             handles = [optimizer.register_step_pre_hook(functools.partial(hook, when="before")),
                        optimizer.register_step_post_hook(functools.partial(hook, when="after"))]
-            optimizer.step(*closure)
+            optimizer.step(*given[0], **given[1])
             for handle in handles:
                 handle.remove()
-            optimizer.step(*closure)
+            optimizer.step(*given[0], **given[1])
             everywhere = register_optimizer_step_post_hook(hook)
-            optimizer.step(*closure)
+            optimizer.step(*given[0], **given[1])
             everywhere.remove()
         assert calls[ours] == calls[theirs]
         assert [call[0] for call in calls[ours]] == ["before", "after", "everywhere"]

@@ -3,13 +3,12 @@ from __future__ import annotations
 
 import copy
 import io
-import re
 
 import pytest
 import torch
 from optimizer_cases import twin
 from test_optimizers import EVERY_RULE, NAMES, SHAPES, assert_equal, device, layouts, make_params, set_grads  # noqa: F401  (device is a fixture)
-from torch import Tensor, nn
+from torch import Tensor
 
 import fastlayers as fl
 
@@ -327,49 +326,6 @@ def test_diagnostics_see_the_bfloat16_trap_and_skipped_steps() -> None:
     assert optimizer.diagnostics().skipped == 2
 
 
-class Net(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Linear(4, 5))
-        self.tied = self.layers[2].weight
-        self.frozen = nn.Parameter(torch.ones(2), requires_grad=False)
-        self.head = nn.Linear(5, 2)
-
-
-def test_build_makes_groups() -> None:
-    optimizer = fl.optim.build(
-        "adamw", Net(), lr=1e-3, weight_decay=0.1, overrides={"HEAD.weight": {"lr": 0.5}, "head": {"lr": 0.25}}, max_grad_norm=1.0)
-    assert type(optimizer) is fl.optim.AdamW
-    assert optimizer.max_grad_norm == 1.0
-    assert [(group["lr"], group["weight_decay"], group["param_names"]) for group in optimizer.param_groups] == [
-        (1e-3, 0.1, ["tied", "layers.0.weight"]), (1e-3, 0.0, ["layers.0.bias", "layers.1.weight", "layers.1.bias", "layers.2.bias"]),
-        (0.5, 0.1, ["head.weight"]), (0.25, 0.0, ["head.bias"])]
-    for row in fl.specs.UPDATE_RULES.values():
-        assert type(fl.optim.build(row.name, Net(), no_decay=())).__name__ == row.optimizer
-    words, word = (fl.optim.build("adamw", Net(), no_decay=value) for value in (("norm",), "norm"))
-    assert [group["param_names"] for group in word.param_groups] == [group["param_names"] for group in words.param_groups]
-
-
-def test_build_refuses() -> None:
-    with pytest.raises(ValueError, match=r"^build: name must be one of sgd, adagrad, .*, lion, got 'adamq'$"):
-        fl.optim.build("adamq", Net())
-    with pytest.raises(ValueError, match=r"^build: overrides must fit a parameter, got 'haed'$"):
-        fl.optim.build("sgd", Net(), overrides={"haed": {"lr": 1.0}})
-    with pytest.raises(ValueError, match=r"^build: overrides\['head'\] must hold arguments of SGD, got 'rate'$"):
-        fl.optim.build("sgd", Net(), overrides={"head": {"lr": 1.0, "rate": 1.0}})
-    with pytest.raises(TypeError, match=r"^build: overrides\['head'\] must be a Mapping, got float$"):
-        fl.optim.build("sgd", Net(), overrides={"head": 1.0})
-    with pytest.raises(ValueError, match=r"^build: model must have parameters that require a gradient, got none$"):
-        fl.optim.build("sgd", nn.ReLU())
-    with pytest.raises(TypeError, match=r"^build: model must be a torch.nn.Module, got list$"):
-        fl.optim.build("sgd", [])
-    for value in (5, [5]):
-        with pytest.raises(TypeError, match=rf"^build: no_decay must be a word or a sequence of words, got {re.escape(str(value))}$"):
-            fl.optim.build("sgd", Net(), no_decay=value)
-    with pytest.raises(TypeError, match=r"^build: a word of overrides must be a str, got int$"):
-        fl.optim.build("sgd", Net(), overrides={5: {"lr": 1.0}})
-
-
 def test_tensor_hyperparameters_are_read_anew_at_every_step(device) -> None:  # noqa: F811
     lr, betas = torch.tensor(0.1, device=device), [torch.tensor(0.9, device=device), torch.tensor([0.99], device=device)]
     params, others = make_params(device=device), make_params(device=device)
@@ -423,3 +379,20 @@ def test_attributes_that_were_changed_are_checked() -> None:
         with pytest.raises(error, match=r"^SGD: max_grad_norm must be"):
             optimizer.step()
     assert p.tolist() == [1.0] * 3
+
+
+def test_numpy_numbers_are_numbers() -> None:
+    """In every argument that takes a number, to the constructor and to a group."""
+    numpy = pytest.importorskip("numpy")
+    numbers = {"lr": 0.5, "momentum": 0.75, "weight_decay": 0.25, "max_grad_norm": 0.5, "ema_decay": 0.25}
+    narrow = {name: numpy.float32(value) for name, value in numbers.items()}
+    lists = [make_params() for _ in range(3)]
+    optimizers = [fl.optim.SGD(lists[0], **numbers), fl.optim.SGD(lists[1], **narrow), fl.optim.SGD([{"params": lists[2], **narrow}])]
+    for _ in range(3):
+        set_grads(*lists)
+        for optimizer in optimizers:
+            optimizer.step()
+    for params, optimizer in zip(lists[1:], optimizers[1:], strict=True):
+        for p, q in zip(lists[0], params, strict=True):
+            assert torch.equal(p, q)
+            assert torch.equal(optimizers[0].state[p]["average"], optimizer.state[q]["average"])

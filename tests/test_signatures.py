@@ -2,11 +2,13 @@
 from __future__ import annotations
 
 import inspect
+import typing
 from inspect import Parameter
 
 import pytest
 import torch
 
+import fastlayers as fl
 from fastlayers import functional as F
 from fastlayers import nn
 from fastlayers.specs import ACTIVATIONS
@@ -83,3 +85,18 @@ def test_a_users_subclass_shows_its_own_constructor() -> None:
 
     assert list(parameters(Leaky)) == ["slope"]
     assert parameters(Plain) == parameters(nn.Swish)
+
+
+@pytest.mark.parametrize(("function", "keeps"), [(fl.convert, True), (fl.fold_batch_norm, True), (fl.revert, False)],
+                         ids=lambda value: getattr(value, "__name__", ""))
+def test_type_checkers_are_told_that_a_model_keeps_its_class(function, keeps: bool) -> None:
+    """But for revert, which makes of a layer of fastlayers one of torch's, a class above it."""
+    hints = typing.get_type_hints(function)
+    assert isinstance(hints["return"], typing.TypeVar) == keeps
+    assert hints["return"] is hints["model"]
+    assert getattr(hints["return"], "__bound__", torch.nn.Module) is torch.nn.Module
+
+
+def test_what_convert_makes_of_a_layer_is_a_subclass() -> None:
+    """But for SyncBatchNorm, which says why."""
+    assert [theirs.__name__ for theirs, ours in fl.drop_ins.OURS.items() if not issubclass(ours, theirs)] == ["SyncBatchNorm"]

@@ -73,6 +73,15 @@ def check_transforms_are_refused() -> None:
     torch.vmap(layer.eval())(x[None])
 
 
+def check_what_is_no_group_is_refused() -> None:
+    layer = nn.SyncBatchNorm(3, process_group="world")
+    with pytest.raises(TypeError, match=r"^SyncBatchNorm: process_group must be a ProcessGroup, got str$"):
+        layer(torch.randn(4, 3))
+    assert layer.num_batches_tracked == 0
+    layer.process_group = torch.distributed.GroupMember.NON_GROUP_MEMBER  # new_group's answer to a rank outside, whose batch is its own
+    layer(torch.randn(4, 3))
+
+
 def worker(rank: int, shares: tuple[int, ...]) -> dict[str, list]:
     first = sum(shares[:rank])
     found = {}
@@ -83,6 +92,7 @@ def worker(rank: int, shares: tuple[int, ...]) -> dict[str, list]:
             found[way] = train(way, layer, slice(first, first + shares[rank]))
     check_no_samples_anywhere()
     check_transforms_are_refused()
+    check_what_is_no_group_is_refused()
     return found
 
 
@@ -112,6 +122,15 @@ def check_way(way: str, shares: tuple[int, ...], found: list[dict[str, list]]) -
             for results in together:
                 assert torch.equal(results[k], together[0][k]), "all ranks have the same bits"
             torch.testing.assert_close(together[0][k], expected[k], rtol=1e-5, atol=1e-6)
+
+
+def test_what_is_no_group_is_refused() -> None:
+    mean, var = torch.zeros(3), torch.ones(3)
+    for group in ("world", torch.distributed.GroupMember.NON_GROUP_MEMBER):
+        with pytest.raises(TypeError, match=rf"^batch_norm: group must be a ProcessGroup, got {type(group).__name__}$"):
+            fl.functional.batch_norm(torch.randn(4, 3), mean, var, training=True, group=group)
+    assert mean.tolist() == [0] * 3
+    assert var.tolist() == [1] * 3
 
 
 def test_without_processes_it_is_batch_norm() -> None:

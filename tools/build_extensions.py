@@ -3,6 +3,8 @@ import hashlib
 import os
 import platform
 import sys
+import sysconfig
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import distributions
 from pathlib import Path
@@ -23,7 +25,17 @@ SWITCHES = {"fastlayers._C": ("FASTLAYERS_CPP", "C++ kernels left out, the refer
             "fastlayers._CUDA": ("FASTLAYERS_CUDA", "CUDA kernels left out, GPUs will use Triton")}
 TORCH = next((found.version for found in distributions(name="torch")), "none")
 SETTINGS = [Path(__file__), Path(cuda_toolkit.__file__)]  # where flags stand
-FOLDER = Path("build", f"{sys.implementation.cache_tag}-torch-{TORCH}")  # not build_temp, which pip makes anew for every build
+COMPILER = ("CC", "CXX", "CFLAGS", "CXXFLAGS", "CPPFLAGS", "ARCHFLAGS")  # what setuptools lets the environment say
+
+
+def folder(environment: Mapping[str, str]) -> Path:
+    """Where objects lie: other ones for each Python, platform, torch and compiler; not build_temp, which pip makes anew for every build."""
+    given = [(name, environment[name]) for name in COMPILER if environment.get(name)]
+    compiler = f"-{hashlib.sha256(repr(given).encode()).hexdigest()[:8]}" if given else ""
+    return Path("build", f"{sysconfig.get_config_var('SOABI') or sys.implementation.cache_tag}-torch-{TORCH}{compiler}")
+
+
+FOLDER = folder(os.environ)
 
 
 class BuildExtension(build_ext):

@@ -66,6 +66,7 @@ def batch_norm(
 ) -> Tensor:
     """As BatchNorm.apply, in training, over the batch of all ranks."""
     _, _, _, _, momentum, eps, channel_dim, *_, group = arguments
+    checks.instance("batch_norm", "group", group, distributed.ProcessGroup)
     with torch.no_grad():
         mean, m2, total = statistics(x, channel_dim, group)
         moved = moved_running(running_mean, running_var, num_batches_tracked, mean, m2, total.clamp(min=2), momentum)

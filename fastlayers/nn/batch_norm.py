@@ -50,8 +50,8 @@ class _BatchNorm(WideStatistics, torch.nn.modules.batchnorm._BatchNorm):
     def __setattr__(self, name: str, value: object) -> None:
         """As torch's; an activation may be given by name later, too."""
         if name == "activation":
-            weight = self._parameters.get("weight")
-            place = (None, None) if weight is None else (weight.device, weight.dtype)
+            own = [self._parameters.get("weight"), self._buffers.get("running_mean")]
+            place = next(((tensor.device, tensor.dtype) for tensor in own if tensor is not None), (None, None))
             value = _as_module(type(self).__name__, value, *place)
         super().__setattr__(name, value)
 

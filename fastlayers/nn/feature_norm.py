@@ -23,7 +23,7 @@ class FeatureNorm(WideStatistics, torch.nn.Module):
 
     y = (x - mean) / sqrt(var + eps), mean and biased variance over everything that :meth:`fit` has seen; they are buffers, saved in
     state_dict, and have no gradient; float32 under ``.half()`` and ``.bfloat16()``. Until then mean = 0 and var = 1. A feature that never
-    varies becomes 0.
+    varies becomes 0 where the buffers hold its value: float32 ones round that of float64 data, ``dtype=torch.float64`` ones do not.
 
     Args:
         num_features: C.

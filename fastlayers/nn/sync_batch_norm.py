@@ -29,6 +29,7 @@ class SyncBatchNorm(_BatchNorm):
 
     Raises:
         ValueError: ``SyncBatchNorm: x must have 2 dimensions or more, got shape (3,)``
+        TypeError: at a call, ``SyncBatchNorm: process_group must be a ProcessGroup, got str``
         RuntimeError: for ``create_graph=True``, and while training under torch.func or forward_ad: other ranks' x is out of reach.
 
     Accuracy: as :class:`BatchNorm2d`; what ranks exchange is float64 and added in their order, the same bits on all of them.
@@ -55,6 +56,9 @@ class SyncBatchNorm(_BatchNorm):
         if not (distributed.is_available() and distributed.is_initialized()):
             return None
         group = distributed.group.WORLD if self.process_group is None else self.process_group
+        if group is distributed.GroupMember.NON_GROUP_MEMBER:
+            return None
+        checks.instance(type(self).__name__, "process_group", group, distributed.ProcessGroup)
         return group if distributed.get_world_size(group) > 1 else None
 
     @classmethod

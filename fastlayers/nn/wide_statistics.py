@@ -6,6 +6,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from ..reference.dtypes import HALF
+
 
 class WideStatistics:
     """What batch norms and FeatureNorm share: ``.half()`` and ``.bfloat16()`` leave their statistics float32, and a count whole.
@@ -31,7 +33,7 @@ class WideStatistics:
         """Make those of a half type float32, as they were ``before`` where known, and a count of a floating type int64."""
         for name in self._statistics:
             now = self._buffers.get(name)
-            if now is not None and now.dtype in (torch.float16, torch.bfloat16):
+            if now is not None and now.dtype in HALF:
                 old = before.get(name)
                 wide = now if old is None or old.is_meta or old.dtype == now.dtype else old.to(now.device)
                 self._buffers[name] = wide.float()

@@ -39,7 +39,7 @@ def max_norm(operation: str, value: object) -> None:
     """max_grad_norm is None or a number >= 0; NaN is not."""
     if value is None:
         return
-    if not isinstance(value, (int, float)):
+    if not isinstance(value, (int, float)) and not isinstance(value, Real):  # in this order, as in probability
         raise TypeError(f"{operation}: max_grad_norm must be a number or None, got {type(value).__name__}")
     if not value >= 0:
         raise ValueError(f"{operation}: max_grad_norm must be at least 0, got {value}")

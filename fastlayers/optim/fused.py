@@ -1,10 +1,11 @@
 """FusedStep: what all optimizers of this package have in common, which is everything but names, arguments and defaults."""
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Mapping
 from itertools import chain
-from typing import Any
+from typing import Any, ParamSpec
 
 import torch
 from torch import Tensor
@@ -17,6 +18,25 @@ from . import averages, checks, diagnostics, options, traced
 from .norms import on, total_norms
 from .options import Options
 from .plan import Group, Plan, Work, make_plan, next_seed
+
+Arguments = ParamSpec("Arguments")
+
+
+def _with_hooks(plain: Callable[Arguments, Any]) -> Callable[Arguments, Any]:
+    """A step that calls hooks, which see its arguments as they are given, and records a profile only where there is either.
+
+    torch would wrap every step in both, at a cost where there is neither.
+    """
+    watched = torch.optim.Optimizer.profile_hook_step(plain)
+
+    @functools.wraps(plain)
+    def step(self: FusedStep, *args: Any, **kwargs: Any) -> Any:
+        if torch.compiler.is_compiling():
+            return self._traced_step(*args, **kwargs)
+        return (watched if type(self).step is step and self._is_watched() else plain)(self, *args, **kwargs)
+
+    step.hooked = True  # torch leaves it alone
+    return step
 
 
 class FusedStep(torch.optim.Optimizer):
@@ -97,6 +117,7 @@ class FusedStep(torch.optim.Optimizer):
         for argument, value in zip(names, checks.hyperparameters(name, group, names), strict=True):
             checks.hyperparameter(name, argument, float(value), *hyperparameter_range(argument))
 
+    @_with_hooks
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """Update all parameters that have a gradient.
 
@@ -106,21 +127,6 @@ class FusedStep(torch.optim.Optimizer):
         Returns:
             What closure returned, else None.
         """
-        if torch.compiler.is_compiling():
-            return self._traced_step(closure)
-        if type(self).step is FusedStep.step and self._is_watched():
-            return _watched_step(self, *([] if closure is None else [closure]))
-        return self._plain_step(closure)
-
-    step.hooked = True  # torch would wrap it to call hooks and to record a profile, at a cost where there is neither
-
-    def _is_watched(self) -> bool:
-        return bool(
-            self._optimizer_step_pre_hooks or self._optimizer_step_post_hooks or _global_optimizer_pre_hooks
-            or _global_optimizer_post_hooks or torch.autograd._profiler_enabled()
-        )
-
-    def _plain_step(self, closure: Callable[[], Any] | None = None) -> Any:
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -129,7 +135,13 @@ class FusedStep(torch.optim.Optimizer):
             self._step()
         return loss
 
-    def _traced_step(self, closure: Callable[[], Any] | None) -> Any:
+    def _is_watched(self) -> bool:
+        return bool(
+            self._optimizer_step_pre_hooks or self._optimizer_step_post_hooks or _global_optimizer_pre_hooks
+            or _global_optimizer_post_hooks or torch.autograd._profiler_enabled()
+        )
+
+    def _traced_step(self, closure: Callable[[], Any] | None = None) -> Any:
         loss = None if closure is None else closure()
         with torch.no_grad():
             if not traced.step(self):
@@ -165,7 +177,7 @@ class FusedStep(torch.optim.Optimizer):
         works = [work for work in works if not work.params[0].is_meta]  # those have states, and no values
         norms = total_norms(works)
         for work in works:
-            self._launch(work, norms)
+            self._launch(work, norms, select(work.params[0]).optimizer_step)
             work.write_back()
 
     def _count(self, own_options: list[Options], by: int) -> None:
@@ -221,13 +233,11 @@ class FusedStep(torch.optim.Optimizer):
         self._plan = None if any(launch.first for launch in plan.launches) else plan
         return plan
 
-    def _launch(self, work: Work, norms: Mapping[int, Tensor]) -> None:
+    def _launch(self, work: Work, norms: Mapping[int, Tensor], kernel: Callable[..., None]) -> None:
         launch, device = work.launch, work.params[0].device
-        norm, largest = None, 0.0
-        if launch.clipping() is not None:
-            number, largest = launch.clipping()
-            norm = norms[number]
-        select(work.params[0]).optimizer_step(
+        number, largest = launch.clipping() or (None, 0.0)
+        norm = None if number is None else norms[number]
+        kernel(
             launch.row.name, *work[1:], *launch.arguments(), [on(tensor, device) for tensor in launch.tensors()],
             on(getattr(self, "grad_scale", None), device), on(getattr(self, "found_inf", None), device), on(norm, device),
             on(launch.seed(), device), largest, launch.options.ema_decay or 0.0)
@@ -338,6 +348,3 @@ class FusedStep(torch.optim.Optimizer):
 def _is_kept(value: Tensor, p: Tensor) -> bool:
     """Whether a loaded state keeps its dtype, where torch would round it to the parameter's."""
     return value.dtype != p.dtype != torch.float64 and value.dtype in (torch.float32, torch.bfloat16)
-
-
-_watched_step = torch.optim.Optimizer.profile_hook_step(FusedStep._plain_step)

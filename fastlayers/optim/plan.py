@@ -15,14 +15,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ..reference.dtypes import accumulate_dtype
+from ..reference.dtypes import HALF, accumulate_dtype
 from ..specs import UpdateRule
 from . import checks
 from .layout import fitting, gradients_if_ready, in_order_of, is_dense, is_sharded, local, local_gradient, placed_like
 from .options import Options
 
 Group = dict[str, Any]
-_HALF = (torch.float16, torch.bfloat16)
 
 
 @dataclass(slots=True)
@@ -213,7 +212,7 @@ def make_plan(groups: list[Group], rows: list[UpdateRule], options: list[Options
         for p in group["params"]:
             if p.grad is None:
                 continue
-            masters = own_options.master_weights and p.dtype in _HALF
+            masters = own_options.master_weights and p.dtype in HALF
             own = state[p] if names or row.scalars or masters or own_options.ema_decay is not None else {}
             first = "first" in row.flags and bool(names) and own.get(names[0]) is None
             complete(own, p, group, row, names, own_options)
@@ -249,12 +248,12 @@ def complete(own: dict[str, Tensor], p: Tensor, group: Group, row: UpdateRule, n
         if not isinstance(value, Tensor) or value.device != p.device or value.dtype != torch.float32:
             own[name] = torch.as_tensor(value, dtype=torch.float32, device=p.device)
     existing = [own[name].dtype for name in names if own.get(name) is not None]
-    dtype = options.state_dtype or (torch.float32 if p.dtype in _HALF and torch.float32 in existing else p.dtype)
+    dtype = options.state_dtype or (torch.float32 if p.dtype in HALF and torch.float32 in existing else p.dtype)
     part = local(p.detach())
     model = part if is_dense(part) else torch.empty_like(part, memory_format=torch.contiguous_format)
     for name in names:
         _complete_one(row, own, name, p, model, dtype, starts.get(name, 0.0))
-    if options.master_weights and p.dtype in _HALF:
+    if options.master_weights and p.dtype in HALF:
         _complete_one(row, own, "master", p, model, torch.float32, part)
     if options.ema_decay is not None:
         _complete_one(row, own, "average", p, model, accumulate_dtype(p), part)

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from .. import ops
 from . import checks
-from .norms import on, total_norms
-from .plan import Group, Launch, Work, flags, make_plan, next_seed, numbers, tensors
+from .norms import total_norms
+from .plan import Group, Launch, Work, make_plan, next_seed
 
 if TYPE_CHECKING:
     from .fused import FusedStep
@@ -66,17 +66,8 @@ def step(optimizer: FusedStep) -> bool:
             next_seed(group, index)
     norms = total_norms(works, ops.gradient_norm)
     for work in works:
-        launch, device = work.launch, work.params[0].device
-        norm, largest = None, 0.0
-        if launch.clipping() is not None:
-            key, largest = launch.clipping()
-            norm = norms[key]
-        scaling = [on(value, device) for value in (
-            getattr(optimizer, "grad_scale", None), getattr(optimizer, "found_inf", None), norm, launch.seed())]
-        group = _scheduled_as_tensors(launch.group, device)
-        ops.optimizer_step(
-            launch.row.name, *work[1:], numbers(group, launch.row), flags(group, launch.row, False),
-            [on(tensor, device) for tensor in tensors(group, launch.row)], *scaling, largest, launch.options.ema_decay or 0.0)
+        work.launch.group = _scheduled_as_tensors(work.launch.group, work.params[0].device)
+        optimizer._launch(work, norms, ops.optimizer_step)
     return True
 
 

@@ -1,8 +1,10 @@
-"""Which dtype arithmetic is done in."""
+"""The half types, and which dtype arithmetic is done in."""
 from __future__ import annotations
 
 import torch
 from torch import Tensor
+
+HALF = (torch.float16, torch.bfloat16)
 
 
 def accumulate_dtype(x: Tensor) -> torch.dtype:

@@ -62,7 +62,7 @@ def optimizer_step(
         values[k] = values[k] if tensor is None else tensor.item()
     factor = _gradient_factor(flags[0], grad_scale, norm, max_grad_norm)
     for i, (param, grad) in enumerate(zip(params, grads, strict=True)):
-        compute = torch.float64 if param.dtype == torch.float64 else torch.float32
+        compute = accumulate_dtype(param)
         numbers = None if seed is None else _numbers_like(param, seed, first_number)
         first_number += (param.numel() + 7) // 8 * 8
         own, own_scalars = states[i::count], advance(rule, scalars[i::count], values)
