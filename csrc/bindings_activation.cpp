@@ -1,11 +1,11 @@
 // Plain activations under autograd without Python: on a small tensor that costs more than the kernel.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
-#include <torch/csrc/autograd/python_variable.h>
 #include <torch/csrc/utils/pybind.h>
 
 #include "bindings_autograd.h"
 #include "bindings_layers.h"
+#include "bindings_ordinary.h"
 
 namespace fastlayers {
 namespace {
@@ -64,18 +64,6 @@ Tensor activation(const Tensor& x, const Optional& parameters, std::string_view 
   return differentiated(x, parameters) ? Activation::apply(x, parameters, plain) : plain.forward(x, parameters);
 }
 
-// Whether x is a tensor as at::empty makes them, with which only autograd has to do: no subclass, no transform of torch.func, no
-// forward-mode differentiation, no tracing, no autocast, no dispatch mode, no inference mode.
-bool is_ordinary(const Tensor& x) {
-  constexpr c10::DispatchKey key = device_type == at::kCUDA ? c10::DispatchKey::CUDA : c10::DispatchKey::CPU;
-  constexpr c10::BackendComponent backend = c10::toBackendComponent(key);
-  const c10::DispatchKeySet ordinary =
-      c10::DispatchKeySet(key) | c10::getAutogradRelatedKeySetFromBackend(backend) | c10::getAutocastRelatedKeySetFromBackend(backend);
-  const c10::impl::LocalDispatchKeySet local = c10::impl::tls_local_dispatch_key_set();
-  return x.key_set() == ordinary && local.included_ == c10::default_included_set && local.excluded_ == c10::default_excluded_set &&
-         !x._fw_grad(0).defined();
-}
-
 // What plain_activation returns.
 class PlainActivation {
  public:
@@ -84,16 +72,11 @@ class PlainActivation {
         from_output_(from_output), from_half_output_(from_half_output) {}
 
   pybind11::object operator()(pybind11::handle object) const {
-    if (!THPVariable_CheckExact(object.ptr())) return pybind11::none();
-    const Tensor& x = THPVariable_Unpack(object.ptr());
-    if (!is_ordinary(x) || x.dim() == 0 || !x.is_contiguous() || !find_data_type(x.scalar_type())) return pybind11::none();
-    Tensor y;
-    {
-      std::optional<pybind11::gil_scoped_release> released;
-      if (x.numel() >= elements_worth_releasing) released.emplace();
-      y = activation(x, std::nullopt, name_, constants_, 0, x.itemsize() == 2 ? from_half_output_ : from_output_);
-    }
-    return pybind11::reinterpret_steal<pybind11::object>(THPVariable_Wrap(std::move(y)));
+    const Tensor* const x = ordinary(object);
+    if (!x || !only_autograd() || x->dim() == 0 || !x->is_contiguous() || !find_data_type(x->scalar_type())) return pybind11::none();
+    return with_gil_for_little(*x, [&] {
+      return activation(*x, std::nullopt, name_, constants_, 0, x->itemsize() == 2 ? from_half_output_ : from_output_);
+    });
   }
 
  private:
@@ -113,8 +96,7 @@ void bind_activation(pybind11::module_& module) {
              "As fastlayers.autograd.activations.Activation, with channel_dim and from_output worked out.");
   module.def("plain_activation", &plain_activation, pybind11::arg("name"), pybind11::arg("constants"), pybind11::arg("from_output"),
              pybind11::arg("from_half_output"),
-             "activation() of one activation as a function of x alone: None where x is not a contiguous tensor that a kernel can have, or "
-             "a mode or a transform has a say. Beside it Python's checks are slow, the more so where x has driven them from the caches.");
+             "activation() of one activation as a function of x alone, or None: it takes ordinary contiguous tensors.");
 }
 
 }  // namespace fastlayers

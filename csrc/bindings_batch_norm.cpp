@@ -5,6 +5,7 @@
 
 #include "bindings_autograd.h"
 #include "bindings_layers.h"
+#include "bindings_ordinary.h"
 
 namespace fastlayers {
 namespace {
@@ -92,11 +93,62 @@ Tensor batch_norm(const Tensor& x, const Optional& weight, const Optional& bias,
   return std::get<0>(normalise(x, weight, bias, residual, parameters, settings));
 }
 
+// Tensors that are None or ordinary.
+class OrdinaryOrNone {
+ public:
+  explicit OrdinaryOrNone(pybind11::handle object) : none_(object.is_none()), tensor_(none_ ? nullptr : ordinary(object)) {}
+
+  explicit operator bool() const { return none_ || tensor_; }
+  Optional optional() const { return tensor_ ? Optional(*tensor_) : std::nullopt; }
+  bool none() const { return none_; }
+  const Tensor* operator->() const { return tensor_; }
+
+ private:
+  bool none_;
+  const Tensor* tensor_;
+};
+
+// batch_norm() without learnable parameters and dropout, of whatever Python has been given; None where anything is unusual or wrong.
+pybind11::object plain_batch_norm(pybind11::handle x_object, pybind11::handle weight_object, pybind11::handle bias_object,
+                                  pybind11::handle residual_object, pybind11::handle mean_object, pybind11::handle var_object,
+                                  pybind11::handle batches_object, std::string_view activation, const Constants& constants, bool training,
+                                  pybind11::handle momentum, pybind11::handle eps_object, int64_t channel_dim, bool keeps_x,
+                                  bool keeps_residual) {
+  const Tensor* const x = ordinary(x_object);
+  if (!x || !only_autograd() || (training && torch::autograd::get_current_graph_task_id() != -1)) return pybind11::none();
+  const OrdinaryOrNone weight(weight_object), bias(bias_object), residual(residual_object), mean(mean_object), var(var_object);
+  const OrdinaryOrNone batches(batches_object);
+  if (!weight || !bias || !residual || !mean || !var || !batches) return pybind11::none();
+  if (!find_data_type(x->scalar_type()) || x->numel() == 0 || channel_dim < 0 || channel_dim >= x->dim()) return pybind11::none();
+  if (!x->is_non_overlapping_and_dense()) return pybind11::none();
+  const int64_t c = x->size(channel_dim);
+  const auto fits = [&](const OrdinaryOrNone& vector) {
+    return vector.none() || (vector->scalar_type() == accumulate_type(*x) && vector->dim() == 1 && vector->size(0) == c &&
+                             vector->is_contiguous());
+  };
+  const auto counts = [&] { return batches->scalar_type() == at::kLong && batches->numel() == 1; };
+  const bool fit = fits(weight) && fits(bias) && fits(mean) && fits(var) && mean.none() == var.none() && (training || !mean.none()) &&
+                   (mean.none() || !(mean->requires_grad() || var->requires_grad())) && (batches.none() || counts()) &&
+                   (residual.none() || (residual->scalar_type() == x->scalar_type() && residual->sizes() == x->sizes() &&
+                                        same_order(*residual.operator->(), *x)));
+  if (!fit || (training && x->numel() == c) || !PyFloat_CheckExact(eps_object.ptr())) return pybind11::none();
+  if (!(momentum.is_none() ? !training || mean.none() || !batches.none() : PyFloat_CheckExact(momentum.ptr()))) return pybind11::none();
+  const double eps = PyFloat_AS_DOUBLE(eps_object.ptr());
+  if (!(eps > 0)) return pybind11::none();
+  const std::optional<double> rate = momentum.is_none() ? std::nullopt : std::optional<double>(PyFloat_AS_DOUBLE(momentum.ptr()));
+  return with_gil_for_little(*x, [&] {
+    return batch_norm(*x, weight.optional(), bias.optional(), residual.optional(), std::nullopt, std::nullopt, mean.optional(), var.optional(),
+                      batches.optional(), activation, constants, 0.0, training, rate, eps, channel_dim, keeps_x, keeps_residual);
+  });
+}
+
 }  // namespace
 
 void bind_batch_norm(pybind11::module_& module) {
   module.def("batch_norm", &batch_norm, pybind11::call_guard<pybind11::gil_scoped_release>(),
              "fastlayers.autograd.batch_norm.BatchNorm, told what to keep for backward.");
+  module.def("plain_batch_norm", &plain_batch_norm,
+             "batch_norm() without learnable parameters and dropout, or None: it takes ordinary tensors that need no conversion.");
 }
 
 }  // namespace fastlayers

@@ -23,7 +23,7 @@ class Resolved(NamedTuple):
     parameters: Tensor | None
     """Learnable parameters [K, P]; [P] of a single one; or None."""
     plain: Callable[[Tensor], Tensor | None] | None = None
-    """y of x in one call of the extension, which gives None where x is not for it; None where it has no such call."""
+    """y of x in one call of the extension, which gives None where x is not for it; None where there is no such call."""
 
 
 _ROWS_OF_CLASS: dict[type[torch.nn.Module], Sequence[Activation]] = {}
@@ -38,7 +38,7 @@ def register(kind: type[torch.nn.Module] | None, rows: Sequence[Activation]) -> 
 def _resolved(row: Activation, constants: tuple[float, ...]) -> Resolved:
     """A row without learnable parameters, and constants that are checked."""
     constants = tuple([float(constant) for constant in constants])
-    if extension is None or row.random or row.name == "identity" or row.name in REGISTERED or is_dynamo_compiling():
+    if extension is None or row.random or row.name in REGISTERED or is_dynamo_compiling():
         return Resolved(row, constants, None)
     from_output = [row.derives_from_output(constants, itemsize) for itemsize in (4, 2)]
     return Resolved(row, constants, None, extension.plain_activation(row.name, constants, *from_output))

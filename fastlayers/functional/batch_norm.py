@@ -3,9 +3,11 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.compiler import is_dynamo_compiling
 
 from .. import autograd, checks
 from ..activation_argument import resolve
+from ..backends import extension, extension_chosen
 from ..context import autocasting, recomputing, transformed
 from ..overrides import overridable
 from .epilogue import promoted, seed_for
@@ -60,14 +62,21 @@ def batch_norm(
 
     >>> y = batch_norm(torch.randn(8, 3), None, None, training=True, activation="relu")
     """
-    if residual is not None and autocasting():
-        x, residual = promoted(x, residual)
-    checks.floating("batch_norm", x)
-    channel_dim = checks.channel_dimension("batch_norm", x, channel_dim)
     dropping = training if dropout_training is None else dropout_training
     resolved = resolve("batch_norm", activation, dropping)
     if not training:
         group = None
+    if (resolved.plain is not None and dropout == 0 and seed is None and not skip_nonfinite and memory == "default" and group is None
+            and not is_dynamo_compiling() and extension_chosen()):
+        y = extension.plain_batch_norm(
+            x, weight, bias, residual, running_mean, running_var, num_batches_tracked, resolved.row.name, resolved.constants, training,
+            momentum, eps, channel_dim, *autograd.needed(resolved.row, training, getattr(weight, "requires_grad", False)))
+        if y is not None:
+            return y
+    if residual is not None and autocasting():
+        x, residual = promoted(x, residual)
+    checks.floating("batch_norm", x)
+    channel_dim = checks.channel_dimension("batch_norm", x, channel_dim)
     checks.batch_norm(x, running_mean, running_var, weight, bias, residual, resolved.parameters, num_batches_tracked, training, momentum,
                       eps, channel_dim, group is None)
     checks.memory("batch_norm", memory)
