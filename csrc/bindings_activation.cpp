@@ -73,7 +73,7 @@ class PlainActivation {
 
   pybind11::object operator()(pybind11::handle object) const {
     const Tensor* const x = ordinary(object);
-    if (!x || !only_autograd() || x->dim() == 0 || !x->is_contiguous() || !find_data_type(x->scalar_type())) return pybind11::none();
+    if (!x || !only_autograd() || x->dim() == 0 || !x->is_non_overlapping_and_dense() || !find_data_type(x->scalar_type())) return pybind11::none();
     return with_gil_for_little(*x, [&] {
       return activation(*x, std::nullopt, name_, constants_, 0, x->itemsize() == 2 ? from_half_output_ : from_output_);
     });
@@ -96,7 +96,7 @@ void bind_activation(pybind11::module_& module) {
              "As fastlayers.autograd.activations.Activation, with channel_dim and from_output worked out.");
   module.def("plain_activation", &plain_activation, pybind11::arg("name"), pybind11::arg("constants"), pybind11::arg("from_output"),
              pybind11::arg("from_half_output"),
-             "activation() of one activation as a function of x alone, or None: it takes ordinary contiguous tensors.");
+             "activation() of one activation as a function of x alone, or None: it takes ordinary dense tensors.");
 }
 
 }  // namespace fastlayers

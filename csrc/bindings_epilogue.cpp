@@ -5,6 +5,7 @@
 
 #include "bindings_autograd.h"
 #include "bindings_layers.h"
+#include "bindings_ordinary.h"
 
 namespace fastlayers {
 namespace {
@@ -97,11 +98,23 @@ Tensor epilogue(const Tensor& x, const Optional& scale, const Optional& shift, c
   return run(x, scale, shift, residual, parameters, residual_after, settings);
 }
 
+// dropout(activation(x)) with a seed from torch's generator, drawn as fastlayers.functional.epilogue.seed_for does.
+pybind11::object plain_dropout(pybind11::handle object, std::string_view activation, const Constants& constants, double p) {
+  const Tensor* const x = ordinary(object);
+  if (!x || !only_autograd() || x->dim() == 0 || !x->is_non_overlapping_and_dense() || !find_data_type(x->scalar_type())) return pybind11::none();
+  return with_gil_for_little(*x, [&] {
+    const Optional none, seed = at::randint(INT64_MIN, INT64_MAX, {}, at::TensorOptions(at::kLong).device(x->device()));
+    return epilogue(*x, none, none, none, none, seed, none, activation, constants, p, 0, 0, std::nullopt, activation != "identity", false);
+  });
+}
+
 }  // namespace
 
 void bind_epilogue(pybind11::module_& module) {
   module.def("epilogue", &epilogue, pybind11::call_guard<pybind11::gil_scoped_release>(),
              "fastlayers.autograd.epilogue.Epilogue, told what to keep for backward.");
+  module.def("plain_dropout", &plain_dropout,
+             "dropout(activation(x)) with a seed of its own, without learnable parameters, or None: it takes ordinary dense tensors.");
 }
 
 }  // namespace fastlayers

@@ -107,7 +107,8 @@ def resolve_module(operation: str, module: torch.nn.Module) -> Resolved:
     constants = tuple([getattr(module, constant.name) for constant in row.constants])
     if default is not None and constants == default.constants:
         return default
-    return drawing(with_constants(operation, row, constants), module.training)
+    resolved = with_constants(operation, row, constants)
+    return drawing(resolved, module.training) if row.random else resolved
 
 
 def parameter(module: torch.nn.Module, name: str) -> Tensor | None:
@@ -122,8 +123,9 @@ def buffer(module: torch.nn.Module, name: str) -> Tensor | None:
     return buffers[name] if name in buffers else getattr(module, name)
 
 
-_CHECKED: dict[tuple[str | float, ...], Resolved] = {}
-"""What with_constants has made of plain numbers, by row and constants."""
+_NUMBERS = {float, int}
+_CHECKED: dict[tuple[str, tuple[float, ...]], Resolved] = {}
+"""What with_constants has made of plain numbers."""
 
 
 def with_constants(operation: str, row: Activation, constants: tuple[float, ...]) -> Resolved:
@@ -131,16 +133,17 @@ def with_constants(operation: str, row: Activation, constants: tuple[float, ...]
     default = _DEFAULTS.get(row.name)
     if default is not None and constants == default.constants:
         return default
-    if is_dynamo_compiling() or not all(type(constant) in (float, int) for constant in constants):  # a tensor's value may change
-        checks.constants(operation, row, constants)
-        return _resolved(row, constants)
-    key = (row.name, *constants)
-    if key not in _CHECKED:
-        checks.constants(operation, row, constants)
+    plain = not is_dynamo_compiling() and {*map(type, constants)} <= _NUMBERS  # a tensor's value may change
+    known = _CHECKED.get((row.name, constants)) if plain else None
+    if known is not None:
+        return known
+    checks.constants(operation, row, constants)
+    resolved = _resolved(row, constants)
+    if plain:
         if len(_CHECKED) >= 1000:  # as many as a schedule of constants makes in time
             _CHECKED.clear()
-        _CHECKED[key] = _resolved(row, constants)
-    return _CHECKED[key]
+        _CHECKED[row.name, constants] = resolved
+    return resolved
 
 
 def drawing(resolved: Resolved, training: bool) -> Resolved:

@@ -1,8 +1,8 @@
 // What the elementary functions in exponentials.h and trigonometry.h have in common.
 //
 // T is float or a vector of floats, for which they are branch-free polynomials, or double or a vector of doubles, for which they are the
-// system's libm, lane by lane: accuracy before speed. Why not libm or Sleef throughout: a call per vector costs more than the function,
-// and their erfc and x * exp(x) lose all accuracy where the result leaves the normal range. Each function states its largest error in
+// system's libm or torch's Sleef. Why not those throughout: a call per vector costs more than the function of floats, and their erfc and
+// x * exp(x) lose all accuracy where the result leaves the normal range. Each function states its largest error in
 // units in the last place (ULP) of the float result; results below the normal range are correct to the spacing there, and infinities,
 // NaN and signed zeros give what the limit says. The same bits on every processor with fused multiply-add.
 #pragma once
@@ -48,6 +48,18 @@ template <class T, class Function> FL_HD T lane_by_lane(T x, T a, Function f) {
   for (int i = 0; i < T::size; ++i) y.lanes[i] = f(x.lanes[i], a.lanes[i]);
   return y;
 }
+
+// The system's functions of doubles. For whole registers csrc/cpu/sleef.h has them.
+#define FL_SYSTEM_FUNCTION(name) \
+  template <class T> FL_HD T system_##name(T x) { return lane_by_lane(x, [](double v) { return ::name(v); }); }
+FL_SYSTEM_FUNCTION(exp)
+FL_SYSTEM_FUNCTION(expm1)
+FL_SYSTEM_FUNCTION(log)
+FL_SYSTEM_FUNCTION(log1p)
+FL_SYSTEM_FUNCTION(sin)
+FL_SYSTEM_FUNCTION(cos)
+FL_SYSTEM_FUNCTION(atan)
+#undef FL_SYSTEM_FUNCTION
 
 // c0 + c1 x + c2 x^2 + ..., by Horner's rule.
 template <class T> FL_HD T polynomial(T, Constant<T> c0) { return T(c0); }

@@ -69,13 +69,20 @@ template <class T, bool = is_double<T>> class Decay {
 
 template <class T> class Decay<T, true> {
  public:
-  FL_HD explicit Decay(T x) : value_(lane_by_lane(x, [](double v) { return ::exp(v); })) {}
+  FL_HD explicit Decay(T x) : value_(system_exp(x)) {}
   FL_HD Decay(T x, T) : Decay(x) {}
   FL_HD T value() const { return value_; }
   FL_HD T times(T factor) const { return factor * value_; }
   FL_HD T added_to(T number) const { return number + value_; }
   FL_HD T share_less(T number, T numerator, T denominator) const { return number - numerator * value_ / denominator; }
-  FL_HD T log1p() const { return lane_by_lane(value_, [](double v) { return ::log1p(v); }); }
+  // log(1 + value) = 2 atanh(s), s = value / (value + 2) <= 1/3: a Chebyshev series in s^2, cut at 5e-18. 2 ULP.
+  FL_HD T log1p() const {
+    const T s = value_ / (value_ + T(2.0)), square = s * s;
+    const T tail = polynomial(square, 0.3333333333333333, 0.20000000000007456, 0.1428571428351453, 0.11111111362409382,
+                              0.09090894546491375, 0.07692789505129312, 0.06657003641335145, 0.060011469977136564, 0.04397433369474833,
+                              0.08087903454072548);
+    return multiply_add((s + s) * square, tail, s + s);
+  }
 
  private:
   T value_;
@@ -84,7 +91,7 @@ template <class T> class Decay<T, true> {
 // factor * exp(x + low) for any x and tiny low. 2 ULP.
 template <class T> FL_HD T times_exp(T factor, Pair<T> x) {
   if constexpr (is_double<T>) {
-    return factor * lane_by_lane(x.value, [](double v) { return ::exp(v); });
+    return factor * system_exp(x.value);
   } else {
     x = bounded(x, T(-150.0f), T(104.0f));
     const auto falls = x.value < T(0);
@@ -109,7 +116,7 @@ template <class T> struct ScaledExponential {
 // exp(x + low) - 1. 2 ULP.
 template <class T> FL_HD T expm1(Pair<T> x) {
   if constexpr (is_double<T>) {
-    return lane_by_lane(x.value, [](double v) { return ::expm1(v); });
+    return system_expm1(x.value);
   } else {
     x = bounded(x, T(-30.0f), T(89.0f));
     const ReducedExponential<T> reduced(x.value, x.low, -1);
@@ -169,14 +176,14 @@ template <class T> FL_HD Decay<T> decay_of(Pair<T> x) {
 template <class T> constexpr Constant<T> half_unit = static_cast<Constant<T>>(is_double<T> ? 0x1p-53 : 0x1p-24);
 
 template <class T> FL_HD T log(T u) {
-  if constexpr (is_double<T>) return lane_by_lane(u, [](double v) { return ::log(v); });
+  if constexpr (is_double<T>) return system_log(u);
   else return log(Pair<T>{u, T(0)}, T(0));
 }
 
 // log(1 + x) for x <= 0, as if no x were nearer to -1 than half a unit.
 template <class T> FL_HD T bounded_log1p(T x) {
   const T left = maximum(T(half_unit<T> - 1), x);
-  if constexpr (is_double<T>) return lane_by_lane(left, [](double v) { return ::log1p(v); });
+  if constexpr (is_double<T>) return system_log1p(left);
   else return log(exact_sum(T(1), left), T(0));
 }
 
@@ -211,10 +218,25 @@ template <class T> FL_HD T logistic_density(T x) {
   return e / multiply_add(e, e + T(2), T(1));
 }
 
+// tanh(x) = x / (1 + f) for doubles |x| <= 1, with f = x^2 / (3 + x^2 / (5 + ... x^2 / 23)) = numerator / denominator.
+template <class T> struct TanhFraction {
+  T numerator, denominator;
+
+  FL_HD explicit TanhFraction(T x) {
+    const T square = x * x;
+    numerator = square * polynomial(square, 105411381075, 8249586345, 174594420, 1276275, 2925, 1);
+    denominator = polynomial(square, 316234143225, 45831035250, 1571349780, 18378360, 75075, 78);
+  }
+  FL_HD T times(T factor, T part) const { return factor * part / (denominator + numerator); }
+};
+
 // 3 ULP.
 template <class T> FL_HD T tanh(T x) {
   if constexpr (is_double<T>) {
-    return lane_by_lane(x, [](double v) { return ::tanh(v); });
+    const T magnitude = minimum(T(20.0), absolute(x));
+    const TanhFraction<T> f(magnitude);
+    const T far = T(1.0) - T(2.0) / (system_exp(magnitude + magnitude) + T(1.0));
+    return with_sign_of(select(magnitude < T(1.0), f.times(magnitude, f.denominator), far), x);
   } else {
     const T magnitude = minimum(T(10.0f), absolute(x));
     const ReducedExponential<T> reduced(magnitude + magnitude, 0);
@@ -231,13 +253,8 @@ template <class T> FL_HD T softplus(Pair<T> x) {
 // x - tanh(x): a polynomial near 0, then (E + 2 - E / a) a / (E + 2) with E = exp(2 a) - 1, where nothing cancels. 4 ULP.
 template <class T> FL_HD T tanhshrink(T x) {
   if constexpr (is_double<T>) {
-    return lane_by_lane(x, [](double v) {
-      const double square = v * v;
-      if (square > 1) return v - ::tanh(v);
-      double fraction = 0;  // tanh(x) = x / (1 + f), f = x^2 / (3 + x^2 / (5 + ...)), and x - tanh(x) = x f / (1 + f)
-      for (int k = 23; k > 1; k -= 2) fraction = square / (k + fraction);
-      return v * fraction / (1 + fraction);
-    });
+    const TanhFraction<T> f(x);
+    return select(absolute(x) < T(1.0), f.times(x, f.numerator), x - tanh(x));
   } else {
     const T magnitude = absolute(x), bounded = minimum(T(10.0f), magnitude), square = bounded * bounded;
     const T near = bounded * square * polynomial(square, 0.333333343f, -0.133333102f, 0.053963419f, -0.0218295846f, 0.00869794656f,
@@ -272,18 +289,25 @@ template <class T> struct NormalTailOf<T, false> {
   FL_HD T moment_derivative() const { return decay.times(multiply_add(magnitude, T(-0.3989422804f), numerator / denominator)); }
 };
 
-// Apart: a GPU's thread keeps fewer numbers on the stack around one call than around the steps of an exponential.
-inline FL_APART double normal_density(double x) { return 0.398942280401432678 * ::exp(-0.5 * x * x); }
-
 template <class T> struct NormalTailOf<T, true> {
   const T magnitude;  // at most 39, where the tail is 0
-  const T tail;
+  T density, mills;   // exp(-a^2 / 2), and the tail as a multiple of it: Mills' ratio / sqrt(2 pi). 3 ULP
 
-  FL_HD explicit NormalTailOf(T x)
-      : magnitude(minimum(T(39.0), absolute(x))),
-        tail(lane_by_lane(magnitude, [](double v) { return 0.5 * ::erfc(v * 0.70710678118654752440); })) {}
-  FL_HD T moment_less(T number) const { return number - magnitude * tail; }
-  FL_HD T moment_derivative() const { return tail - magnitude * lane_by_lane(magnitude, normal_density); }
+  FL_HD explicit NormalTailOf(T x) : magnitude(minimum(T(39.0), absolute(x))) {
+    const T half = T(-0.5) * magnitude, exponent = half * magnitude;
+    density = system_exp(exponent);
+    density = multiply_add(density, multiply_add(half, magnitude, -exponent), density);
+    // (a + 1) mills as a Chebyshev series in (a - 4) / (a + 4), cut at 1e-16, after Shepherd & Laframboise, Math. Comp. 36 (1981)
+    mills = polynomial(
+        (magnitude - T(4.0)) / (magnitude + T(4.0)), 0.47205320650984467, -0.0967034773265256, 0.01399963472443148,
+        0.02860036405352718, -0.032197837428408475, 0.017936097480419664, -0.005002378584267332, -0.00028562310835360814,
+        0.0006948970305874886, -9.44301781652119e-05, -8.785270626823438e-05, 2.1249740404648273e-05, 1.3624924881461717e-05,
+        -3.4315183435070443e-06, -2.607764425830651e-06, 4.0392731364622593e-07, 5.431778117877027e-07, 6.594361676139867e-10,
+        -1.0152473254280275e-07, -1.7465185918744316e-08, 1.1849977515902403e-08, 3.944904539399657e-09) /
+            (magnitude + T(1.0));
+  }
+  FL_HD T moment_less(T number) const { return multiply_add(magnitude * mills, -density, number); }
+  FL_HD T moment_derivative() const { return density * multiply_add(magnitude, T(-0.398942280401432678), mills); }
 };
 
 }  // namespace math

@@ -90,8 +90,8 @@ template <class T> class Angle<T, true> {
   FL_HD Angle(T a, T x) : x_(a * x) {
     x_ = select((absolute(x_) == T(infinity<T>)) & (absolute(x) < T(infinity<T>)), T(0.0), x_);  // nobody knows the phase of an overflow
   }
-  FL_HD T sin() const { return lane_by_lane(x_, [](double v) { return ::sin(v); }); }
-  FL_HD T cos() const { return lane_by_lane(x_, [](double v) { return ::cos(v); }); }
+  FL_HD T sin() const { return system_sin(x_); }
+  FL_HD T cos() const { return system_cos(x_); }
   FL_HD Pair<T> squared_sin() const { return {sin() * sin(), T(0.0)}; }
 
  private:
@@ -101,7 +101,7 @@ template <class T> class Angle<T, true> {
 // 2 ULP.
 template <class T> FL_HD T atan(T x) {
   if constexpr (is_double<T>) {
-    return lane_by_lane(x, [](double v) { return ::atan(v); });
+    return system_atan(x);
   } else {
     const T magnitude = absolute(x);
     const auto inverted = magnitude > T(1.0f);  // atan(x) = pi / 2 - atan(1 / x)

@@ -5,6 +5,7 @@
 
 #include "../common/formula.h"
 #include "interleaved.h"
+#include "sleef.h"
 
 namespace fastlayers::FL_CPU_CAPABILITY {
 

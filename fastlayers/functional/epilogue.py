@@ -5,9 +5,11 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.compiler import is_dynamo_compiling
 
 from .. import autograd, checks
 from ..activation_argument import Resolved, resolve
+from ..backends import extension, extension_chosen
 from ..context import autocasting
 from ..overrides import overridable
 from ..specs import Activation
@@ -74,7 +76,12 @@ def fused(
 
     A random activation draws, whatever ``training`` says of dropout.
     """
-    row, constants, parameters, _ = activation
+    row, constants, parameters, plain = activation
+    if (plain is not None and training and type(p) is float and 0 < p < 1 and scale is shift is residual is residual_after is seed is None
+            and generator is outcome is None and not by_channel and not is_dynamo_compiling() and extension_chosen()):
+        y = extension.plain_dropout(x, row.name, constants, p)
+        if y is not None:
+            return y
     if x.dim() == 0:  # kernels count channels along a dimension
         x, residual, residual_after = (value if value is None else value.unsqueeze(0) for value in (x, residual, residual_after))
         return fused(operation, x, scale, shift, residual, activation, p, training, seed, 0, residual_after, by_channel, outcome,
