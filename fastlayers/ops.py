@@ -2,7 +2,8 @@
 
 Each op has the signature of the reference function of its name (fastlayers/reference/), a body that lets backends.py choose,
 and a fake kernel that says what comes out. Ops cannot return None: where a result is not asked for they return an empty tensor,
-and the functions below of the same name, which the autograd functions call while compiling, turn it back into None.
+and the functions below of the same name, which the autograd functions call while compiling, turn it back into None. Nor can they return
+parts of one tensor: kernels that do, for what is summed in one launch, have them copied.
 """
 from __future__ import annotations
 
@@ -230,7 +231,14 @@ def batch_norm_backward(*arguments: object) -> tuple[Tensor | None, ...]:
 
 
 def _fill(x: Tensor, gradients: Sequence[Tensor | None]) -> tuple[Tensor, ...]:
-    return tuple(x.new_empty(0) if gradient is None else gradient for gradient in gradients)
+    """What an op may return: tensors that begin their own memory, where kernels write several sums into one."""
+    filled, memories = [], set()
+    for gradient in gradients:
+        own = x.new_empty(0) if gradient is None else gradient
+        memory = own.untyped_storage()._cdata
+        filled.append(own.clone() if memory in memories or own.storage_offset() else own)
+        memories.add(memory)
+    return tuple(filled)
 
 
 def _drop(gradients: Sequence[Tensor], output_mask: Sequence[bool]) -> tuple[Tensor | None, ...]:

@@ -34,7 +34,7 @@ def warmup(model: nn.Module, *inputs: object, optimizer: Optimizer | None = None
     checks.module("warmup", model)
     if optimizer is not None:
         checks.instance("warmup", "optimizer", optimizer, Optimizer)
-    with random_state_kept(device_of(model, inputs, keywords)), torch.enable_grad():
+    with random_state_kept(device_of(model, inputs, keywords)), torch.inference_mode(False), torch.enable_grad():
         twin, stepping = copy.deepcopy((model, optimizer))
         results = [y for y in tensors_in(_run(twin.train(), inputs, keywords)) if y.requires_grad]
         if results:

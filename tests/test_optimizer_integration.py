@@ -122,23 +122,41 @@ def test_compiled_steps(name: str, kwargs: dict, whole: bool) -> None:
     assert_equal(ours, theirs)
 
 
-@pytest.mark.parametrize("name", ["SGD", "Adam"])
+@pytest.mark.parametrize("name", NAMES)
 def test_a_schedule_compiles_no_more_than_twice(name: str) -> None:
-    """As torch.optim's, which keep a number symbolic that has changed; compiled for each one, a step would soon be left uncompiled."""
+    """Of any number. torch.optim's keep one symbolic that has changed; compiled for each, a step would soon be left uncompiled."""
     from torch._dynamo.testing import CompileCounterWithBackend
 
     torch._dynamo.reset()
-    ours, optimizer, theirs, theirs_optimizer = pair(name, lr=0.1)
+    momentum = {"momentum": 0.9} if name in ("SGD", "RMSprop") else {}
+    ours, optimizer, theirs, theirs_optimizer = pair(name, lr=0.1, weight_decay=0.1, **momentum)
     counter = CompileCounterWithBackend("aot_eager")
     step = torch.compile(lambda: optimizer.step(), fullgraph=True, backend=counter)
-    for power in range(12):
+    for _ in range(12):
+        set_grads(ours, theirs)
+        step()
+        theirs_optimizer.step()
         for group in (*optimizer.param_groups, *theirs_optimizer.param_groups):
-            group["lr"] = 0.1 * 0.9**power
+            group.update({key: value * 0.9 for key, value in group.items() if isinstance(value, float)})
+            if "betas" in group:
+                group["betas"] = tuple(beta * 0.9 for beta in group["betas"])
+    assert_equal(ours, theirs)
+    assert counter.frame_count <= 2
+
+
+@pytest.mark.parametrize("name", ["SGD", "RMSprop"])
+def test_a_compiled_step_whose_momentum_is_0_for_a_while(name: str) -> None:
+    """The buffer is left alone meanwhile."""
+    torch._dynamo.reset()
+    ours, optimizer, theirs, theirs_optimizer = pair(name, lr=0.1, momentum=0.9)
+    step = torch.compile(lambda: optimizer.step(), fullgraph=True, backend="aot_eager")
+    for momentum in (0.9, 0.8, 0.7, 0.0, 0.6, 0.0, 0.5):
+        for group in (*optimizer.param_groups, *theirs_optimizer.param_groups):
+            group["momentum"] = momentum
         set_grads(ours, theirs)
         step()
         theirs_optimizer.step()
     assert_equal(ours, theirs)
-    assert counter.frame_count <= 2
 
 
 @pytest.mark.parametrize("name", NAMES)

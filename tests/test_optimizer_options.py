@@ -341,6 +341,20 @@ def test_tensor_hyperparameters_are_read_anew_at_every_step(device) -> None:  # 
     assert_equal(params, others)
 
 
+@pytest.mark.parametrize("name", ["SGD", "RMSprop"])
+def test_a_momentum_that_is_a_tensor_has_its_buffer(device, name: str) -> None:  # noqa: F811
+    momentum = torch.tensor(0.9, device=device)
+    params, others = make_params(device=device), make_params(device=device)
+    optimizer, other = (getattr(fl.optim, name)(p, lr=0.1, momentum=value) for p, value in ((params, momentum), (others, 0.9)))
+    for _ in range(3):
+        set_grads(params, others)
+        optimizer.step()
+        other.step()
+        momentum.mul_(0.5)
+        other.param_groups[0]["momentum"] = momentum.item()
+    assert_equal(params, others)
+
+
 @pytest.mark.parametrize("name", ["AdamW", "NAdam", "Lion"])
 def test_compiled_steps_with_every_option(name: str) -> None:
     torch._dynamo.reset()

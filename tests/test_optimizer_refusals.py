@@ -55,6 +55,22 @@ def test_a_gradient_on_another_device_is_refused_before_anything_changes() -> No
     assert p.tolist() == [1, 1, 1]
 
 
+@pytest.mark.skipif(not hasattr(Tensor, "grad_dtype"), reason="this torch has gradients of their parameter's dtype alone")
+@pytest.mark.parametrize("steps", [0, 2])
+def test_a_gradient_of_another_dtype_is_refused_before_anything_changes(cpu_backend: str, steps: int) -> None:
+    params = make_params(torch.bfloat16)
+    optimizer = fl.optim.Adam(params)
+    run(steps, optimizer)
+    before = _snapshot(params, optimizer)
+    set_grads(params)
+    params[-1].grad = None
+    params[-1].grad_dtype = torch.float32
+    params[-1].grad = torch.ones_like(params[-1], dtype=torch.float32)
+    with pytest.raises(RuntimeError, match=r"^Adam: grad must have the dtype of its parameter, bfloat16, got float32$"):
+        optimizer.step()
+    assert all(torch.equal(a, b) for a, b in zip(before, _snapshot(params, optimizer), strict=True))
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_arguments_that_are_refused(name: str) -> None:
     make = getattr(fl.optim, name)

@@ -91,6 +91,16 @@ def test_what_models_take_and_give() -> None:
     assert (x < 0).any()
 
 
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_where_gradients_are_off(mode) -> None:
+    """Of tensors made there, too, which autograd cannot save."""
+    with mode():
+        model, x = network(), torch.randn(4, 6)
+        fl.warmup(model, x, optimizer=fl.optim.Adam(model.parameters()))
+        assert torch.is_inference_mode_enabled() is (mode is torch.inference_mode)
+        assert not torch.is_grad_enabled()
+
+
 def test_what_is_no_model_and_no_optimizer_is_refused() -> None:
     with pytest.raises(TypeError, match=r"^warmup: model must be a torch.nn.Module, got builtin_function_or_method$"):
         fl.warmup(torch.relu, torch.randn(3))

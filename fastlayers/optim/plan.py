@@ -71,7 +71,7 @@ class Launch:
         return Work(self, targets, grads, *belongings)
 
     def arguments(self) -> tuple[list[float], list[bool]]:
-        """hyperparameters and flags of the group as they are now; a hyperparameter that is a tensor, which kernels read, is 0."""
+        """hyperparameters and flags of the group as they are now; a hyperparameter that is a tensor, which kernels read, is 1."""
         return numbers(self.group, self.row), flags(self.group, self.row, self.first)
 
     def tensors(self) -> list[Tensor | None]:
@@ -165,10 +165,10 @@ def _same(one: Collection[object], other: Collection[object]) -> bool:
 
 
 def numbers(group: Group, row: UpdateRule) -> list[float]:
-    """[lr, weight_decay, ...] as kernels take them; those that are tensors, which kernels read themselves, are 0."""
+    """[lr, weight_decay, ...] as kernels take them; those that are tensors, which kernels read themselves, are 1."""
     names = ("lr", "weight_decay", *row.hyperparameters)
     try:
-        values = [0.0 if isinstance(value, Tensor) else float(value) for value in _values(group, row)]
+        values = [1.0 if isinstance(value, Tensor) else float(value) for value in _values(group, row)]
     except (TypeError, ValueError, IndexError):
         checks.hyperparameters(row.optimizer, group, names)  # says which one is no number
         raise

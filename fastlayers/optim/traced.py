@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .. import ops
+from ..specs import UpdateRule
 from . import checks
 from .norms import total_norms
 from .plan import Group, Launch, Work, make_plan, next_seed
@@ -66,16 +67,22 @@ def step(optimizer: FusedStep) -> bool:
             next_seed(group, index)
     norms = total_norms(works, ops.gradient_norm)
     for work in works:
-        work.launch.group = _scheduled_as_tensors(work.launch.group, work.params[0].device)
+        work.launch.group = _scheduled_as_tensors(work.launch.group, work.launch.row, work.params[0].device)
         optimizer._launch(work, norms, ops.optimizer_step)
     return True
 
 
-def _scheduled_as_tensors(group: Group, device: torch.device) -> Group:
-    """The group, with tensors for what schedulers change: a number is a constant of the graph, which each new one would compile anew."""
-    scheduled = {"lr": _as_tensor(group["lr"], device)}
+def _scheduled_as_tensors(group: Group, row: UpdateRule, device: torch.device) -> Group:
+    """The group, with tensors for what schedulers change: a number is a constant of the graph, which each new one would compile anew.
+
+    A number that says by being 0 that a state does not exist stays one where it is 0.
+    """
+    deciding = [need for _, need in row.optional_states]
+    names = ["lr", "weight_decay", *(name for name in row.hyperparameters if not name.startswith("beta"))]
+    scheduled = {name: _as_tensor(group[name], device) for name in names
+                 if name not in deciding or isinstance(group[name], Tensor) or group[name] != 0}
     if "betas" in group:
-        scheduled["betas"] = (_as_tensor(group["betas"][0], device), group["betas"][1])
+        scheduled["betas"] = tuple(_as_tensor(beta, device) for beta in group["betas"])
     return {**group, **scheduled}
 
 

@@ -166,8 +166,8 @@ def rmsprop(
     v = alpha * states[0] + (1 - alpha) * g * g
     mean = (states[-1] + (1 - alpha) * (g - states[-1]),) if centered else ()
     step = g / ((v - mean[0] * mean[0]).clamp_min(0).sqrt() + eps if centered else v.sqrt() + eps)
-    buffer = (momentum * states[1] + step,) if momentum else ()
-    return p - lr * (buffer[0] if momentum else step), (v, *buffer, *mean)
+    buffer = (momentum * states[1] + step,) if len(states) == 2 + centered else ()
+    return p - lr * (buffer[0] if buffer else step), (v, *buffer, *mean)
 
 
 def adam(
