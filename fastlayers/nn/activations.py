@@ -79,15 +79,13 @@ def _own_constructor(row: Activation):
     constants = {constant.name: constant.default for constant in row.constants}
     starts = {} if row.repeats else {learnable.name: learnable.init for learnable in row.learnables}
     counts = ({"num_parameters": 1} if row.learnables else {}) | ({row.repeats.name: row.repeats.default} if row.repeats else {})
-    names = [*constants, *counts, *starts]
 
     def __init__(
         self, *args: float, dropout: float = 0.0, device: Device = None, dtype: torch.dtype | None = None, **kwargs: float,
     ) -> None:
         operation = type(self).__name__
         checks.probability(operation, "dropout", dropout)
-        if len(args) > len(constants) or not set(kwargs) <= set(names) - set(list(constants)[:len(args)]):
-            raise TypeError(f"{operation}: arguments must be {', '.join(names) or 'none'}, got {args} and {kwargs}")
+        checks.constructor_arguments(operation, list(constants), [*counts, *starts], args, kwargs)
         torch.nn.Module.__init__(self)
         given = constants | counts | starts | dict(zip(constants, args, strict=False)) | kwargs
         checks.constants(operation, row, [given[name] for name in constants])
