@@ -13,7 +13,7 @@ import math
 import operator
 import sys
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral, Real
 
 import torch
@@ -295,6 +295,15 @@ def at_least(operation: str, argument: str, value: float, low: float) -> None:
     number(operation, argument, value)
     if not value >= low:
         raise ValueError(f"{operation}: {argument} must be at least {low}, got {value}")
+
+
+def constructor_arguments(
+    operation: str, positional: Sequence[str], by_keyword: Sequence[str], args: Sequence[object], kwargs: Mapping[str, object],
+) -> None:
+    """Each argument is one of those, and only the former are given by position."""
+    if len(args) > len(positional) or not set(kwargs) <= {*positional[len(args):], *by_keyword}:
+        known = [", ".join(positional), f"{', '.join(by_keyword)} by keyword" if by_keyword else ""]
+        raise TypeError(f"{operation}: arguments must be {' and '.join(filter(None, known)) or 'none'}, got {args} and {kwargs}")
 
 
 def constants(operation: str, row: Activation, values: Sequence[float]) -> None:

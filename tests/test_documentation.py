@@ -4,6 +4,7 @@ from __future__ import annotations
 import dataclasses
 import doctest
 import importlib
+import inspect
 import json
 import pkgutil
 import re
@@ -58,6 +59,16 @@ def test_document_of_activations_is_fresh(part: str) -> None:
     if part == "memory":
         _same_torch(text)
     assert getattr(tool, part)() in text, "docs/activations.md is stale: make docs"
+
+
+def test_constructors_are_called_as_documented() -> None:
+    """What docs/activations.md shows without a value is given by position."""
+    shown = re.findall(r"`fastlayers\.nn\.(\w+)\((.*?)\)`", tool.DOCUMENT.read_text())
+    assert len(shown) == len(tool.rows())
+    for name, arguments in shown:
+        positional = [argument for argument in arguments.split(", ") if argument and "=" not in argument]
+        taken = inspect.signature(getattr(fastlayers.nn, name)).parameters.values()
+        assert positional == [one.name for one in taken if one.kind is one.POSITIONAL_OR_KEYWORD][:len(positional)], name
 
 
 def test_document_of_activations_has_nothing_else() -> None:

@@ -147,7 +147,7 @@ REFUSED = [
     (lambda: nn.APL(num_hinges=0), ValueError, "APL: num_hinges must be between 1 and 8, got 0"),
     (lambda: nn.APL(num_hinges=2.0), TypeError, "APL: num_hinges must be a whole number, got float"),
     (lambda: nn.SReLU(num_parameters=0), ValueError, "SReLU: num_parameters must be at least 1, got 0"),
-    (lambda: nn.SReLU(3), TypeError, "SReLU: arguments must be num_parameters, t_l, a_l, t_r, a_r, got (3,) and {}"),
+    (lambda: nn.SReLU(3), TypeError, "SReLU: arguments must be num_parameters, t_l, a_l, t_r, a_r by keyword, got (3,) and {}"),
     (lambda: nn.BinaryStep(2), ValueError, "BinaryStep: straight_through must be a number at least 0 and at most 1, got 2"),
     (lambda: F.leaky_relu(X, float("nan")), ValueError, "leaky_relu: negative_slope must be a number, got nan"),
     (lambda: nn.ISRU(0.0), ValueError, "ISRU: alpha must be a number above 0, got 0.0"),

@@ -1,7 +1,9 @@
 """Activations registered from formulas: refused with a reason, or held to the same tests as those that are built in."""
 from __future__ import annotations
 
+import copy
 import os
+import pickle
 import subprocess
 import sys
 
@@ -324,6 +326,31 @@ def test_all_functions_compile_for_other_gpus(everything: torch.nn.Module, targe
         kernels.epilogue_forward(*arguments)
         kernels.epilogue_backward(x, *arguments, False, (True, False, False, False, True))
     assert [launch.kernel for launch in launches][:2] == ["epilogue_forward_contiguous", "epilogue_backward_contiguous"]
+
+
+def test_pickles_carry_the_formula(tmp_path) -> None:
+    """Another process registers what it loads, and refuses it where the name stands for something else; here nothing changes."""
+    model = torch.nn.Sequential(of("own_two")(0.3, num_parameters=4), fl.nn.BatchNorm1d(4, activation="own_pieces"), of("own_mish")())
+    model.eval()
+    x, path = torch.randn(5, 4), tmp_path / "model.pt"
+    torch.save((model, of("own_gate"), x, model(x)), path)
+    loaded, kind, *_ = torch.load(path, weights_only=False)
+    assert [type(layer) for layer in (*loaded, *copy.deepcopy(model))] == [type(layer) for layer in model] * 2
+    assert kind is of("own_gate")
+    Own = type("Own", (kind,), {"__module__": __name__})
+    with pytest.raises(pickle.PicklingError, match="Own"):  # by its name, which this one has not
+        pickle.dumps(Own())
+    load = f"""
+import torch, fastlayers as fl
+model, kind, x, y = torch.load({str(path)!r}, weights_only=False)
+torch.testing.assert_close(model(x), y)
+assert kind is fl.nn.OwnGate and kind().beta.item() == 1.5 and fl.nn.OwnTwo().c == 0.1
+"""
+    other = "import fastlayers as fl; fl.register_activation('own_two', 'x * x')"
+    for before in ("", other):
+        done = subprocess.run([sys.executable, "-c", f"{before}\n{load}"], capture_output=True, text=True, check=False)
+        assert (done.returncode == 0) is (before == ""), done.stderr
+    assert "register_activation: a pickled 'own_two' must be the formula that is registered here, ('x * x', (), ()), got (" in done.stderr
 
 
 def test_in_tritons_interpreter() -> None:

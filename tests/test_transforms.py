@@ -1,12 +1,14 @@
 """torch.func (functional_call, grad, vmap, jvp and what is stacked of them) and forward_ad, through every layer, eager and compiled."""
 from __future__ import annotations
 
+import cases
 import pytest
 import torch
 from torch.autograd import forward_ad
 
 import fastlayers as fl
 from fastlayers import nn
+from fastlayers.specs import ACTIVATIONS
 
 LAYERS = {
     "silu": nn.SiLU,
@@ -79,6 +81,30 @@ def test_dual_numbers(make, training: bool) -> None:
         _, expected = torch.autograd.functional.jvp(
             lambda value, name=name: torch.func.functional_call(layer, {name: value}, (x,)), parameter.detach(), torch.ones_like(parameter))
         torch.testing.assert_close(slope, expected)
+
+
+@pytest.mark.parametrize(("row", "keywords"), [
+    *(pytest.param(row, dict([row.keyword] if row.keyword else ()), id=row.name) for row in ACTIVATIONS.values()),
+    pytest.param(ACTIVATIONS["binary_step"], {"straight_through": 1}, id="straight through")])
+def test_the_derivative_at_kinks_and_nan(row, keywords: dict[str, object]) -> None:
+    """It is that of the kernels, for x and for learnable parameters: a transform differentiates the formula, clamp and all."""
+    layer = cases.module(row.module, **keywords).double().eval()
+    values = {name: value.detach() for name, value in layer.named_parameters()}
+    kinks = [float(kink) for kink in row.kinks_with([value.flatten()[0] for value in values.values()])]
+    apply = lambda values, x: torch.func.functional_call(layer, values, (x,))  # noqa: E731
+    for x in torch.tensor([*kinks, 0.3, torch.nan], dtype=torch.float64).split(1):
+        leaf = x.clone().requires_grad_()
+        expected, *of_parameters = torch.autograd.grad(layer(leaf).sum(), [leaf, *layer.parameters()])
+        traced, = torch.autograd.grad(torch.jit.trace(layer, torch.randn(1, dtype=x.dtype))(leaf).sum(), leaf)
+        direct = torch.func.grad(lambda x: layer(x).sum())(x)
+        batched = torch.vmap(torch.func.grad(lambda x: layer(x).sum()))(x[None])[0]
+        _, forward = torch.func.jvp(layer, (x,), (torch.ones_like(x),))
+        for slope in (direct, traced, batched, forward):
+            torch.testing.assert_close(slope, expected, equal_nan=True)
+        if not x.isnan():
+            slopes = torch.func.grad(lambda values, x=x: apply(values, x).sum())(values)
+            for slope, want in zip(slopes.values(), of_parameters, strict=True):
+                torch.testing.assert_close(slope, want)
 
 
 @pytest.mark.parametrize("momentum", [0.1, None])

@@ -60,8 +60,9 @@ def facts() -> str:
 
 
 def _entry(row: Activation) -> str:
-    arguments = ", ".join([*([row.repeats.name, "num_parameters"] if row.repeats else ["num_parameters"] if row.learnables else []),
-                           *(constant.name for constant in row.constants)])
+    counts = [*([row.repeats.name] if row.repeats else []), *(["num_parameters"] if row.learnables else [])]
+    counts = counts if hasattr(torch.nn, row.module) else [f"{name}=1" for name in counts]  # of our own classes: by keyword only
+    arguments = ", ".join([*counts, *(constant.name for constant in row.constants)])
     keyword = f"{row.keyword[0]}={row.keyword[1]!r}" if row.keyword else arguments
     function = next(name for name, other in ACTIVATIONS.items() if other.module == row.module)
     lines = [

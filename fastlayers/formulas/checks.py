@@ -33,6 +33,12 @@ def free_name(operation: str, argument: str, name: str, taken: bool, by: str) ->
         raise ValueError(f"{operation}: {argument} must not be taken, got {name!r}, which is {by}")
 
 
+def same_definition(operation: str, name: str, there: tuple[object, ...], given: tuple[object, ...]) -> None:
+    """A pickled formula, with its parameters and constants, is the one that the name stands for in this process."""
+    if given != there:
+        raise ValueError(f"{operation}: a pickled {name!r} must be the formula that is registered here, {there}, got {given}")
+
+
 def finite(operation: str, argument: str, value: object) -> None:
     """value is a finite number."""
     if not isinstance(value, Real):

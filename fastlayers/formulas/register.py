@@ -1,6 +1,7 @@
 """Registration: checks, a row in specs.py's table, the generated functions, a module class and a function."""
 from __future__ import annotations
 
+import copyreg
 import functools
 import importlib
 import importlib.util
@@ -34,7 +35,8 @@ def register_activation(
     y = formula(x). It works by name wherever ``activation=`` is taken (batch norm, bias + activation), fused with dropout, as the
     module ``fastlayers.nn.Name`` (the name in camel case) and as ``fastlayers.functional.name``, with second derivatives and under
     torch.compile. The reference and Triton compute it; on CPU tensors, where the C++ kernels do not know it, the reference does
-    (``fastlayers.backends("name")`` says so).
+    (``fastlayers.backends("name")`` says so). Its modules are pickled with the formula: ``torch.load(weights_only=False)`` and
+    multiprocessing register it in the process that loads them. A program of torch.export has its name alone: register it there first.
 
     Args:
         name: an identifier that no activation, function or module has yet; registering the same definition again changes nothing.
@@ -78,7 +80,9 @@ def register_activation(
         ACTIVATIONS[name] = row
         activation_argument.add(row)
         functional.activations.add(row)
-        return nn.activations.add(row)
+        kind = nn.activations.add(row)
+        kind._definition = name, *definition
+        return kind
 
 
 def unregister_activation(name: str) -> None:
@@ -96,6 +100,21 @@ def unregister_activation(name: str) -> None:
     activation_argument.remove(row)
     functional.activations.remove(row)
     nn.activations.remove(row)
+
+
+def _loaded(name: str, formula: str, parameters: tuple[tuple[str, float], ...], constants: tuple[tuple[str, float], ...]) -> type:
+    """The class that a pickle means, registered where it is not yet: in another process."""
+    there = _definitions.get(name)
+    checks.same_definition(_OPERATION, name, there or (formula, parameters, constants), (formula, parameters, constants))
+    return register_activation(name, formula, parameters=dict(parameters), constants=dict(constants))
+
+
+def _reduced(kind: nn.activations.Registered) -> str | tuple:
+    """For pickle: a registered row's class is what it was registered with; a subclass of it is found by name."""
+    return (_loaded, kind._definition) if "_definition" in vars(kind) else kind.__qualname__
+
+
+copyreg.pickle(nn.activations.Registered, _reduced)
 
 
 def _check_names(name: str, parameters: Mapping[str, float], constants: Mapping[str, float]) -> None:

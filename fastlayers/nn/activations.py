@@ -79,15 +79,13 @@ def _own_constructor(row: Activation):
     constants = {constant.name: constant.default for constant in row.constants}
     starts = {} if row.repeats else {learnable.name: learnable.init for learnable in row.learnables}
     counts = ({"num_parameters": 1} if row.learnables else {}) | ({row.repeats.name: row.repeats.default} if row.repeats else {})
-    names = [*constants, *counts, *starts]
 
     def __init__(
         self, *args: float, dropout: float = 0.0, device: Device = None, dtype: torch.dtype | None = None, **kwargs: float,
     ) -> None:
         operation = type(self).__name__
         checks.probability(operation, "dropout", dropout)
-        if len(args) > len(constants) or not set(kwargs) <= set(names) - set(list(constants)[:len(args)]):
-            raise TypeError(f"{operation}: arguments must be {', '.join(names) or 'none'}, got {args} and {kwargs}")
+        checks.constructor_arguments(operation, list(constants), [*counts, *starts], args, kwargs)
         torch.nn.Module.__init__(self)
         given = constants | counts | starts | dict(zip(constants, args, strict=False)) | kwargs
         checks.constants(operation, row, [given[name] for name in constants])
@@ -131,16 +129,20 @@ def _parameter(
     return torch.nn.Parameter(start.unsqueeze(1).repeat(1, given["num_parameters"]))
 
 
-def _class(rows: list[Activation]) -> type[torch.nn.Module]:
+class Registered(type):
+    """The kind of a registered row's class: copyreg knows of it, so that pickle takes along what the class is made of."""
+
+
+def _class(rows: list[Activation], kind: type = type) -> type[torch.nn.Module]:
     """The module class of rows that share a module name."""
     name = rows[0].module
     base = getattr(torch.nn, name, None)
     methods = {"__init__": _constructor(base)} if base else _own_constructor(rows[0])
-    kind = type(name, (FusedActivation, base) if base else (FusedActivation,), {
+    made = kind(name, (FusedActivation, base) if base else (FusedActivation,), {
         "__doc__": _documentation(rows, base), "__module__": __name__, "forward": _own_forward(), **methods})
     register(base, rows)
-    register(kind, rows)
-    return kind
+    register(made, rows)
+    return made
 
 
 def _own_forward() -> FunctionType:
@@ -211,8 +213,8 @@ globals().update(CLASSES)
 
 
 def add(row: Activation) -> type[torch.nn.Module]:
-    """Make the class of a registered row; found here by its name, its modules can be copied and pickled."""
-    CLASSES[row.module] = globals()[row.module] = _class([row])
+    """Make the class of a registered row."""
+    CLASSES[row.module] = globals()[row.module] = _class([row], Registered)
     return CLASSES[row.module]
 
 

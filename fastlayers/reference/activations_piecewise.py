@@ -1,4 +1,8 @@
-"""Activations made of lines, as PyTorch; conventions in activations.py."""
+"""Activations made of lines, as PyTorch; conventions in activations.py.
+
+Autograd differentiates these functions where a transform asks for it. Their conditions are therefore those of the derivatives: ``clamp``
+would pass a gradient on at both of its bounds, and none at NaN.
+"""
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -6,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .limits import slope_times, times_gate
+from .limits import slope_times
 
 
 def identity(x: Tensor) -> Tensor:
@@ -48,7 +52,8 @@ def leaky_relu_inverse(y: Tensor, negative_slope: float) -> Tensor:
 
 
 def binary_step(x: Tensor, straight_through: float) -> Tensor:
-    return torch.where(x >= 0, torch.ones_like(x), torch.where(x < 0, torch.zeros_like(x), x))
+    y = torch.where(x >= 0, torch.ones_like(x), torch.where(x < 0, torch.zeros_like(x), 0 * x))
+    return y + straight_through * _zero_of_slope_one(x) if straight_through else y
 
 
 def binary_step_derivative(x: Tensor, straight_through: float) -> tuple[Tensor]:
@@ -64,8 +69,10 @@ def rrelu_derivative(x: Tensor, lower: float, upper: float, uniform: Tensor) -> 
 
 
 def srelu(x: Tensor, t_l: Tensor, a_l: Tensor, t_r: Tensor, a_r: Tensor) -> Tensor:
-    right, left = x >= t_r, x <= t_l
-    return torch.where(right, t_r + slope_times(a_r, x - t_r), torch.where(left, t_l + slope_times(a_l, x - t_l), x))
+    right = x >= t_r
+    edge = torch.where(right, t_r, torch.where(x < t_l, t_l, x))
+    line = edge + slope_times(torch.where(right, a_r, a_l), x - edge)
+    return torch.where(right | (x <= t_l), line, x)
 
 
 def srelu_derivative(x: Tensor, t_l: Tensor, a_l: Tensor, t_r: Tensor, a_r: Tensor) -> tuple[Tensor, ...]:
@@ -80,7 +87,7 @@ def srelu_derivative(x: Tensor, t_l: Tensor, a_l: Tensor, t_r: Tensor, a_r: Tens
 
 def apl(x: Tensor, *arguments: Tensor) -> Tensor:
     slopes, hinges = _halves(arguments)
-    return torch.relu(x) + sum(slope_times(a, torch.relu(b - x)) for a, b in zip(slopes, hinges, strict=True))
+    return torch.where(x < 0, 0, x) + sum(slope_times(a, _hinge(b - x)) for a, b in zip(slopes, hinges, strict=True))
 
 
 def apl_derivative(x: Tensor, *arguments: Tensor) -> tuple[Tensor, ...]:
@@ -90,7 +97,8 @@ def apl_derivative(x: Tensor, *arguments: Tensor) -> tuple[Tensor, ...]:
 
 
 def hardswish(x: Tensor) -> Tensor:
-    return times_gate(x, hardsigmoid(x))
+    between = torch.where((x > -3) & (x < 3), x, 0)
+    return torch.where(x <= -3, 0, torch.where(x < 3, between * ((between + 3) / 6), x))
 
 
 def hardswish_derivative(x: Tensor) -> tuple[Tensor]:
@@ -99,7 +107,7 @@ def hardswish_derivative(x: Tensor) -> tuple[Tensor]:
 
 
 def hardsigmoid(x: Tensor) -> Tensor:
-    return (x + 3).clamp(0, 6) / 6
+    return torch.where((x > -3) & (x < 3), x + 3, (x.detach() + 3).clamp(0, 6)) / 6
 
 
 def hardsigmoid_derivative(x: Tensor) -> tuple[Tensor]:
@@ -107,7 +115,7 @@ def hardsigmoid_derivative(x: Tensor) -> tuple[Tensor]:
 
 
 def hardtanh(x: Tensor, min_val: float, max_val: float) -> Tensor:
-    return x.clamp(min_val, max_val)
+    return torch.where((x <= min_val) | (x >= max_val), x.detach().clamp(min_val, max_val), x)
 
 
 def hardtanh_derivative(x: Tensor, min_val: float, max_val: float) -> tuple[Tensor]:
@@ -129,7 +137,7 @@ relu6_derivative_from_output = relu6_derivative
 
 
 def softshrink(x: Tensor, lambd: float) -> Tensor:
-    return torch.where(x > lambd, x - lambd, torch.where(x < -lambd, x + lambd, 0 * x))
+    return torch.where((x >= -lambd) & (x <= lambd), 0 * x, torch.where(x > 0, x - lambd, x + lambd))
 
 
 def softshrink_derivative(x: Tensor, lambd: float) -> tuple[Tensor]:
@@ -178,3 +186,13 @@ def prelu_inverse(y: Tensor, weight: Tensor) -> Tensor:
 
 def _halves(arguments: Sequence[Tensor]) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
     return arguments[:len(arguments) // 2], arguments[len(arguments) // 2:]
+
+
+def _hinge(gap: Tensor) -> Tensor:
+    """max(0, gap), of slope 0 at NaN too."""
+    return torch.where(gap > 0, gap, 0 * torch.relu(gap))
+
+
+def _zero_of_slope_one(x: Tensor) -> Tensor:
+    within = torch.where(x.isinf(), 0, x)
+    return within - within.detach()

@@ -66,11 +66,11 @@ def isru_derivative(x: Tensor, alpha: float) -> tuple[Tensor]:
 
 
 def isrlu(x: Tensor, alpha: float) -> Tensor:
-    return torch.where(x >= 0, x, isru(x.clamp(max=0), alpha))
+    return torch.where(x >= 0, x, isru(_at_most_zero(x), alpha))
 
 
 def isrlu_derivative(x: Tensor, alpha: float) -> tuple[Tensor]:
-    return (torch.where(x >= 0, torch.ones_like(x), isru_derivative(x.clamp(max=0), alpha)[0]),)
+    return (torch.where(x >= 0, torch.ones_like(x), isru_derivative(_at_most_zero(x), alpha)[0]),)
 
 
 def isrlu_inverse(y: Tensor, alpha: float) -> Tensor:
@@ -80,11 +80,11 @@ def isrlu_inverse(y: Tensor, alpha: float) -> Tensor:
 
 
 def elu(x: Tensor, alpha: float) -> Tensor:
-    return torch.where(x > 0, x, alpha * torch.expm1(x.clamp(max=0)))
+    return torch.where(x > 0, x, alpha * torch.expm1(_at_most_zero(x)))
 
 
 def elu_derivative(x: Tensor, alpha: float) -> tuple[Tensor]:
-    return (torch.where(x > 0, torch.ones_like(x), alpha * torch.exp(x.clamp(max=0))),)
+    return (torch.where(x > 0, torch.ones_like(x), alpha * torch.exp(_at_most_zero(x))),)
 
 
 def elu_derivative_from_output(y: Tensor, alpha: float) -> tuple[Tensor]:
@@ -112,11 +112,11 @@ def selu_inverse(y: Tensor) -> Tensor:
 
 
 def celu(x: Tensor, alpha: float) -> Tensor:
-    return torch.where(x > 0, x, alpha * torch.expm1(x.clamp(max=0) / alpha))
+    return torch.where(x > 0, x, alpha * torch.expm1(_at_most_zero(x) / alpha))
 
 
 def celu_derivative(x: Tensor, alpha: float) -> tuple[Tensor]:
-    return (torch.where(x > 0, torch.ones_like(x), torch.exp(x.clamp(max=0) / alpha)),)
+    return (torch.where(x > 0, torch.ones_like(x), torch.exp(_at_most_zero(x) / alpha)),)
 
 
 def celu_derivative_from_output(y: Tensor, alpha: float) -> tuple[Tensor]:
@@ -182,6 +182,11 @@ def tanhshrink(x: Tensor) -> Tensor:
 
 def tanhshrink_derivative(x: Tensor) -> tuple[Tensor]:
     return (torch.tanh(x).square(),)
+
+
+def _at_most_zero(x: Tensor) -> Tensor:
+    """min(x, 0), of slope 1 at NaN, where that of clamp is 0."""
+    return torch.where(x > 0, 0, x)
 
 
 def _near_and_far(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -16,7 +16,7 @@ def soft_exponential(x: Tensor, alpha: Tensor) -> Tensor:
     logarithm = -torch.log1p(-below * (torch.where(alpha < 0, x, 0) + below)) / below
     v = above * torch.where(alpha > 0, x, 0)
     root = _root(v)
-    exponential = torch.where(v > _LARGE, root * (root / above), torch.expm1(v.clamp(max=_LARGE)) / above) + above
+    exponential = torch.where(v > _LARGE, root * (root / above), torch.expm1(torch.where(v > _LARGE, 0, v)) / above) + above
     return torch.where(alpha < 0, logarithm, torch.where(alpha > 0, exponential, x))
 
 

@@ -16,6 +16,5 @@ def slope_times(slope: Tensor, x: Tensor) -> Tensor:
 
 
 def finite(x: Tensor) -> Tensor:
-    """x with the largest finite number for infinity."""
-    limits = torch.finfo(x.dtype)
-    return x.clamp(limits.min, limits.max)
+    """x with the largest finite number for infinity, where its slope is 0."""
+    return torch.where(x.isinf(), torch.sign(x) * torch.finfo(x.dtype).max, x)
