@@ -119,6 +119,7 @@ pybind11::object plain_batch_norm(pybind11::handle x_object, pybind11::handle we
   const OrdinaryOrNone weight(weight_object), bias(bias_object), residual(residual_object), mean(mean_object), var(var_object);
   const OrdinaryOrNone batches(batches_object);
   if (!weight || !bias || !residual || !mean || !var || !batches) return pybind11::none();
+  if (channel_dim < 0) channel_dim += x->dim();
   if (!find_data_type(x->scalar_type()) || x->numel() == 0 || channel_dim < 0 || channel_dim >= x->dim()) return pybind11::none();
   if (!x->is_non_overlapping_and_dense()) return pybind11::none();
   const int64_t c = x->size(channel_dim);

@@ -15,22 +15,23 @@
 namespace fastlayers {
 
 // The tensor that an object is, if it is one as at::empty makes them: a torch.Tensor or Parameter, dense, in memory as it is, and no dual
-// number of torch.autograd.forward_ad; else null.
+// number of torch.autograd.forward_ad; else null. One of inference mode, which lacks autograd's keys alone, is ordinary, too.
 inline const at::Tensor* ordinary(pybind11::handle object) {
   constexpr c10::DispatchKey key = device_type == at::kCUDA ? c10::DispatchKey::CUDA : c10::DispatchKey::CPU;
   constexpr c10::BackendComponent backend = c10::toBackendComponent(key);
-  const c10::DispatchKeySet keys =
-      c10::DispatchKeySet(key) | c10::getAutogradRelatedKeySetFromBackend(backend) | c10::getAutocastRelatedKeySetFromBackend(backend);
+  const c10::DispatchKeySet autograd = c10::getAutogradRelatedKeySetFromBackend(backend);
+  const c10::DispatchKeySet keys = c10::DispatchKeySet(key) | autograd | c10::getAutocastRelatedKeySetFromBackend(backend);
   if (!THPVariable_CheckExact(object.ptr())) return nullptr;
   const at::Tensor& tensor = THPVariable_Unpack(object.ptr());
-  return tensor.key_set() == keys && !tensor._fw_grad(0).defined() ? &tensor : nullptr;
+  return (tensor.key_set() | autograd) == keys && !tensor._fw_grad(0).defined() ? &tensor : nullptr;
 }
 
-// Whether nobody but autograd has a say in this thread: no transform of torch.func, no tracing, no autocast, no dispatch mode, no
-// inference mode. All of them change the dispatch keys that a thread begins with.
+// Whether nobody but autograd has a say in this thread: no transform of torch.func, no tracing, no autocast, no dispatch mode. All of them
+// change the dispatch keys that a thread begins with; inference mode changes autograd's.
 inline bool only_autograd() {
   const c10::impl::LocalDispatchKeySet local = c10::impl::tls_local_dispatch_key_set();
-  return local.included_ == c10::default_included_set && local.excluded_ == c10::default_excluded_set;
+  return local.included_.add(c10::DispatchKey::ADInplaceOrView) == c10::default_included_set &&
+         local.excluded_ - c10::autograd_dispatch_keyset == c10::default_excluded_set;
 }
 
 // What compute gives, in Python; computed without the GIL unless x is so small that other threads wait for it meanwhile.

@@ -130,6 +130,19 @@ def _reason_against_cuda(runs_on: str, device: str | None) -> str:
     return "" if device in (None, runs_on) else f"cuda runs on {runs_on} tensors here, not on {device} ones"
 
 
+_runs_on_gpu: set[str] = set()
+
+
+def _reason_on_gpu(name: str) -> str:
+    """_reason_against(name, "cuda"); asked no more once there is none: drivers take longer to answer than a small kernel to run."""
+    if name in _runs_on_gpu:
+        return ""
+    reason = _reason_against(name, "cuda")
+    if not reason:
+        _runs_on_gpu.add(name)
+    return reason
+
+
 def _lacks(name: str, activation: str | None) -> str:
     """Why the backend cannot compute this activation; "" if it can."""
     if name in _COMPILED and activation in REGISTERED:
@@ -168,9 +181,9 @@ def _select(x: Tensor) -> ModuleType:
     if choice == "auto":
         if x.is_cpu:
             return _cpu_default
-        usable = [name for name in ("cuda", "triton") if x.is_cuda and not _reason_against(name, "cuda")]
+        usable = [name for name in ("cuda", "triton") if x.is_cuda and not _reason_on_gpu(name)]
         return _module(usable[0])[0] if usable else reference
-    reason = _reason_against(choice, x.device.type)
+    reason = _reason_on_gpu(choice) if x.is_cuda else _reason_against(choice, x.device.type)
     if reason:
         raise RuntimeError(f"backend: {choice!r} must be able to run on {x.device.type} tensors, got: {reason}")
     return _module(choice)[0]

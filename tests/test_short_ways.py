@@ -68,7 +68,6 @@ class _Mode(torch.utils._python_dispatch.TorchDispatchMode):
 MODES = {
     "dispatch mode": _Mode,
     "autocast": lambda: torch.autocast("cpu"),
-    "inference mode": torch.inference_mode,
 }
 
 
@@ -79,6 +78,17 @@ def test_modes_have_a_say(mode):
     with MODES[mode]():
         assert silu(x) is None
     assert silu(x) is not None
+
+
+def test_inference_mode_has_none():
+    x = torch.randn(4, 6)
+    with torch.inference_mode():
+        y = silu(x)
+        again = silu(y)
+        assert y.is_inference()
+        assert again is not None
+    assert silu(y) is not None
+    torch.testing.assert_close(again.clone(), torch.nn.functional.silu(torch.nn.functional.silu(x)))
 
 
 def test_transforms_have_a_say():
@@ -172,6 +182,7 @@ TAKEN = {
     "no statistics": {"running_mean": None, "running_var": None, "num_batches_tracked": None},
     "average of all": {"momentum": None},
     "evaluation": {"training": False, "num_batches_tracked": None},
+    "channels last of all": {"x": torch.randn(8, 5, 5, 6), "channel_dim": -1},
 }
 LEFT = {
     "one value per channel": {"x": torch.randn(1, 6)},
@@ -201,11 +212,11 @@ LEFT = {
 @pytest.mark.parametrize("case", TAKEN)
 def test_batch_norm_goes_the_short_way(case):
     arguments = batch_norm_arguments(**TAKEN[case])
-    x, weight, bias, residual, mean, var, batches, _, _, training, momentum, eps, *_ = arguments
+    x, weight, bias, residual, mean, var, batches, _, _, training, momentum, eps, channel_dim, *_ = arguments
     own = [None if value is None else value.clone() for value in (mean, var, batches)]
     with fl.backend("reference"):
         expected = fl.functional.batch_norm(x, *own[:2], weight, bias, training, momentum, eps, activation="relu", residual=residual,
-                                            num_batches_tracked=own[2])
+                                            num_batches_tracked=own[2], channel_dim=channel_dim)
     y = extension.plain_batch_norm(*arguments)
     torch.testing.assert_close([y, mean, var, batches], [expected, *own])
     assert y.stride() == x.stride()
@@ -218,6 +229,14 @@ def test_batch_norm_changes_nothing_that_it_leaves_to_python(case):
     before = [value.clone() for value in tensors]
     assert extension.plain_batch_norm(*arguments) is None
     assert all(map(torch.equal, tensors, before))
+
+
+def test_flags_need_not_be_bool():
+    x, mean, var = torch.randn(8, 6), torch.zeros(6), torch.ones(6)
+    expected = fl.functional.batch_norm(x, mean.clone(), var.clone(), training=True)
+    assert torch.equal(fl.functional.batch_norm(x, mean, var, training=1), expected)
+    with pytest.raises(TypeError, match="batch_norm: channel_dim must be a whole number, got float"):
+        fl.functional.batch_norm(x, mean, var, training=True, channel_dim=1.0)
 
 
 def test_checkpointing_moves_running_statistics_once():

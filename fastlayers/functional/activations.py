@@ -25,7 +25,7 @@ def apply(
 ) -> Tensor:
     """A resolved activation, then dropout: what the modules and the functions named after activations call."""
     row, constants, parameters, plain = activation
-    if dropout == 0 and plain is not None and activation is not IDENTITY and not is_dynamo_compiling() and extension_chosen():
+    if not is_dynamo_compiling() and dropout == 0 and plain is not None and activation is not IDENTITY and extension_chosen():
         y = plain(x)
         if y is not None:
             return y

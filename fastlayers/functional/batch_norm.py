@@ -66,8 +66,8 @@ def batch_norm(
     resolved = resolve("batch_norm", activation, dropping)
     if not training:
         group = None
-    if (resolved.plain is not None and dropout == 0 and seed is None and not skip_nonfinite and memory == "default" and group is None
-            and not is_dynamo_compiling() and extension_chosen()):
+    if (not is_dynamo_compiling() and resolved.plain is not None and extension_chosen() and dropout == 0 and seed is None
+            and type(training) is bool and type(channel_dim) is int and memory == "default" and not skip_nonfinite and group is None):
         y = extension.plain_batch_norm(
             x, weight, bias, residual, running_mean, running_var, num_batches_tracked, resolved.row.name, resolved.constants, training,
             momentum, eps, channel_dim, *autograd.needed(resolved.row, training, getattr(weight, "requires_grad", False)))

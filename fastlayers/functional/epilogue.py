@@ -77,8 +77,8 @@ def fused(
     A random activation draws, whatever ``training`` says of dropout.
     """
     row, constants, parameters, plain = activation
-    if (plain is not None and training and type(p) is float and 0 < p < 1 and scale is shift is residual is residual_after is seed is None
-            and generator is outcome is None and not by_channel and not is_dynamo_compiling() and extension_chosen()):
+    if (not is_dynamo_compiling() and plain is not None and extension_chosen() and training and type(p) is float and 0 < p < 1
+            and scale is shift is residual is residual_after is seed is generator is outcome is None and not by_channel):
         y = extension.plain_dropout(x, row.name, constants, p)
         if y is not None:
             return y
