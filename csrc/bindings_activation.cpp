@@ -48,7 +48,7 @@ struct Activation : torch::autograd::Function<Activation> {
     const Tensor& saved = tensors[0];
     const Optional parameters = saved_tensor(tensors[1]);
     const Tensor dy = with_strides(gradients[0], saved.strides());
-    const Facts& facts = saved_facts(context);
+    const Facts facts = saved_facts(context);
     const Constants constants = constants_of(facts, 3);
     const Plain plain{facts[0].toStringRef(), constants, facts[1].toInt(), facts[2].toBool()};
     const bool wants_parameters = parameters && context->needs_input_grad(1);
@@ -73,7 +73,8 @@ class PlainActivation {
 
   pybind11::object operator()(pybind11::handle object) const {
     const Tensor* const x = ordinary(object);
-    if (!x || !only_autograd() || x->dim() == 0 || !x->is_non_overlapping_and_dense() || !find_data_type(x->scalar_type())) return pybind11::none();
+    if (!x || !only_autograd() || x->dim() == 0) return pybind11::none();
+    if (!x->is_non_overlapping_and_dense() || !find_data_type(x->scalar_type())) return pybind11::none();
     return with_gil_for_little(*x, [&] {
       return activation(*x, std::nullopt, name_, constants_, 0, x->itemsize() == 2 ? from_half_output_ : from_output_);
     });

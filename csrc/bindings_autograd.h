@@ -70,20 +70,20 @@ inline void save_facts(AutogradContext* context, std::vector<at::IValue> facts, 
   facts.insert(facts.end(), constants.begin(), constants.end());
   context->saved_data["facts"] = c10::ivalue::Tuple::create(std::move(facts));
 }
-using Facts = c10::ivalue::TupleElements;
-inline const Facts& saved_facts(AutogradContext* context) { return context->saved_data["facts"].toTupleRef().elements(); }
+using Facts = at::ArrayRef<at::IValue>;
+inline Facts saved_facts(AutogradContext* context) { return context->saved_data["facts"].toTupleRef().elements().asArrayRef(); }
 // How many strides there are and which.
 inline void save_strides(std::vector<at::IValue>& facts, at::IntArrayRef strides) {
   facts.emplace_back(static_cast<int64_t>(strides.size()));
   facts.insert(facts.end(), strides.begin(), strides.end());
 }
-inline std::vector<int64_t> saved_strides(const Facts& facts, size_t& next) {
+inline std::vector<int64_t> saved_strides(Facts facts, size_t& next) {
   std::vector<int64_t> strides;
   const size_t end = next + 1 + facts[next].toInt();
   for (++next; next < end; ++next) strides.push_back(facts[next].toInt());
   return strides;
 }
-inline Constants constants_of(const Facts& facts, size_t first) {
+inline Constants constants_of(Facts facts, size_t first) {
   Constants constants;
   for (size_t i = first; i < facts.size(); ++i) constants.push_back(facts[i].toDouble());
   return constants;

@@ -48,7 +48,7 @@ struct BatchNorm : torch::autograd::Function<BatchNorm> {
     const variable_list saved = context->get_saved_variables();
     const Optional weight = saved_tensor(saved[3]), bias = saved_tensor(saved[4]);
     const Optional parameters = saved_tensor(saved[6]), seed = saved_tensor(saved[7]);
-    const Facts& facts = saved_facts(context);
+    const Facts facts = saved_facts(context);
     const std::string activation = facts[0].toStringRef();
     const double p = facts[1].toDouble(), eps = facts[3].toDouble();
     const bool training = facts[2].toBool();
@@ -138,8 +138,8 @@ pybind11::object plain_batch_norm(pybind11::handle x_object, pybind11::handle we
   if (!(eps > 0)) return pybind11::none();
   const std::optional<double> rate = momentum.is_none() ? std::nullopt : std::optional<double>(PyFloat_AS_DOUBLE(momentum.ptr()));
   return with_gil_for_little(*x, [&] {
-    return batch_norm(*x, weight.optional(), bias.optional(), residual.optional(), std::nullopt, std::nullopt, mean.optional(), var.optional(),
-                      batches.optional(), activation, constants, 0.0, training, rate, eps, channel_dim, keeps_x, keeps_residual);
+    return batch_norm(*x, weight.optional(), bias.optional(), residual.optional(), std::nullopt, std::nullopt, mean.optional(),
+                      var.optional(), batches.optional(), activation, constants, 0.0, training, rate, eps, channel_dim, keeps_x, keeps_residual);
   });
 }
 

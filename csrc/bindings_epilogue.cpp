@@ -50,7 +50,7 @@ struct EpilogueFunction : torch::autograd::Function<EpilogueFunction> {
     const variable_list saved = context->get_saved_variables();
     const Optional scale = saved_tensor(saved[1]), shift = saved_tensor(saved[2]);
     const Optional parameters = saved_tensor(saved[4]), seed = saved_tensor(saved[5]);
-    const Facts& facts = saved_facts(context);
+    const Facts facts = saved_facts(context);
     const std::string activation = facts[0].toStringRef();
     const double p = facts[1].toDouble();
     const int64_t channel_dim = facts[2].toInt(), sample = facts[3].toInt();
@@ -101,7 +101,8 @@ Tensor epilogue(const Tensor& x, const Optional& scale, const Optional& shift, c
 // dropout(activation(x)) with a seed from torch's generator, drawn as fastlayers.functional.epilogue.seed_for does.
 pybind11::object plain_dropout(pybind11::handle object, std::string_view activation, const Constants& constants, double p) {
   const Tensor* const x = ordinary(object);
-  if (!x || !only_autograd() || x->dim() == 0 || !x->is_non_overlapping_and_dense() || !find_data_type(x->scalar_type())) return pybind11::none();
+  if (!x || !only_autograd() || x->dim() == 0) return pybind11::none();
+  if (!x->is_non_overlapping_and_dense() || !find_data_type(x->scalar_type())) return pybind11::none();
   return with_gil_for_little(*x, [&] {
     const Optional none, seed = at::randint(INT64_MIN, INT64_MAX, {}, at::TensorOptions(at::kLong).device(x->device()));
     return epilogue(*x, none, none, none, none, seed, none, activation, constants, p, 0, 0, std::nullopt, activation != "identity", false);

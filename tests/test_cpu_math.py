@@ -43,6 +43,26 @@ def inputs(dtype: torch.dtype, index: int = 0) -> Tensor:
     return torch.arange(-(2**15), 2**15, dtype=torch.int64).to(torch.int16).view(dtype)
 
 
+DOUBLES = {
+    "sigmoid": lambda x: 1 / (1 + mpmath.exp(-x)),
+    "tanh": mpmath.tanh,
+    "elu": lambda x: x if x > 0 else mpmath.expm1(x),
+    "softplus": lambda x: mpmath.log1p(mpmath.exp(x)),
+    "log_sigmoid": lambda x: -mpmath.log1p(mpmath.exp(-x)),
+    "silu": lambda x: x / (1 + mpmath.exp(-x)),
+    "gelu": lambda x: x * mpmath.erfc(-x / mpmath.sqrt(2)) / 2,
+    "mish": lambda x: x * mpmath.tanh(mpmath.log1p(mpmath.exp(x))),
+    "tanhshrink": lambda x: x - mpmath.tanh(x),
+}
+"""What is made of the exponential, whose float64 has series of its own."""
+
+
+def float64_inputs() -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.cat([scale * torch.randn(200, dtype=torch.float64, generator=generator) for scale in (1e-3, 0.5, 2, 12)])
+    return x.clamp(-37, 19)  # where gelu begins to leave the normal range, and softplus ends
+
+
 Arguments = tuple[tuple[float, ...], tuple[float, ...]]
 OTHER_ARGUMENTS: dict[str, list[Arguments]] = {
     "binary_step": [((), (1.0,))],
@@ -106,6 +126,11 @@ def run_kernels() -> dict[object, Tensor]:
             dx, *_, slopes = _C.epilogue_backward(torch.ones_like(x)[None], x[None], None, *spread, 1, False, wanted)
             results[row.name, index, "parameters"] = slopes
             results[row.name, index, "derivative along"] = dx[0]
+    for name in DOUBLES:
+        x, common = float64_inputs(), (None, None, None, None, None, name, all_arguments(specs.ACTIVATIONS[name])[0][1], 0.0)
+        results[name, "float64 value"] = _C.epilogue_forward(x, None, *common, 0)
+        wanted = (True, False, False, False, False)
+        results[name, "float64 derivative"] = _C.epilogue_backward(torch.ones_like(x), x, None, *common, 0, False, wanted)[0]
     results["mask"] = torch.stack([_C.dropout_mask(first, 5000, torch.tensor(SEED), 0.3) for first in (0, 3, 2**35 + 5)])
     results.update(layer_results())
     return results
@@ -381,6 +406,19 @@ def test_mean_far_from_zero() -> None:
         assert ((mean - want_mean).abs() <= 2 * (torch_mean - want_mean).abs() + floor * want_mean).all()
         torch_error = (torch_rstd.double().pow(-2) - want_var).abs()
         assert ((m2.double() / count - want_var).abs() <= 2 * torch_error + 4 * floor * want_var).all()
+
+
+@pytest.mark.parametrize("name", DOUBLES)
+def test_float64_is_within_four_units(results: dict[str, dict[object, Tensor]], name: str) -> None:
+    x, function = float64_inputs(), DOUBLES[name]
+    with mpmath.workdps(60):
+        value = torch.tensor([float(function(mpmath.mpf(v))) for v in x.tolist()], dtype=torch.float64)
+        slope = torch.tensor([float(mpmath.diff(function, mpmath.mpf(v))) for v in x.tolist()], dtype=torch.float64)
+    unit = torch.nextafter(value.abs(), torch.tensor(math.inf, dtype=torch.float64)) - value.abs()
+    for capability, got in each_capability(results, (name, "float64 value")):
+        assert ((got - value).abs() <= 4 * unit).all(), capability
+    for capability, got in each_capability(results, (name, "float64 derivative")):
+        assert ((got - slope).abs() <= 4 * torch.finfo(torch.float64).eps).all(), capability
 
 
 def test_unknown_capability_fails_at_import() -> None:

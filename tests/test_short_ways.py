@@ -11,7 +11,7 @@ from fastlayers import activation_argument
 from fastlayers.backends import extension
 from fastlayers.specs import ACTIVATIONS
 
-pytestmark = pytest.mark.skipif(extension is None, reason="the C++ extension was not built")
+pytestmark = pytest.mark.skipif(extension is None, reason=fl.backends()["cpp"])
 
 
 def silu(x):

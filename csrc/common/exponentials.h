@@ -296,7 +296,7 @@ template <class T> struct NormalTailOf<T, true> {
   FL_HD explicit NormalTailOf(T x) : magnitude(minimum(T(39.0), absolute(x))) {
     const T half = T(-0.5) * magnitude, exponent = half * magnitude;
     density = system_exp(exponent);
-    density = multiply_add(density, multiply_add(half, magnitude, -exponent), density);
+    density = multiply_add(density, multiply_subtract_once(half, magnitude, exponent), density);
     // (a + 1) mills as a Chebyshev series in (a - 4) / (a + 4), cut at 1e-16, after Shepherd & Laframboise, Math. Comp. 36 (1981)
     mills = polynomial(
         (magnitude - T(4.0)) / (magnitude + T(4.0)), 0.47205320650984467, -0.0967034773265256, 0.01399963472443148,

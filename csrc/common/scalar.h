@@ -40,6 +40,7 @@ FL_HD double multiply_add(double a, double b, double c) { return ::fma(a, b, c);
 
 // a * b - c, rounded once: exact where c is a * b rounded.
 FL_HD float multiply_subtract_once(float a, float b, float c) { return ::fmaf(a, b, -c); }
+FL_HD double multiply_subtract_once(double a, double b, double c) { return ::fma(a, b, -c); }
 
 FL_HD int32_t float_as_int(float x) {
   int32_t bits;

@@ -214,6 +214,12 @@ FL_HD Vector<float> multiply_subtract_once(Vector<float> a, Vector<float> b, Vec
   }
   return difference;
 }
+FL_HD Vector<double> multiply_subtract_once(Vector<double> a, Vector<double> b, Vector<double> c) {
+  if constexpr (has_fma) return multiply_add(a, b, -c);
+  Vector<double> difference;
+  for (int i = 0; i < Vector<double>::size; ++i) difference.lanes[i] = __builtin_fma(a.lanes[i], b.lanes[i], -c.lanes[i]);
+  return difference;
+}
 
 // x, or -x where the number is odd.
 FL_HD Vector<float> negated_if_odd(Vector<float> x, Vector<int32_t> number) { return int_as_float(float_as_int(x) ^ (number << 31)); }
