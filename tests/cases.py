@@ -63,6 +63,11 @@ BATCH_NORM = (
     + [Case("prelu", (6, 3, 5, 5), layout, dtype, affine=False) for layout in ("contiguous", "permuted")
        for dtype in (torch.float64, torch.float16)]
     + [Case("silu", shape) for shape in ((2, 1), (128, 4), (130, 33), (2, 3, 1), (2, 2, 129), (1, 2, 5000), (2, 70, 49), (700, 2, 3))]
+    + [Case(activation, shape, layout, dtype, residual=residual, p=p)
+       for shape, layout in (((3, 90, 7, 7), "contiguous"), ((2, 40, 15, 17), "contiguous"), ((9, 300, 7), "contiguous"),
+                             ((7, 1100), "contiguous"), ((41, 2100), "contiguous"), ((3, 1040, 5, 5), "channels_last"))
+       for activation, dtype, residual, p in (("relu", torch.float32, False, 0.0), ("silu", torch.bfloat16, True, 0.1))]
+    + [Case("prelu", shape) for shape in ((3, 90, 7, 7), (9, 300, 7), (7, 1100))]
 )
 
 

@@ -111,7 +111,7 @@ def test_counts_from_two_to_2_to_the_24(cpu_backend: str, log2_count: int) -> No
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize(("shape", "layout"), [
     ((32, 48, 28, 28), "contiguous"), ((32, 48, 28, 28), "channels_last"), ((4, 3, 300, 300), "contiguous"), ((4096, 64), "contiguous"),
-    ((8, 512, 7, 7), "contiguous"), ((128, 1500), "contiguous"),
+    ((8, 512, 7, 7), "contiguous"), ((3, 512, 7, 7), "contiguous"), ((128, 1500), "contiguous"), ((8, 1100, 7, 7), "channels_last"),
 ], ids=str)
 def test_the_same_bits_for_any_number_of_threads_and_every_run(shape: tuple[int, ...], layout: str, dtype: torch.dtype) -> None:
     if not fl.backends()["cpp"].startswith("available"):
@@ -211,7 +211,7 @@ def test_every_combination(cpu_backend: str, layout: str, dtype: torch.dtype, tr
 @pytest.mark.parametrize("residual", [False, True])
 @pytest.mark.parametrize(("shape", "layout"), [
     ((64, 64, 33, 33), "contiguous"), ((64, 64, 33, 33), "channels_last"), ((4, 8, 368, 368), "contiguous"),
-    ((700, 256, 5, 5), "contiguous"),
+    ((700, 256, 5, 5), "contiguous"), ((4, 1100, 25, 25), "channels_last"),
 ], ids=str)
 def test_results_that_are_written_past_the_caches(shape: tuple[int, ...], layout: str, residual: bool, dtype: torch.dtype) -> None:
     """8 MiB and more on cpp, rows that begin anywhere, channels that fit in cache and not: y and all gradients."""

@@ -154,15 +154,20 @@ void set_up_input(Pass<Storage>& pass, Epilogue e, const EpilogueGradients& g, c
   pass.run.columns[column_slope] = {correction.slope.data(), 1};
 }
 
-// Both sweeps group by group, dx second; dz waits in a buffer that stays in cache, as exact as it was computed.
+// Both sweeps group by group, dx second; dz waits in a buffer that stays in cache, as exact as it was computed, unless to
+// compute it again takes less.
 template <class Storage, class T>
 void backward_cached(const BatchNorm& b, const Pass<Storage>& first, Pass<Storage>& second, Correction<T>& correction, double* totals) {
   const Geometry& geometry = first.geometry;
-  second.function = geometry.along ? ParkedLoop<Storage, true>::run : ParkedLoop<Storage, false>::run;
-  second.dropout = second.random = false;
+  const Epilogue& e = b.epilogue;
+  const bool parks = second.run.dx && (!activation_loops<Storage>()[e.activation].quick || e.residual || e.dropout);
+  if (parks) {
+    second.function = geometry.along ? ParkedLoop<Storage, true>::run : ParkedLoop<Storage, false>::run;
+    second.dropout = second.random = false;
+  }
   parallel_for(geometry.groups(), group_grain(geometry), [&](int64_t begin, int64_t end) {
     Worker<Storage> summing(first), finishing(second);
-    Buffer<T> parked(second.run.dx ? geometry.n * geometry.group * geometry.s : 0);
+    Buffer<T> parked(parks ? geometry.n * geometry.group * geometry.s : 0);
     summing.park(parked.data());
     finishing.park(parked.data());
     Buffer<double> chunk_sums(geometry.c * first.sum_count);

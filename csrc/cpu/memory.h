@@ -105,6 +105,22 @@ template <class Lanes, class Element> FL_HD Lanes copy_in(const Element* address
   return lanes;
 }
 
+// Four doubles, and four numbers as such.
+#if defined(FL_AVX512) || defined(FL_AVX2)
+typedef double FourDoubles __attribute__((vector_size(32)));
+FL_HD FourDoubles four_doubles(const double* address) { return copy_in<FourDoubles>(address); }
+FL_HD FourDoubles four_doubles(const float* address) { return (FourDoubles)_mm256_cvtps_pd(_mm_loadu_ps(address)); }
+#else
+struct FourDoubles {
+  double lanes[4];
+  FL_HD double operator[](int lane) const { return lanes[lane]; }
+  friend FL_HD FourDoubles operator+(const FourDoubles& a, const FourDoubles& b) {
+    return {{a[0] + b[0], a[1] + b[1], a[2] + b[2], a[3] + b[3]}};
+  }
+};
+template <class T> FL_HD FourDoubles four_doubles(const T* address) { return {{address[0], address[1], address[2], address[3]}}; }
+#endif
+
 template <class Lanes, class Element> FL_HD Lanes copy_in_partial(const Element* address, int count) {
 #if defined(FL_AVX512)
   if constexpr (sizeof(Lanes) == 64 && sizeof(Element) == 4) {

@@ -38,12 +38,13 @@ template <class Storage, bool along> struct StatisticsLoop {
     return access.counted(access.template stream<V>(r.x + i) - pilot);
   }
 
-  static void run_uniform(const Run<Storage>& r) {
-    const V pilot(*r.columns[column_mean].values);
-    int64_t i = 0;
-    T *const first = r.sums, *const second = r.sums + r.sums_step;
-    while (i + sum_lanes <= r.count) {
-      const int64_t end = smaller(r.count, i + short_sum);
+  static void run_uniform(const Run<Storage>& r, int64_t row) {
+    const V pilot = Access<true>{}.template column<V, false>(r.columns[column_mean], row);
+    T *const first = r.sums + row * sum_lanes, *const second = first + r.sums_step;
+    int64_t i = row * r.stride;
+    const int64_t last = i + r.count;
+    while (i + sum_lanes <= last) {
+      const int64_t end = smaller(last, i + short_sum);
       V sums[group], squares[group];
       for (int j = 0; j < group; ++j) sums[j] = squares[j] = V(static_cast<T>(0));
       for (; i + sum_lanes <= end; i += sum_lanes) {
@@ -60,8 +61,8 @@ template <class Storage, bool along> struct StatisticsLoop {
       }
     }
 #pragma GCC unroll 1
-    for (int j = 0; i < r.count; j += V::size, i += V::size) {
-      const V d = deviation(r, pilot, i, Access<false>{static_cast<int>(smaller(r.count - i, V::size))});
+    for (int j = 0; i < last; j += V::size, i += V::size) {
+      const V d = deviation(r, pilot, i, Access<false>{static_cast<int>(smaller(last - i, V::size))});
       store(first + j, load<V>(first + j) + d);
       store(second + j, multiply_add(d, d, load<V>(second + j)));
     }
@@ -72,7 +73,7 @@ template <class Storage, bool along> struct StatisticsLoop {
       StatisticsLoop loop{r};
       walk_rows(r, loop);
     } else {
-      run_uniform(r);
+      for (int64_t row = 0; row < r.rows; ++row) run_uniform(r, row);
     }
   }
 };
@@ -152,9 +153,10 @@ template <class Storage> class MomentsWorker {
     const Geometry& g = pass_.geometry;
     const int64_t sample = g.along ? q * g.repeat : q / g.blocks, start = g.along ? 0 : q % g.blocks * longest_run;
     const int64_t count = smaller(sum_lanes, g.along ? (g.n - sample) * g.s : g.s - start);
-    T values[sum_lanes] = {};
     const Storage* row = pass_.run.x + (sample * g.c + c) * g.s + start;
+    T values[sum_lanes] = {};
     if (!g.along && count == sum_lanes) {
+      if constexpr (sizeof(Storage) == sizeof(T)) return sum_of_lanes(row) / sum_lanes;
       for (int i = 0; i < sum_lanes; i += V::size) store(values + i, load<V>(row + i));
       return sum_of_lanes(values) / sum_lanes;
     }

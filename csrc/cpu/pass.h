@@ -76,11 +76,8 @@ template <class Storage> void set_up(Pass<Storage>& pass, const Epilogue& e, con
 
 // The sum of 16 numbers, in pairs: short chains of additions, in the same order on every processor.
 template <class T> FL_HD double sum_of_lanes(const T* lanes) {
-  double sums[sum_lanes / 2];
-  for (int i = 0; i < 8; ++i) sums[i] = static_cast<double>(lanes[i]) + static_cast<double>(lanes[i + 8]);
-  for (int i = 0; i < 4; ++i) sums[i] += sums[i + 4];
-  for (int i = 0; i < 2; ++i) sums[i] += sums[i + 2];
-  return sums[0] + sums[1];
+  const FourDoubles sums = (four_doubles(lanes) + four_doubles(lanes + 8)) + (four_doubles(lanes + 4) + four_doubles(lanes + 12));
+  return (sums[0] + sums[2]) + (sums[1] + sums[3]);
 }
 
 // One thread's share of a pass: where it stands, the columns of its group, its partial sums.
@@ -138,7 +135,7 @@ template <class Storage> class Worker {
     for (int k = 0; k < pass_.sum_count; ++k) {
       double* const row = sums + k * geometry_.c + first_channel_;
       if (geometry_.along) add_up_along(lanes_.data() + k * geometry_.padded_row(), channels, row);
-      else for (int64_t c = 0; c < channels; ++c) row[c] = sum_of_lanes(lanes_.data() + (c * pass_.sum_count + k) * sum_lanes);
+      else for (int64_t c = 0; c < channels; ++c) row[c] = sum_of_lanes(lanes_.data() + (k * geometry_.group + c) * sum_lanes);
     }
   }
 
@@ -189,10 +186,16 @@ template <class Storage> class Worker {
   void visit_along(int64_t q0, int64_t q1) {
     const int64_t channels = last_channel_ - first_channel_;
     for (int64_t q = q0; q < q1; ++q) {
-      const int64_t sample = q * geometry_.repeat;
-      const int64_t offset = (sample * geometry_.c + first_channel_) * geometry_.s;
-      const int64_t count = smaller(geometry_.repeat, geometry_.n - sample) * channels * geometry_.s;
-      call_along(offset, count, channels == geometry_.c ? geometry_.numel() : offset + count);
+      const int64_t sample = q * geometry_.repeat, samples = smaller(geometry_.repeat, geometry_.n - sample);
+      const int64_t row = channels * geometry_.s, stride = geometry_.c * geometry_.s;
+      const int64_t offset = sample * stride + first_channel_ * geometry_.s;
+      if (row == stride) {
+        call_along(offset, samples * row, geometry_.numel());
+      } else if (has_numbers() || parked_) {
+        for (int64_t i = 0; i < samples; ++i) call_along(offset + i * stride, row, offset + i * stride + row);
+      } else {
+        call(offset, row, samples, stride, 0, lanes_.data(), geometry_.padded_row());
+      }
     }
   }
 
@@ -200,23 +203,24 @@ template <class Storage> class Worker {
     for (int64_t q = q0; q < q1; ++q) {
       const int64_t sample = q / geometry_.blocks, start = q % geometry_.blocks * longest_run;
       const int64_t count = smaller(longest_run, geometry_.s - start);
-      for (int64_t c = first_channel_; c < last_channel_; ++c) {
+      const int64_t rows = geometry_.blocks > 1 ? 1 : has_numbers() ? larger(1, RandomNumbers::longest / count) : geometry_.group;
+      for (int64_t c = first_channel_; c < last_channel_; c += rows) {
         for (int k = 0; k < varying_count_; ++k) run_.columns[varying_[k]] = pass_.run.columns[varying_[k]].from(c);
-        const int64_t row = sample * geometry_.c + c;
-        const int64_t last = geometry_.blocks > 1 ? row + 1 : sample * geometry_.c + last_channel_;
-        T* const lanes = lanes_.data() + (c - first_channel_) * pass_.sum_count * sum_lanes;
-        call_uniform(row * geometry_.s + start, count, last * geometry_.s, lanes);
+        call_uniform(sample, c, smaller(rows, last_channel_ - c), start, count);
       }
     }
   }
 
   bool has_numbers() const { return pass_.dropout || pass_.random; }
 
-  // The loop on elements [offset, offset + count) of one channel, in pieces that have numbers; up to `last` they are visited next.
-  void call_uniform(int64_t offset, int64_t count, int64_t last, T* lanes) {
+  // The loop on elements [start, start + count) of a sample's channels c .. c + rows - 1, in pieces that have numbers.
+  void call_uniform(int64_t sample, int64_t c, int64_t rows, int64_t start, int64_t count) {
+    const int64_t row = sample * geometry_.c + c, last = geometry_.blocks > 1 ? row + 1 : sample * geometry_.c + last_channel_;
     const int64_t piece = has_numbers() ? RandomNumbers::longest : count;
-    for (int64_t start = 0; start < count; start += piece) {
-      call(offset + start, smaller(piece, count - start), 1, last, lanes, sum_lanes);
+    T* const lanes = lanes_.data() + (c - first_channel_) * sum_lanes;
+    for (int64_t end = start + count; start < end; start += piece) {
+      const int64_t elements = smaller(piece, end - start);
+      call(row * geometry_.s + start, elements, rows, elements, last * geometry_.s, lanes, geometry_.group * sum_lanes);
     }
   }
 
@@ -228,7 +232,7 @@ template <class Storage> class Worker {
       const int64_t rows = lane ? 0 : smaller(most, left) / row;
       piece = rows ? rows * row : smaller(smaller(most, left), row - lane);
       move_columns(lane);
-      call(offset + start, rows ? row : piece, larger(1, rows), last, lanes_.data() + lane, geometry_.padded_row());
+      call(offset + start, rows ? row : piece, larger(1, rows), row, last, lanes_.data() + lane, geometry_.padded_row());
       move_columns(-lane);
     }
   }
@@ -238,11 +242,12 @@ template <class Storage> class Worker {
     for (int k = 0; k < varying_count_; ++k) run_.columns[varying_[k]] = run_.columns[varying_[k]].from(elements);
   }
 
-  // The loop on `rows` rows of `row` elements from `offset` on.
-  void call(int64_t offset, int64_t row, int64_t rows, int64_t last, T* lanes, int64_t lanes_step) {
+  // The loop on `rows` rows of `row` elements, `stride` apart, from `offset` on; elements up to `last` are visited next.
+  void call(int64_t offset, int64_t row, int64_t rows, int64_t stride, int64_t last, T* lanes, int64_t lanes_step) {
     const Run<Storage>& source = pass_.run;
     const int64_t count = row * rows;
-    run_.count = run_.stride = row;
+    run_.count = row;
+    run_.stride = stride;
     run_.rows = rows;
     run_.x = source.x + offset;
     run_.dy = source.dy ? source.dy + offset : nullptr;

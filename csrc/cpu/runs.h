@@ -129,6 +129,7 @@ template <class Activation, class Storage, bool along, Sweep sweep> struct Backw
   const V keep, nothing;
   const bool past_caches, corrected;
   T* const sums_memory;
+  T* row_sums;  // uniform: those of the row
   const int64_t sums_step;
   V sums[most_sums][along ? strip_vectors<Storage> : group];
 
@@ -136,16 +137,18 @@ template <class Activation, class Storage, bool along, Sweep sweep> struct Backw
       : inputs(r), dy(r.dy), dx(r.dx), dresidual(r.dresidual), parked(r.parked), numbers(r.numbers), threshold(r.threshold),
         keep(r.keep_scale), nothing(static_cast<T>(0)),
         past_caches(can_pass_caches<along>(r, r.dx) && can_pass_caches<along>(r, r.dresidual)), corrected(r.corrected),
-        sums_memory(r.sums), sums_step(r.sums_step) {}
+        sums_memory(r.sums), row_sums(r.sums), sums_step(r.sums_step) {}
 
   FL_HD int sum_count() const { return sum_first_parameter + inputs.learnables(); }
 
-  // Adds to sum k in registers, at the ragged end of a uniform run in memory.
+  // Adds to sum k in registers; at the ragged end of a row of one channel in memory, where the vector is not always the same.
   template <bool whole> FL_HD void add(int k, int j, Access<whole> access, V value) {
     if constexpr (along || whole) {
       sums[k][j] += value;
+    } else if constexpr (group == 1) {
+      sums[k][0] += access.counted(value);
     } else {
-      T* const address = sums_memory + k * sums_step + j * V::size;
+      T* const address = row_sums + k * sums_step + j * V::size;
       store(address, load<V>(address) + access.counted(value));
     }
   }
@@ -188,40 +191,47 @@ template <class Activation, class Storage, bool along, Sweep sweep> struct Backw
     }
   }
 
-  // Moves the partial sums of a uniform run between memory and registers.
+  // Moves the partial sums of a row of one channel between memory and registers.
   template <bool in> FL_HD void exchange_sums() {
     for (int k = first_sum; k < sum_count(); ++k) {
       for (int j = 0; j < group; ++j) {
-        T* const address = sums_memory + k * sums_step + j * V::size;
+        T* const address = row_sums + k * sums_step + j * V::size;
         if constexpr (in) sums[k][j] = sums_memory ? load<V>(address) : V(static_cast<T>(0));
         else if (sums_memory) store(address, sums[k][j]);
       }
     }
   }
 
-  FL_HD void go_uniform(int64_t count) {
-    inputs.enter(0, 0, Access<true>{});
+  FL_HD void go_uniform(int64_t row, int64_t i, int64_t end) {
+    inputs.enter(0, row, Access<true>{});
     exchange_sums<true>();
-    int64_t i = 0;
-    for (; i + sum_lanes <= count; i += sum_lanes) {
+    for (; i + sum_lanes <= end; i += sum_lanes) {
 #pragma GCC unroll 8
       for (int j = 0; j < group; ++j) step(j, i + j * V::size, Access<true>{});
     }
-    exchange_sums<false>();
+    if constexpr (group == 1) {
+      if (i < end) step(0, i, Access<false>{static_cast<int>(end - i)});
+      exchange_sums<false>();
+    } else {
+      exchange_sums<false>();
 #pragma GCC unroll 1
-    for (int j = 0; i < count; ++j, i += V::size) step(j, i, Access<false>{static_cast<int>(smaller(count - i, V::size))});
+      for (int j = 0; i < end; ++j, i += V::size) step(j, i, Access<false>{static_cast<int>(smaller(end - i, V::size))});
+    }
   }
 
   static void run(const Run<Storage>& r) {
     BackwardLoop loop(r);
-    if constexpr (along) walk_rows(r, loop);
-    else loop.go_uniform(r.count);
+    if constexpr (along) return walk_rows(r, loop);
+    for (int64_t row = 0; row < r.rows; ++row) {
+      loop.go_uniform(row, row * r.stride, row * r.stride + r.count);
+      if (loop.sums_memory) loop.row_sums += sum_lanes;
+    }
   }
 };
 
 template <class Activation, class Storage, bool along> void run_backward(const Run<Storage>& r) {
   const bool alone = !r.numbers && !r.residual && !r.dresidual && !r.parked;
-  if constexpr (Activation::quick && !Activation::reads_output && sizeof(Storage) == 2) {
+  if constexpr (Activation::quick && !Activation::reads_output && sizeof(Storage) <= 4) {
     if (alone && r.affine && r.sums && !r.dx) return BackwardLoop<Activation, Storage, along, Sweep::sums>::run(r);
     if (alone && r.affine && r.dx && r.corrected && !r.sums) return BackwardLoop<Activation, Storage, along, Sweep::input>::run(r);
   }
@@ -287,7 +297,7 @@ template <class Storage> struct ActivationLoops {
   RunFunction<Storage> inverse[2];  // null for activations that have none
   PlainFunction<Storage> plain_forward, plain_backward, plain_backward_from_output;  // null for random ones; the last as above
   int learnables, constants;        // learnables of one repeat
-  bool random;
+  bool random, quick;
   double (*constant)(const double* given, int k);
 };
 
@@ -306,6 +316,7 @@ template <class Row, class Storage> constexpr ActivationLoops<Storage> loops_of(
       Activation::learnables,
       Activation::constants,
       Activation::random,
+      Activation::quick,
       Activation::constant,
   };
   if constexpr (!Activation::random) {

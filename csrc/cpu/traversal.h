@@ -15,8 +15,10 @@
 namespace fastlayers::FL_CPU_CAPABILITY {
 
 constexpr int64_t longest_run = 2048;
-constexpr int64_t longest_row = 1024;       // along channels
+constexpr int64_t longest_row = 1024;       // along channels, of several samples; what is longer is wide
 constexpr int64_t elements_per_run = 2048;  // along channels: with the next one's, x and dy stay in L1
+constexpr int64_t rows_of_wide = 4;         // of which a run then is
+constexpr int64_t least_group = 256;        // channels that threads take to themselves, for rows to be read in pieces worth fetching
 constexpr int64_t longest_sum = 128;        // a float of a run along channels is added to so often before it is folded into double
 constexpr int64_t line_elements = 32;       // of the smallest type
 constexpr int64_t elements_per_task = 1 << 15;  // below this, another thread costs more than it brings
@@ -72,41 +74,60 @@ struct Geometry {
   }
 };
 
-// Sets repeat, period and fold of runs along channels: rows are whole cache lines of any type where that takes few samples.
+FL_HD bool is_small(const Geometry& g) { return g.s == 1 && g.n * g.c <= 4 * longest_run; }
+FL_HD bool is_wide(const Geometry& g) { return g.c * g.s > longest_row; }
+
+// Sets the runs along channels: rows are whole cache lines of any type where that takes few samples, and a run is several of them, for
+// columns and sums to be read once for all. Of a small matrix both are read in place, which beats longer runs over copies of them.
 FL_HD void set_rows(Geometry& g) {
-  const int64_t elements = g.group * g.s;
-  int64_t samples = line_elements;
-  while (samples > 1 && elements * (samples / 2) % line_elements == 0) samples /= 2;
-  if (samples * elements > longest_row) samples = 1;
-  const int64_t rows = larger(1, elements_per_run / (samples * elements));
-  g.repeat = clamped(rows * samples, 1, g.n);
-  g.period = smaller(samples, g.n) * elements;
-  g.fold = larger(1, longest_sum / rows);
+  const int64_t elements = g.c * g.s;
+  g.group = elements <= longest_run ? g.c : larger(1, longest_run / 2 / (sum_lanes * g.s) * sum_lanes);
+  g.period = g.group * g.s;
+  if (is_small(g)) {
+    g.fold = 16;
+  } else if (is_wide(g)) {
+    g.repeat = clamped(rows_of_wide, 1, g.n);
+    g.fold = longest_sum / rows_of_wide;
+  } else {
+    int64_t samples = line_elements;
+    while (samples > 1 && elements * (samples / 2) % line_elements == 0) samples /= 2;
+    if (samples * elements > longest_row) samples = 1;
+    const int64_t rows = larger(1, elements_per_run / (samples * elements));
+    g.repeat = clamped(rows * samples, 1, g.n);
+    g.period = smaller(samples, g.n) * elements;
+    g.fold = larger(1, longest_sum / rows);
+  }
+}
+
+// Runs and steps; what is visited together is left open.
+FL_HD Geometry base_geometry(int64_t n, int64_t c, int64_t s) {
+  Geometry g = {n, c, s, s < 64 && (s == 1 || n >= 8) && c > 1, 1, 1, 0, 1, 0, 1, 1};
+  if (g.along) {
+    set_rows(g);
+    g.steps = divide_up(n, g.repeat);
+  } else {
+    g.blocks = larger(1, divide_up(s, longest_run));
+    g.fold = larger(1, longest_run / clamped(s, 1, longest_run));
+    g.steps = n * g.blocks;
+  }
+  return g;
 }
 
 // The traversal of a reduction over n and s.
 FL_HD Geometry reduction_geometry(int64_t n, int64_t c, int64_t s, int64_t element_bytes) {
-  Geometry g = {n, c, s, s < 64 && (s == 1 || n >= 8) && c > 1, 1, 1, 0, 1, 0, 1, 1};
+  Geometry g = base_geometry(n, c, s);
   if (g.along) {
-    const bool small = s == 1 && n * c <= 4 * longest_run;  // columns are read in place, which beats longer runs over copies of them
-    g.group = c * s <= longest_run ? c : larger(1, longest_run / 2 / (sum_lanes * s) * sum_lanes);
-    g.period = g.group * s;
-    g.fold = small ? 16 : longest_sum;
-    if (c * s <= longest_run / 2 && !small) set_rows(g);
-    g.steps = divide_up(n, g.repeat);
-    g.chunk = g.repeat == 1 ? 256 : g.fold * larger(1, chunk_elements / (g.fold * g.run()));
-    if (g.repeat == 1 && g.chunks() == 1) {  // few rows: groups are what threads can share
-      g.group = clamped(elements_per_task / 2 / (n * s) / sum_lanes * sum_lanes, smaller(g.group, 256), g.group);
+    const bool apart = is_small(g) || is_wide(g);
+    g.chunk = apart ? 256 / g.repeat : g.fold * larger(1, chunk_elements / (g.fold * g.run()));
+    if (apart && (g.chunks() == 1 || n * s * least_group * element_bytes <= cached_bytes)) {  // threads share channels, not rows
+      g.group = clamped(elements_per_task / 2 / larger(1, n * s) / sum_lanes * sum_lanes, smaller(g.group, least_group), g.group);
       g.period = g.group * s;
     }
   } else {
-    g.blocks = larger(1, divide_up(s, longest_run));
-    const int64_t run = clamped(s, 1, longest_run);
-    g.group = clamped(2 * longest_run / run, 1, c);
+    g.group = clamped(2 * longest_run / clamped(s, 1, longest_run), 1, c);
     const int64_t cached = cached_bytes / larger(1, n * s * element_bytes);
     if (cached >= 1) g.group = clamped(g.group, 1, cached);
-    g.steps = n * g.blocks;
-    g.fold = larger(1, longest_run / run);
+    if (g.group > sum_lanes) g.group -= g.group % sum_lanes;  // what is worked out per channel fills vectors
     g.chunk = 8 * g.fold;
   }
   return g;
@@ -114,7 +135,7 @@ FL_HD Geometry reduction_geometry(int64_t n, int64_t c, int64_t s, int64_t eleme
 
 // The traversal where nothing is summed: memory order.
 FL_HD Geometry plain_geometry(int64_t n, int64_t c, int64_t s) {
-  Geometry g = reduction_geometry(n, c, s, 1);
+  Geometry g = base_geometry(n, c, s);
   const int64_t wanted = elements_per_task / 2;
   if (g.along) {
     g.chunk = larger(1, wanted / g.run());

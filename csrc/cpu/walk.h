@@ -1,7 +1,7 @@
 // What a run is, how its elements are read and written, and in which order its loops visit them.
 //
-// A run is either of one channel (`uniform`) or rows that cross channels (`along`), visited strip by strip of a cache line's width, down
-// the rows: either way a channel's values and sums are held in registers.
+// A run is rows: of one channel each (`uniform`), visited one after the other, or across channels (`along`), visited strip by strip of a
+// cache line's width, down the rows. Either way a channel's values and sums are held in registers.
 #pragma once
 
 #include "../common/activations.h"
@@ -11,9 +11,10 @@
 namespace fastlayers::FL_CPU_CAPABILITY {
 
 constexpr int sum_lanes = 16;
+constexpr int64_t page_bytes = 4096;
 constexpr int64_t prefetch_bytes = 2048;  // tensors are fetched this far ahead: the loops keep the processor too busy to see as far itself
 
-// Values of a parameter: those of channel or element i are at values + i * step, step 0 or 1. Sixteen may be read where step is 0.
+// Values of a parameter: those of row or element i are at values + i * step, step 0 or 1. Sixteen may be read where step is 0.
 template <class T> struct Column {
   const T* values;
   int64_t step;
@@ -28,7 +29,7 @@ constexpr int column_count = column_arguments + max_arguments;
 template <class Storage> struct Run {
   using T = typename Compute<Storage>::type;
 
-  int64_t count, rows, stride;  // along: `rows` rows of `count` elements, `stride` apart
+  int64_t count, rows, stride;  // `rows` rows of `count` elements, `stride` apart
   const Storage *x, *dy, *residual, *residual_after;  // the residuals may be null
   Storage *y, *dx, *dresidual;       // dx and dresidual may be null
   T* parked;                         // dz for a second visit of the same elements, or null
@@ -41,7 +42,7 @@ template <class Storage> struct Run {
   bool affine, corrected;  // whether mean, scale, shift are anything but 0, 1, 0; whether mean_dz and slope are anything but 0
   int repeats;             // how many of each learnable parameter there are
   Column<T> columns[column_count];
-  T* sums;  // sum k is at sums + k * sums_step: 16 partial ones (uniform) or one per element of a row (along). Null: none wanted
+  T* sums;  // sum k is at sums + k * sums_step: 16 partial ones of each row (uniform) or one per element of a row. Null: none wanted
   int64_t sums_step;
   bool sums_dz;  // whether those of dz are wanted, beside the parameters'
 };
@@ -73,10 +74,10 @@ template <bool whole> struct Access {
     }
     write(address, value);
   }
-  // Of a column beside a run of one channel, or beside element `lane` and those after it.
+  // Of a column beside row `lane`, or beside element `lane` and those after it.
   template <class V, bool along> FL_HD V column(const Column<typename V::Scalar>& column, int64_t lane) const {
     if constexpr (along) return read<V>(column.values + (lane & -column.step));
-    else return V(*column.values);
+    else return V(column.values[lane & -column.step]);
   }
   // What may be added to a sum: nothing for lanes past the end.
   template <class V> FL_HD V counted(V value) const {
@@ -100,18 +101,21 @@ template <int most, bool unrolled, class Body> FL_HD void for_each_vector(int co
 }
 
 // Carries a loop over a run along channels, strip by strip, down the rows: loop.enter takes a strip's columns, step an element's vector,
-// leave what has been gathered. Tensors are fetched one run ahead, in the order of memory: the strided order alone is half as fast.
+// leave what has been gathered. Tensors are fetched one run ahead, in the order of memory: the strided order alone is half as fast. Rows
+// of pages are fetched each along itself, and parts of rows where the next run has them.
 template <class Storage, class Loop> FL_HD void walk_rows(const Run<Storage>& r, Loop& loop) {
   constexpr int size = Block<typename Compute<Storage>::type>::size, most = strip_vectors<Storage>;
   constexpr bool unrolled = most <= 2;
   constexpr int64_t least = unrolled ? most : 1, element = sizeof(Storage), line = most * size * element;
-  int64_t lane = 0, fetched = larger(r.rows * r.stride * element, prefetch_bytes);
+  const int64_t run = r.rows * r.stride * element;
+  const int64_t ahead = r.stride > r.count ? run : r.stride * element > page_bytes ? prefetch_bytes : 0;  // 0: as memory lies
+  int64_t lane = 0, fetched = larger(run, prefetch_bytes);
   while (lane + least * size <= r.count) {
     const int vectors = static_cast<int>(smaller(most, (r.count - lane) / size));
     for_each_vector<most, unrolled>(vectors, [&](int j) __attribute__((always_inline)) { loop.enter(j, lane + j * size, Access<true>{}); });
     int64_t i = lane;
     for (int64_t row = 0; row < r.rows; ++row, i += r.stride, fetched += line) {
-      const Access<true> access{0, fetched - i * element};
+      const Access<true> access{0, ahead ? ahead : fetched - i * element};
       for_each_vector<most, unrolled>(vectors, [&](int j) __attribute__((always_inline)) { loop.step(j, i + j * size, access); });
     }
     for_each_vector<most, unrolled>(vectors, [&](int j) __attribute__((always_inline)) { loop.leave(j, lane + j * size, Access<true>{}); });
@@ -128,10 +132,13 @@ template <class Storage, class Loop> FL_HD void walk_rows(const Run<Storage>& r,
 // Over a uniform run, in which nothing is gathered.
 template <class Storage, class Loop> FL_HD void walk_uniform(const Run<Storage>& r, Loop& loop) {
   constexpr int size = Block<typename Compute<Storage>::type>::size;
-  int64_t i = 0;
-  loop.enter(0, 0, Access<true>{});
-  for (; i + size <= r.count; i += size) loop.step(0, i, Access<true>{});
-  if (i < r.count) loop.step(0, i, Access<false>{static_cast<int>(r.count - i)});
+  for (int64_t row = 0; row < r.rows; ++row) {
+    int64_t i = row * r.stride;
+    const int64_t end = i + r.count;
+    loop.enter(0, row, Access<true>{});
+    for (; i + size <= end; i += size) loop.step(0, i, Access<true>{});
+    if (i < end) loop.step(0, i, Access<false>{static_cast<int>(end - i)});
+  }
 }
 
 template <bool along, class Storage, class Loop> FL_HD void walk(const Run<Storage>& r, Loop& loop) {
@@ -143,8 +150,8 @@ template <bool along, class Storage, class Loop> FL_HD void walk(const Run<Stora
 template <bool along, class Storage> FL_HD bool can_pass_caches(const Run<Storage>& r, const Storage* address) {
   constexpr int vector_bytes = Block<typename Compute<Storage>::type>::size * sizeof(Storage);
   if (!r.past_caches) return false;
-  if (along && r.rows > 1 && (r.stride * sizeof(Storage) % 64 || reinterpret_cast<uintptr_t>(address) % 64)) return false;
-  return reinterpret_cast<uintptr_t>(address) % vector_bytes == 0;
+  const int unit = along && r.rows > 1 ? 64 : vector_bytes;
+  return reinterpret_cast<uintptr_t>(address) % unit == 0 && (r.rows == 1 || r.stride * sizeof(Storage) % unit == 0);
 }
 
 }  // namespace
