@@ -143,7 +143,7 @@ struct softplus : Invertible<FromInput<0, 2>> {
   }
   template <class T> FL_HD static T forward(T x, const T* p) {
     const math::Pair<T> scaled = math::exact_product(p[0], x);
-    return select(scaled.value > p[1], x, math::softplus(scaled) / p[0]);
+    return select(scaled.value > p[1], x, math::softplus(scaled) * (T(1) / p[0]));
   }
   template <class T> FL_HD static T derivative(T x, const T* p, T*) {
     const math::Pair<T> scaled = math::exact_product(p[0], x);
