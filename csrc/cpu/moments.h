@@ -149,22 +149,20 @@ template <class Storage> class MomentsWorker {
 
   // The mean of the channel's first few elements at step q.
   double first_pilot(int64_t c, int64_t q) const {
-    using V = Block<T>;
     const Geometry& g = pass_.geometry;
     const int64_t sample = g.along ? q * g.repeat : q / g.blocks, start = g.along ? 0 : q % g.blocks * longest_run;
-    const int64_t count = smaller(sum_lanes, g.along ? (g.n - sample) * g.s : g.s - start);
+    const int64_t most = 4, count = smaller(most, g.along ? (g.n - sample) * g.s : g.s - start);
     const Storage* row = pass_.run.x + (sample * g.c + c) * g.s + start;
-    T values[sum_lanes] = {};
-    if (!g.along && count == sum_lanes) {
-      if constexpr (sizeof(Storage) == sizeof(T)) return sum_of_lanes(row) / sum_lanes;
-      for (int i = 0; i < sum_lanes; i += V::size) store(values + i, load<V>(row + i));
-      return sum_of_lanes(values) / sum_lanes;
+    if (!g.along && count == most) return ((number(row) + number(row + 1)) + (number(row + 2) + number(row + 3))) * 0.25;
+    double sum = 0;
+    for (int64_t left = count; left > 0; row += (g.c - 1) * g.s) {
+      for (int64_t s = start; s < g.s && left > 0; ++s, --left) sum += number(row++);
     }
-    int64_t filled = 0;
-    for (; filled < count; row += (g.c - 1) * g.s) {
-      for (int64_t s = start; s < g.s && filled < count; ++s, ++filled) values[filled] = load<V>(row++, 1)[0];
-    }
-    return sum_of_lanes(values) / count;
+    return sum / static_cast<double>(count);
+  }
+  static double number(const Storage* address) {
+    if constexpr (sizeof(Storage) == sizeof(T)) return *address;
+    else return load<Vector<T>>(address, 1)[0];
   }
 
   // The same for all channels of a group at once, where channels lie side by side.
