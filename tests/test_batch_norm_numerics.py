@@ -113,14 +113,18 @@ def test_counts_from_two_to_2_to_the_24(cpu_backend: str, log2_count: int) -> No
     ((32, 48, 28, 28), "contiguous"), ((32, 48, 28, 28), "channels_last"), ((4, 3, 300, 300), "contiguous"), ((4096, 64), "contiguous"),
     ((8, 512, 7, 7), "contiguous"), ((3, 512, 7, 7), "contiguous"), ((128, 1500), "contiguous"), ((8, 1100, 7, 7), "channels_last"),
 ], ids=str)
-def test_the_same_bits_for_any_number_of_threads_and_every_run(shape: tuple[int, ...], layout: str, dtype: torch.dtype) -> None:
+@pytest.mark.parametrize(("activation", "p"), [("prelu", 0.1), ("silu", 0.0)])
+def test_the_same_bits_for_any_number_of_threads_and_every_run(
+    shape: tuple[int, ...], layout: str, activation: str, p: float, dtype: torch.dtype
+) -> None:
     if not fl.backends()["cpp"].startswith("available"):
         pytest.skip(fl.backends()["cpp"])
     x, dy = (arrange(torch.randn(shape), layout).to(dtype) for _ in range(2))
-    layer = {2: nn.BatchNorm1d, 4: nn.BatchNorm2d}[len(shape)](shape[1], activation=nn.PReLU(shape[1]), dropout=0.1)
+    following = nn.PReLU(shape[1]) if activation == "prelu" else activation
+    layer = {2: nn.BatchNorm1d, 4: nn.BatchNorm2d}[len(shape)](shape[1], activation=following, dropout=p)
     threads, results = torch.get_num_threads(), []
     try:
-        for count in (1, 2, 4, 2, 1):
+        for count in (1, 2, 4, 16, 2, 1):
             torch.set_num_threads(count)
             torch.manual_seed(1)
             twin, leaf = copy.deepcopy(layer), x.clone().requires_grad_()

@@ -191,7 +191,7 @@ template <class Storage> class Worker {
       const int64_t offset = sample * stride + first_channel_ * geometry_.s;
       if (row == stride) {
         call_along(offset, samples * row, geometry_.numel());
-      } else if (has_numbers() || parked_) {
+      } else if (has_numbers()) {
         for (int64_t i = 0; i < samples; ++i) call_along(offset + i * stride, row, offset + i * stride + row);
       } else {
         call(offset, row, samples, stride, 0, lanes_.data(), geometry_.padded_row());
@@ -230,9 +230,10 @@ template <class Storage> class Worker {
     for (int64_t start = 0, piece; start < count; start += piece) {
       const int64_t lane = start % row, left = count - start;
       const int64_t rows = lane ? 0 : smaller(most, left) / row;
-      piece = rows ? rows * row : smaller(smaller(most, left), row - lane);
+      const int64_t width = rows ? row : smaller(smaller(most, left), row - lane);
+      piece = width * larger(1, rows);
       move_columns(lane);
-      call(offset + start, rows ? row : piece, larger(1, rows), row, last, lanes_.data() + lane, geometry_.padded_row());
+      call(offset + start, width, larger(1, rows), width, last, lanes_.data() + lane, geometry_.padded_row());
       move_columns(-lane);
     }
   }

@@ -160,7 +160,7 @@ template <class Activation, class Storage, bool along, Sweep sweep> struct Backw
     if (sweep == Sweep::any && numbers) gradient *= kept_or_dropped(numbers + i, threshold, keep, nothing);
     const V dz = gradient * inputs.derivative(z, inputs.arguments(j, i), slopes);
     if (sweep == Sweep::any && dresidual) access.write(dresidual + i, dz, past_caches);
-    if (sweep == Sweep::any && parked) access.write(parked + i, dz);
+    if (sweep == Sweep::any && parked) access.write(parked + i - access.skipped, dz);
     if (sweep == Sweep::input || sweep == Sweep::parameters || (sweep == Sweep::any && dx)) {
       V result = dz;
       const auto& columns = inputs.columns_of(j);
@@ -257,7 +257,7 @@ template <class Storage, bool along> struct ParkedLoop {
   template <bool whole> FL_HD void leave(int, int64_t, Access<whole>) {}
   template <bool whole> FL_HD void step(int j, int64_t i, Access<whole> access) {
     const auto& columns = inputs.columns_of(j);
-    const V centred = access.template read<V>(inputs.x + i) - columns.mean, dz = access.template read<V>(parked + i);
+    const V centred = access.template read<V>(inputs.x + i) - columns.mean, dz = access.template read<V>(parked + i - access.skipped);
     access.write(dx + i, through_statistics(dz, centred, columns.mean_dz, columns.slope) * columns.scale, past_caches);
   }
 

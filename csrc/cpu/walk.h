@@ -32,7 +32,7 @@ template <class Storage> struct Run {
   int64_t count, rows, stride;  // `rows` rows of `count` elements, `stride` apart
   const Storage *x, *dy, *residual, *residual_after;  // the residuals may be null
   Storage *y, *dx, *dresidual;       // dx and dresidual may be null
-  T* parked;                         // dz for a second visit of the same elements, or null
+  T* parked;                         // dz for a second visit of the same elements, row after row, or null
   const uint16_t* numbers;           // of the run's elements, or null for no dropout
   const uint16_t* uniform_numbers;   // for a random activation
   int32_t threshold;
@@ -53,6 +53,7 @@ namespace {
 template <bool whole> struct Access {
   int count = 0;
   int64_t ahead = prefetch_bytes;  // how far ahead tensors are fetched
+  int64_t skipped = 0;             // elements between the run's first one and here that are not the run's
 
   template <class V, class Storage> FL_HD V read(const Storage* address) const {
     if constexpr (whole) return load<V>(address);
@@ -107,24 +108,24 @@ template <class Storage, class Loop> FL_HD void walk_rows(const Run<Storage>& r,
   constexpr int size = Block<typename Compute<Storage>::type>::size, most = strip_vectors<Storage>;
   constexpr bool unrolled = most <= 2;
   constexpr int64_t least = unrolled ? most : 1, element = sizeof(Storage), line = most * size * element;
-  const int64_t run = r.rows * r.stride * element;
-  const int64_t ahead = r.stride > r.count ? run : r.stride * element > page_bytes ? prefetch_bytes : 0;  // 0: as memory lies
+  const int64_t gap = r.stride - r.count, run = r.rows * r.stride * element;
+  const int64_t ahead = gap ? run : r.stride * element > page_bytes ? prefetch_bytes : 0;  // 0: as memory lies
   int64_t lane = 0, fetched = larger(run, prefetch_bytes);
   while (lane + least * size <= r.count) {
     const int vectors = static_cast<int>(smaller(most, (r.count - lane) / size));
     for_each_vector<most, unrolled>(vectors, [&](int j) __attribute__((always_inline)) { loop.enter(j, lane + j * size, Access<true>{}); });
     int64_t i = lane;
     for (int64_t row = 0; row < r.rows; ++row, i += r.stride, fetched += line) {
-      const Access<true> access{0, ahead ? ahead : fetched - i * element};
+      const Access<true> access{0, ahead ? ahead : fetched - i * element, row * gap};
       for_each_vector<most, unrolled>(vectors, [&](int j) __attribute__((always_inline)) { loop.step(j, i + j * size, access); });
     }
     for_each_vector<most, unrolled>(vectors, [&](int j) __attribute__((always_inline)) { loop.leave(j, lane + j * size, Access<true>{}); });
     lane += vectors * size;
   }
   for (; lane < r.count; lane += size) {
-    const Access<false> access{static_cast<int>(smaller(size, r.count - lane))};
+    Access<false> access{static_cast<int>(smaller(size, r.count - lane))};
     loop.enter(0, lane, access);
-    for (int64_t row = 0; row < r.rows; ++row) loop.step(0, lane + row * r.stride, access);
+    for (int64_t row = 0; row < r.rows; ++row, access.skipped += gap) loop.step(0, lane + row * r.stride, access);
     loop.leave(0, lane, access);
   }
 }
