@@ -15,7 +15,7 @@ namespace {
 
 // What a loop does: anything that its run asks for; or, in the two sweeps of batch norm's backward, nothing but gather sums, or nothing but
 // write dx through the statistics; or write dx of a plain activation and gather the sums of its parameters. A loop without branches takes
-// three quarters of the time in half types. In float32 memory is waited for, unless sums that nobody wants fill the registers.
+// three quarters of the time where memory is not waited for, as in half types and in caches.
 enum class Sweep { any, sums, input, parameters };
 
 // A vector's share of the columns: held in registers for all that a uniform run or a strip visits.

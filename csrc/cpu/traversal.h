@@ -1,9 +1,9 @@
 // In which order the elements of an (n, c, s) tensor are visited, and how a reduction is cut.
 //
-// Planar (s large): a run is at most `longest_run` elements of one row (sample, channel). Along (s small: channels_last and matrices):
-// a run is rows across the channels of a group, a row several samples where one fills no cache lines. A *step* is one run of each channel
-// (planar) or of all channels (along) of a group; partial sums are folded into double every `fold` steps, and `chunk` steps are the
-// unit of a reduction. Both depend on the shape alone, so sums have the same bits for any number of threads.
+// Planar (s large): a run is rows of one sample, each of one channel and at most `longest_run` elements. Along (s small: channels_last and
+// matrices): a run is rows across the channels of a group, a row several samples where one fills no cache lines. A *step* is one row of
+// each channel (planar) or one run of all channels (along) of a group; partial sums are folded into double every `fold` steps, and `chunk`
+// steps are the unit of a reduction. Both depend on the shape alone, so sums have the same bits for any number of threads.
 #pragma once
 
 #include <new>
