@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 import threading
 import time
 import warnings
@@ -174,23 +175,26 @@ def test_a_gradient_may_be_dropped_while_a_step_runs(cpu_backend: str) -> None:
     """By another thread, which runs while kernels do: they go on with the memory that they were given."""
     p = torch.nn.Parameter(torch.zeros(30_000_000))  # of which malloc gives the memory back at once
     optimizer = fl.optim.SGD([p], lr=1.0)
-    begins, ends = threading.Event(), threading.Event()
+    begins, dropped = threading.Event(), threading.Event()
 
     def drop() -> None:
-        while begins.wait() and not ends.is_set():
+        for _ in range(6):
+            begins.wait()
             begins.clear()
-            time.sleep(4e-3)
-            p.grad = None
-
-    thread = threading.Thread(target=drop)
-    thread.start()
-    for _ in range(6):
-        p.grad = torch.ones_like(p)
-        begins.set()
-        optimizer.step()
-        while p.grad is not None:
             time.sleep(1e-3)
-    ends.set()
-    begins.set()
-    thread.join()
+            p.grad = None
+            dropped.set()
+
+    threading.Thread(target=drop, daemon=True).start()
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(100.0)  # the thread's turn comes when kernels run, not while gradients are looked for: torch may crash then
+    try:
+        for _ in range(6):
+            p.grad = torch.ones_like(p)
+            begins.set()
+            optimizer.step()
+            assert dropped.wait(60)
+            dropped.clear()
+    finally:
+        sys.setswitchinterval(interval)
     assert p.detach().unique().tolist() == [-6.0]
