@@ -221,10 +221,13 @@ template <class Activation, class Storage, bool along, Sweep sweep> struct Backw
 
   static void run(const Run<Storage>& r) {
     BackwardLoop loop(r);
-    if constexpr (along) return walk_rows(r, loop);
-    for (int64_t row = 0; row < r.rows; ++row) {
-      loop.go_uniform(row, row * r.stride, row * r.stride + r.count);
-      if (loop.sums_memory) loop.row_sums += sum_lanes;
+    if constexpr (along) {
+      walk_rows(r, loop);
+    } else {
+      for (int64_t row = 0; row < r.rows; ++row) {
+        loop.go_uniform(row, row * r.stride, row * r.stride + r.count);
+        if (loop.sums_memory) loop.row_sums += sum_lanes;
+      }
     }
   }
 };
