@@ -72,6 +72,14 @@ def cpu_backend(request: pytest.FixtureRequest):
         yield request.param
 
 
+@pytest.fixture(scope="session")
+def cpu_results(tmp_path_factory: pytest.TempPathFactory):
+    """What each instruction set of this processor computes, from tests/cpu_results.py."""
+    from cpu_results import of_every_capability
+
+    return of_every_capability(tmp_path_factory.mktemp("cpu_results"))
+
+
 @pytest.fixture(autouse=True)
 def _fresh_state():
     """The same random numbers in every test; outputs that a kernel forgets to write are NaN, not zero."""

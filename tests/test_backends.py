@@ -1,6 +1,7 @@
 """Choosing a backend, and living without a compiler, Triton or a GPU."""
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -139,12 +140,19 @@ def test_every_cpu_capability_can_be_forced(capability: str) -> None:
     """The kernels for older processors run here too; one that this processor lacks is refused with a clear line."""
     if not fl.backends()["cpp"].startswith("available"):
         pytest.skip(fl.backends()["cpp"])
-    import os
-
     done = subprocess.run(
         [sys.executable, "-c", "import fastlayers as fl; print(fl.backends()['cpp'])"], capture_output=True, text=True, check=True,
         env={**os.environ, "FASTLAYERS_CPU_CAPABILITY": capability})
     assert capability in done.stdout.lower()
+
+
+def test_unknown_capability_fails_at_import() -> None:
+    for value in ("sse9", "AVX2"):
+        environment = {**os.environ, "FASTLAYERS_CPU_CAPABILITY": value}
+        code = "import torch, fastlayers._C"
+        run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=300)
+        assert run.returncode != 0
+        assert f"FASTLAYERS_CPU_CAPABILITY must be baseline, avx2 or avx512, got {value}" in run.stderr
 
 
 def test_blocks_may_end_in_any_order_and_be_entered_again() -> None:

@@ -248,3 +248,17 @@ def test_the_extension_checks_for_itself() -> None:
     ):
         with pytest.raises((RuntimeError, ValueError, TypeError), match="must"):
             bad()
+
+
+@pytest.mark.parametrize("rows", [0, 1, 3, 18])
+def test_wrong_number_of_hinges(rows: int) -> None:
+    cpp = pytest.importorskip("fastlayers._C", reason="the C++ extension is not built")
+    parameters = torch.zeros(rows, 1)
+    with pytest.raises(ValueError, match=r"parameters must be a contiguous cpu tensor of shape \[2 times 1 to 8, 1 or 3\], got shape"):
+        cpp.epilogue_forward(torch.zeros(2, 3), None, None, None, None, parameters, None, "apl", (), 0.0, 1)
+
+
+def test_random_activation_without_seed() -> None:
+    cpp = pytest.importorskip("fastlayers._C", reason="the C++ extension is not built")
+    with pytest.raises(ValueError, match="epilogue_forward: seed must be given for rrelu, got None"):
+        cpp.epilogue_forward(torch.zeros(2, 3), None, None, None, None, None, None, "rrelu", (0.1, 0.3), 0.0, 1)

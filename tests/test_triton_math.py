@@ -12,6 +12,7 @@ import sys
 import cases
 import pytest
 import torch
+from tolerances import assert_errors
 from torch import Tensor
 
 pytest.importorskip("triton", reason="Triton is not installed")
@@ -19,6 +20,7 @@ emulator = pytest.importorskip("ptxsim.triton", reason="the emulator is installe
 
 from fastlayers import kernels, reference, specs  # noqa: E402
 from fastlayers.reference import activations  # noqa: E402
+from fastlayers.tolerance import ulp  # noqa: E402
 
 ROWS = tuple(specs.ACTIVATIONS.values())
 HALF_TYPES = (torch.float16, torch.bfloat16)
@@ -64,23 +66,6 @@ def oracle(row: specs.Activation, x: Tensor, learnables: list[float]) -> tuple[T
     return activations.function(row.name)(wide, *given).detach(), slope.detach(), second
 
 
-def spacing(value: Tensor, dtype: torch.dtype) -> Tensor:
-    """Distance between neighbouring numbers of dtype around value: one unit in the last place."""
-    info = torch.finfo(dtype)
-    _, exponent = torch.frexp(value.double().abs().clamp_min(info.tiny))
-    return torch.ldexp(torch.full_like(value, info.eps, dtype=torch.float64), exponent - 1)
-
-
-def assert_errors(got: Tensor, want: Tensor, x: Tensor, allowed: Tensor, what: str) -> None:
-    """|got - want| <= allowed wherever want is a number that got's dtype can hold, and the same infinity or NaN elsewhere."""
-    rounded = want.to(got.dtype)
-    exact = (got == rounded) | (got.isnan() & rounded.isnan())
-    error = torch.where(exact, torch.zeros_like(want), (got.double() - want).abs())
-    bad = ~(error <= allowed)
-    worst = (error / allowed).nan_to_num(nan=math.inf).argmax()
-    assert not bad.any(), f"{what}: {int(bad.sum())} off, f({x[worst]:.9g}) = {got[worst]:.9g}, not {want[worst]:.9g}"
-
-
 def finite(value: Tensor) -> Tensor:
     return value.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
 
@@ -88,10 +73,10 @@ def finite(value: Tensor) -> Tensor:
 def check_float32(row: specs.Activation, x: Tensor, got: tuple[Tensor, Tensor], learnables: list[float]) -> None:
     """The budget of the row, plus what the input's own rounding, half a unit of x, makes of it."""
     value, slope, second = oracle(row, x, learnables)
-    own = 0.5 * spacing(x, torch.float32)
-    allowed = row.ulp * spacing(value, torch.float32) + finite(own * slope.abs())
+    own = 0.5 * ulp(x, torch.float32)
+    allowed = row.ulp * ulp(value, torch.float32) + finite(own * slope.abs())
     assert_errors(got[0], value, x, allowed, row.name)
-    allowed = (row.derivative_ulp * spacing(slope, torch.float32)).clamp_min(row.derivative_absolute) + finite(own * second.abs())
+    allowed = (row.derivative_ulp * ulp(slope, torch.float32)).clamp_min(row.derivative_absolute) + finite(own * second.abs())
     assert_errors(got[1], slope, x, allowed, f"{row.name}'")
 
 
@@ -109,11 +94,11 @@ def test_float32_with_other_parameters(name: str) -> None:
     with emulator.device(arch=90):
         got = call(row, x, ELSEWHERE[name])
     value, slope, second = oracle(row, x, ELSEWHERE[name])
-    terms = spacing(x.double().nan_to_num(nan=1.0, posinf=1.0, neginf=1.0).abs().clamp_min(max(map(abs, ELSEWHERE[name]))), torch.float32)
+    terms = ulp(x.double().nan_to_num(nan=1.0, posinf=1.0, neginf=1.0).abs().clamp_min(max(map(abs, ELSEWHERE[name]))), torch.float32)
     cancelling = terms if name in ("srelu", "apl") else torch.zeros_like(terms)
-    own = 0.5 * spacing(x, torch.float32)
-    assert_errors(got[0], value, x, row.ulp * spacing(value, torch.float32) + finite(own * slope.abs()) + 2 * cancelling, name)
-    allowed = (row.derivative_ulp * spacing(slope, torch.float32)).clamp_min(row.derivative_absolute) + finite(own * second.abs())
+    own = 0.5 * ulp(x, torch.float32)
+    assert_errors(got[0], value, x, row.ulp * ulp(value, torch.float32) + finite(own * slope.abs()) + 2 * cancelling, name)
+    allowed = (row.derivative_ulp * ulp(slope, torch.float32)).clamp_min(row.derivative_absolute) + finite(own * second.abs())
     assert_errors(got[1], slope, x, allowed, f"{name}'")
 
 
@@ -122,8 +107,8 @@ def check_half(row: specs.Activation, x: Tensor, got: tuple[Tensor, Tensor], lea
     value, slope, second = oracle(row, x, learnables)
     defined = ~value.isnan() | x.isnan()
     for kind, result, want, steep in (("value", got[0], value, slope), ("derivative", got[1], slope, second)):
-        unit = spacing(want, x.dtype)
-        allowed = unit + (row.derivative_absolute if kind == "derivative" else 0.0) + finite(own * spacing(x, torch.float32) * steep.abs())
+        unit = ulp(want, x.dtype)
+        allowed = unit + (row.derivative_absolute if kind == "derivative" else 0.0) + finite(own * ulp(x, torch.float32) * steep.abs())
         assert_errors(result[defined], want[defined], x[defined], allowed[defined], f"{row.name} {kind}")
         number = defined & result.isfinite() & want.isfinite()
         nearest = ((result.double() - want).abs()[number] <= 0.5 * unit[number]).double().mean()
@@ -157,7 +142,7 @@ def test_snake_where_nobody_knows_the_phase(dtype: torch.dtype) -> None:
     x = x[x.isfinite()]
     with emulator.device(arch=90):
         added = call(row, x, [1.7])[0].double() - x.double()
-    unit = 2 * spacing(x, dtype)
+    unit = 2 * ulp(x, dtype)
     assert ((-unit <= added) & (added <= 1 / 1.7 + unit)).all(), f"{added.abs().max():.3g}"
 
 

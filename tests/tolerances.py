@@ -6,8 +6,10 @@ the same dtype plus a few units of the sum of its terms' magnitudes.
 """
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -69,3 +71,15 @@ def assert_within(actual: Tensor, oracle: Tensor, bound: Tensor, what: str) -> N
     assert worst.numel() == 0 or worst.max() <= 1, (
         f"{what}: {int((worst > 1).sum())} of {worst.numel()} elements off, worst by {worst.max():.3g} times what is allowed: "
         f"got {actual.flatten()[worst.argmax()]:.9g}, want {oracle.flatten()[worst.argmax()]:.9g}")
+
+
+def assert_errors(got: Tensor, want: Tensor, x: Tensor, allowed: Tensor, what: str) -> None:
+    """|got - want| <= allowed wherever want is a number that got's dtype can hold, and the same infinity or NaN elsewhere."""
+    rounded = want.to(got.dtype)
+    exact = (got == rounded) | (got.isnan() & rounded.isnan())
+    error = torch.where(exact, torch.zeros_like(want), (got.double() - want).abs())
+    bad = ~(error <= allowed)
+    if bad.any():
+        worst = torch.where(bad, error / allowed, 0).nan_to_num(nan=math.inf).argmax()
+        at = (tensor.flatten()[worst].item() for tensor in (x, got, want))
+        pytest.fail("{}: {} off, f({:.9g}) = {:.9g}, not {:.9g}".format(what, int(bad.sum()), *at))
