@@ -20,7 +20,7 @@ from fastlayers import functional as F
 from fastlayers import nn, reference
 from fastlayers.backends import select
 from fastlayers.functional.dropout import CONVENTIONS
-from fastlayers.reference.dropout import DROPOUT_STREAM, alpha_outcome, keep_scale, random_numbers, threshold
+from fastlayers.reference.dropout import DROPOUT_STREAM, alpha_outcome, keep_scale, mask_like, philox, random_numbers, threshold
 
 CPP = pytest.mark.skipif(not fl.backends()["cpp"].startswith("available"), reason=fl.backends()["cpp"])
 
@@ -72,6 +72,37 @@ def test_far_elements(backend: str, first: int) -> None:
     for seed, p in ((1234, 0.5), (-1, 0.1)):
         mask = F.dropout_mask((300,), p, seed, first=first)
         assert mask.tolist() == kept(first, 300, seed, p)
+
+
+@pytest.mark.parametrize(("p", "seed", "bits"), [
+    (0.5, 1234, "10111001110001101011010111000001"), (0.1, 0x123456789ABCDEF, "11111011010101111111111111111011"),
+])
+def test_known_masks(backend: str, p: float, seed: int, bits: str) -> None:
+    x = torch.ones(len(bits))
+    y = select(x).epilogue_forward(x, None, None, None, None, None, torch.tensor(seed), "identity", (), p, 0)
+    assert "".join(str(int(keep)) for keep in y != 0) == bits
+
+
+def test_known_philox_words() -> None:
+    def words(counter: list[int], key: list[int]) -> list[str]:
+        tensors = [torch.tensor(value) for value in counter + key]
+        return [f"{int(word):08x}" for word in philox(tuple(tensors[:4]), tuple(tensors[4:]))]
+
+    assert words([0] * 4, [0] * 2) == ["6627e8d5", "e169c58d", "bc57ac4c", "9b00dbd8"]
+    assert words([0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344], [0xA4093822, 0x299F31D0]) == [
+        "d16cfe09", "94fdcceb", "5001e420", "24126ea1"]
+
+
+@pytest.mark.parametrize("p", [2**-16, 1 / 512, 0.3, 0.5, 1 - 2**-16, 1.0])
+@pytest.mark.parametrize("shape", [(7,), (3, 5, 49), (1, 5003), (40, 3)])
+def test_masks_are_those_of_the_reference(backend: str, shape: tuple[int, ...], p: float) -> None:
+    """Bit for bit, whatever the kernel: plain, per channel, channels_last."""
+    seed = torch.randint(-(2**63), 2**63 - 1, ())
+    for x in (torch.ones(shape), torch.ones(shape, dtype=torch.bfloat16), cases.arrange(torch.ones(*shape, 3), "permuted")):
+        scale = torch.ones(x.size(-1))
+        for arguments in ((None, None), (None, scale)):
+            y = select(x).epilogue_forward(x, *arguments, None, None, None, seed, "identity", (), p, x.dim() - 1)
+            assert torch.equal(y != 0, mask_like(x, p, seed))
 
 
 def test_known_answers(backend: str) -> None:
