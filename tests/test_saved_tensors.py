@@ -6,6 +6,7 @@ import torch
 
 import fastlayers as fl
 from fastlayers import nn
+from fastlayers.measure import saved_bytes
 
 
 @pytest.mark.parametrize(("make", "bytes_per_element"), [
@@ -17,19 +18,11 @@ from fastlayers import nn
     (lambda: nn.BatchNorm2d(8, affine=False).eval(), 0),
 ], ids=["bn+relu+dropout", "bn+relu+dropout bf16", "dropout", "relu keeps y", "silu", "bn eval frozen"])
 def test_saved_bytes(cpu_backend: str, make, bytes_per_element: int) -> None:
-    """What backward keeps, per-channel vectors and the seed aside."""
+    """What backward keeps, parameters, per-channel vectors and the seed aside."""
     module = make()
     dtype = next(iter([*module.parameters(), torch.empty(0)])).dtype
     x = torch.randn(4, 8, 16, 16, dtype=dtype, requires_grad=True)
-    kept = {}
-
-    def pack(tensor):
-        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        module(x * 1)
-    assert sum(kept.values()) - bytes_per_element * x.numel() <= 8 + 4 * 8 * 8
+    assert saved_bytes(lambda: module(x * 1), module) - bytes_per_element * x.numel() <= 8 + 4 * 8 * 8
 
 
 def test_dropout_keeps_a_seed_only(cpu_backend: str) -> None:
