@@ -297,3 +297,19 @@ LAYER_CALLS = [
     Call("statistics, input gradient", _statistics_and_input, 4, BOTH),
     Call("inverse", _inverse, 3, BOTH),
 ]
+
+
+CUDA_INSTRUCTIONS: dict[str, float] = {
+    "apl with 8 hinges backward contiguous": 74.5,
+    "apl with 8 hinges forward, channels_last channels_last": 43.0,
+    "apl with 8 hinges backward, channels_last channels_last": 88.5,
+    "rrelu + dropout contiguous": 36.5,
+}
+"""Per bfloat16 element and sweep, where the CUDA kernels of a call take more than its own limit."""
+CUDA_TRAFFIC: dict[str, float] = {
+    "apl with 8 hinges forward, channels_last channels_last": 1.13,
+    "apl with 8 hinges backward, channels_last channels_last": 1.18,
+}
+"""Sectors over the minimum, likewise."""
+CUDA_NARROW = tuple(f"apl with 8 hinges {way}, channels_last channels_last" for way in ("forward", "backward"))
+"""A thread takes two elements, lest their 32 parameters and sums fill its registers."""

@@ -13,6 +13,7 @@ import torch
 
 import fastlayers as fl
 from fastlayers import backends as report  # the function fl.backends
+from fastlayers.backends import Completed, _lazy
 
 BACKENDS = ("reference", "cpp", "triton", "cuda")
 
@@ -34,9 +35,9 @@ def emulated_cuda(module: ModuleType | None = None, **options: object):
         pytest.skip("nvcc, which compiles csrc/cuda for the emulator, is not installed")
     from emulated_cuda import emulated
 
-    backends, module = sys.modules["fastlayers.backends"], module or emulated()
+    module = module or emulated()
     with simulator.device(arch=90), module.running(**options) as device, pytest.MonkeyPatch.context() as patch:
-        patch.setitem(backends._lazy, "cuda", (backends.Completed(module), ""))
+        patch.setitem(_lazy, "cuda", (Completed(module), ""))
         yield device
 
 
@@ -70,6 +71,13 @@ def cpu_backend(request: pytest.FixtureRequest):
     """Name of a backend that runs a whole network here; the test runs on it."""
     with running_on(request.param):
         yield request.param
+
+
+@pytest.fixture(params=BACKENDS)
+def device(request: pytest.FixtureRequest):
+    """Where tensors are; the test runs on each backend in turn."""
+    with running_on(request.param) as device:
+        yield device
 
 
 @pytest.fixture(scope="session")

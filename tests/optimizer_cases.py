@@ -1,14 +1,21 @@
 """What the optimizer tests share: every rule with every option at a value that is not its default, and where it runs."""
 from __future__ import annotations
 
-from collections.abc import Sequence
+import io
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
+from conftest import BACKENDS
+from tolerances import STEP_TOLERANCES
 from torch import Tensor
 
+import fastlayers as fl
 from fastlayers.reference import optimizers as reference
 from fastlayers.specs import UPDATE_RULES
+
+NAMES = tuple(row.optimizer for row in UPDATE_RULES.values())
+SHAPES = ((3, 4), (5,), (), (0, 2), (7, 3, 3, 3), (130,))
 
 
 @dataclass(frozen=True)
@@ -153,3 +160,88 @@ class PaperLion(torch.optim.Optimizer):
 def twin(name: str) -> type[torch.optim.Optimizer]:
     """The class of torch.optim, or what stands for it."""
     return PaperLion if name == "Lion" else getattr(torch.optim, name)
+
+
+def on_backends(every: Sequence, few: Sequence) -> list:
+    """(backend, *case) for each case; in the emulator, which is slow, only the few: the kernels have tests of their own."""
+    return [(backend, *(case if isinstance(case, tuple) else (case,))) for backend in BACKENDS
+            for case in (few if backend in ("triton", "cuda") else every)]
+
+
+EVERY_RULE = on_backends(NAMES, ("AdamW", "NAdam"))
+
+
+def make_params(dtype: torch.dtype = torch.float32, device: object = "cpu", shapes=SHAPES) -> list[Tensor]:
+    torch.manual_seed(3)
+    return [torch.randn(shape, dtype=torch.float64).to(dtype).to(device).requires_grad_() for shape in shapes]
+
+
+def layouts() -> dict[str, Callable[[], Tensor]]:
+    return {
+        "channels_last": lambda: torch.randn(4, 6, 3, 3).to(memory_format=torch.channels_last),
+        "channels_last_1x1": lambda: torch.randn(4, 6, 1, 1).to(memory_format=torch.channels_last),
+        "transposed": lambda: torch.randn(6, 5).t(),
+        "permuted": lambda: torch.randn(3, 4, 5).permute(2, 0, 1),
+        "gaps": lambda: torch.randn(6, 8)[:, :5],
+        "every second": lambda: torch.randn(20)[::2],
+        "offset": lambda: torch.randn(100)[3:],
+    }
+
+
+def set_grads(*lists: list[Tensor]) -> None:
+    """New gradients, the same for each list of parameters."""
+    for params in zip(*lists, strict=True):
+        value = torch.randn(params[0].shape, dtype=torch.float64)
+        for p in params:
+            p.grad = torch.empty_like(p).copy_(value)
+
+
+def make_steps(count: int, *optimizers: torch.optim.Optimizer) -> None:
+    """Steps of several optimizers with the same new gradients."""
+    for _ in range(count):
+        set_grads(*([p for group in optimizer.param_groups for p in group["params"]] for optimizer in optimizers))
+        for optimizer in optimizers:
+            optimizer.step()
+
+
+def assert_equal(ours: list[Tensor], theirs: list[Tensor]) -> None:
+    for p, q in zip(ours, theirs, strict=True):
+        tolerance = STEP_TOLERANCES[p.dtype]
+        torch.testing.assert_close(p.detach().cpu(), q.detach().cpu(), rtol=tolerance, atol=tolerance)
+
+
+def pair(name: str, params: tuple[list[Tensor], list[Tensor]] | None = None, device: object = "cpu", **kwargs: object):
+    """(our parameters, our optimizer, torch's parameters, torch's optimizer)."""
+    ours, theirs = params or (make_params(device=device), make_params(device=device))
+    extra = kwargs.pop("ours", {})
+    return ours, getattr(fl.optim, name)(ours, **kwargs, **extra), theirs, twin(name)(theirs, **kwargs, foreach=False)
+
+
+EAGER = {"lr": 0.05}
+
+
+def optimizer_of(name: str, params: list[Tensor], **options: object) -> torch.optim.Optimizer:
+    return getattr(fl.optim, name)(params, **EAGER, **({"momentum": 0.9} if name == "SGD" else {}), **options)
+
+
+def exact_twin(name: str, params: list[Tensor]) -> tuple[list[Tensor], torch.optim.Optimizer]:
+    """The same in float64, by torch."""
+    exact = [p.detach().cpu().double().requires_grad_() for p in params]
+    return exact, twin(name)(exact, **EAGER, **({"momentum": 0.9} if name == "SGD" else {}), foreach=False)
+
+
+def set_same_grads(params: list[Tensor], exact: list[Tensor], scale: float = 1.0) -> None:
+    set_grads(params)
+    for p, q in zip(params, exact, strict=True):
+        p.grad = p.grad * scale
+        q.grad = p.grad.cpu().double()
+
+
+def resumed(optimizer: torch.optim.Optimizer, name: str, params: list[Tensor], **options: object) -> torch.optim.Optimizer:
+    """A new optimizer that goes on from a file."""
+    file = io.BytesIO()
+    torch.save(optimizer.state_dict(), file)
+    file.seek(0)
+    other = optimizer_of(name, params, **options)
+    other.load_state_dict(torch.load(file))
+    return other

@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from test_modules import close
+from tolerances import close
 
 from fastlayers import nn
 

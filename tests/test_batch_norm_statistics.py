@@ -8,7 +8,7 @@ import torch
 import torch.nn.utils.parametrize
 import torch.nn.utils.prune
 from cases import state
-from test_modules import close
+from tolerances import close
 from torch.utils.checkpoint import checkpoint
 
 import fastlayers as fl

@@ -21,7 +21,17 @@ if shutil.which("nvcc") is None:
     pytest.skip("nvcc, which compiles csrc/cuda, is not installed", allow_module_level=True)
 import cases  # noqa: E402
 import test_kernels  # noqa: E402
-from compiled import ACTIVATION_CALLS, BOTH, LAYER_CALLS, Call, assert_no_nan, tensors  # noqa: E402
+from compiled import (  # noqa: E402
+    ACTIVATION_CALLS,
+    BOTH,
+    CUDA_INSTRUCTIONS,
+    CUDA_NARROW,
+    CUDA_TRAFFIC,
+    LAYER_CALLS,
+    Call,
+    assert_no_nan,
+    tensors,
+)
 from conftest import emulated_cuda  # noqa: E402
 from emulated_cuda import FOLDER, ROOT, Emulated, build, emulated  # noqa: E402
 from ptxsim import MemoryFault, RaceError  # noqa: E402
@@ -39,20 +49,6 @@ CASES = [pytest.param(call, "contiguous", id=str(call)) for call in ACTIVATION_C
 SECOND_STAGE = re.compile("finish|running|slopes")  # kernels that read no whole tensor
 FAR = re.compile("sinusoid|sinc|snake")
 """Sines of numbers beyond 2^17 need all of 1 / pi, in an array of 40 bytes that nobody else touches."""
-INSTRUCTIONS: dict[str, float] = {
-    "apl with 8 hinges backward contiguous": 74.5,
-    "apl with 8 hinges forward, channels_last channels_last": 43.0,
-    "apl with 8 hinges backward, channels_last channels_last": 88.5,
-    "rrelu + dropout contiguous": 36.5,
-}
-"""Per bfloat16 element and sweep, where a call takes more than compiled.py allows."""
-TRAFFIC: dict[str, float] = {
-    "apl with 8 hinges forward, channels_last channels_last": 1.13,
-    "apl with 8 hinges backward, channels_last channels_last": 1.18,
-}
-"""Sectors over the minimum, likewise."""
-NARROW = tuple(f"apl with 8 hinges {way}, channels_last channels_last" for way in ("forward", "backward"))
-"""A thread takes two elements, lest their 32 parameters and sums fill its registers."""
 
 MATHEMATICS = re.compile(
     r"\b(exp|exp2|expm1|log|log2|log1p|tanh|sinh?|cosh?|sincos|tan|atan|erfc?|r?sqrt|cbrt|pow|hypot)[fd]?\(|\bapprox\b|\bpolynomial\b")
@@ -97,13 +93,13 @@ def test_traffic_and_instructions(call: Call, layout: str, dtype: torch.dtype) -
     name, numel = f"{call} {layout}", torch.Size(SHAPE).numel()
     sectors = sum(launch.global_read_sectors + launch.global_write_sectors for launch in stats)
     minimum = call.passes * numel * dtype.itemsize
-    assert sectors * 32 <= TRAFFIC.get(name, call.traffic) * minimum, sectors * 32 / minimum
-    assert wide_bytes(stats) >= minimum or name in NARROW, wide_bytes(stats) / minimum
+    assert sectors * 32 <= CUDA_TRAFFIC.get(name, call.traffic) * minimum, sectors * 32 / minimum
+    assert wide_bytes(stats) >= minimum or name in CUDA_NARROW, wide_bytes(stats) / minimum
     for launch in stats:
         assert not launch.local_bytes or FAR.search(launch.kernel), launch.kernel
         if dtype == torch.bfloat16:
             taken = launch.thread_instructions / numel
-            assert taken <= INSTRUCTIONS.get(name, call.instructions), f"{launch.kernel}: {taken}"
+            assert taken <= CUDA_INSTRUCTIONS.get(name, call.instructions), f"{launch.kernel}: {taken}"
 
 
 @pytest.mark.parametrize(("shape", "layout"), IRREGULAR, ids=str)

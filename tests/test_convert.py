@@ -7,6 +7,7 @@ from unittest import mock
 
 import pytest
 import torch
+from cases import Twice, bn_relu
 
 import fastlayers as fl
 from fastlayers import nn
@@ -139,13 +140,6 @@ def test_every_layer_there_and_back(name: str) -> None:
     assert inside(module) == before
 
 
-class Twice(T.ReLU):
-    """A subclass with a forward of its own."""
-
-    def forward(self, x):
-        return 2 * super().forward(x)
-
-
 @pytest.mark.filterwarnings("ignore")  # weight_norm of old
 def test_what_stays() -> None:
     """Hooks of every kind, tied weights, shared layers, attributes, flags; and layers that are not quite torch's."""
@@ -190,10 +184,6 @@ def test_what_stays() -> None:
     assert torch.equal(model["patched"](x), x + 1)
     fl.revert(model)
     assert kinds(model) == before
-
-
-def bn_relu() -> list[T.Module]:
-    return [T.BatchNorm1d(4), T.ReLU()]
 
 
 LACKING = {

@@ -6,7 +6,7 @@ import pickle
 
 import pytest
 import torch
-from test_convert import Twice, bn_relu
+from cases import Twice, bn_relu
 
 import fastlayers as fl
 from fastlayers import nn

@@ -12,7 +12,7 @@ pytest.importorskip("triton", reason="Triton is not installed")
 pytest.importorskip("ptxsim", reason="the emulator is installed with: pip install -e tools/ptxsim")
 if shutil.which("nvcc") is None:
     pytest.skip("nvcc, which compiles csrc/cuda, is not installed", allow_module_level=True)
-from test_compiled_cuda import INSTRUCTIONS, NARROW, TRAFFIC
+from compiled import CUDA_INSTRUCTIONS, CUDA_NARROW, CUDA_TRAFFIC
 
 tool = conftest.tool("document_gpu")
 BACKENDS = ("cuda", "triton")
@@ -58,8 +58,8 @@ def test_limits(backend: str) -> None:
             continue
         call, layout = limits[row["call"]]
         own = f"{call} {layout}"
-        assert float(row["sectors / minimum"]) <= (TRAFFIC.get(own, call.traffic) if backend == "cuda" else call.traffic) + 0.005, row
+        assert float(row["sectors / minimum"]) <= (CUDA_TRAFFIC.get(own, call.traffic) if backend == "cuda" else call.traffic) + 0.005, row
         if row["dtype"] == "bfloat16":
-            most = INSTRUCTIONS.get(own, call.instructions) if backend == "cuda" else call.instructions
+            most = CUDA_INSTRUCTIONS.get(own, call.instructions) if backend == "cuda" else call.instructions
             assert float(row["instructions"]) <= most + 0.05, row
-        assert int(row["widest"]) == 128 or not call.wide or (backend == "cuda" and own in NARROW), row
+        assert int(row["widest"]) == 128 or not call.wide or (backend == "cuda" and own in CUDA_NARROW), row

@@ -9,6 +9,7 @@ import re
 import cases
 import pytest
 import torch
+from tolerances import close
 from torch.testing._internal.common_modules import module_db
 
 import fastlayers as fl
@@ -17,13 +18,6 @@ from fastlayers import nn
 TORCH_TABLE = sorted({info.module_cls.__name__ for info in module_db if info.module_cls.__module__.startswith("torch.nn.modules")}
                      & set(nn.__all__))
 BATCH_NORMS = {2: "BatchNorm1d", 3: "BatchNorm1d", 4: "BatchNorm2d", 5: "BatchNorm3d"}
-TOLERANCES = {torch.float32: 2e-6, torch.float64: 1e-13, torch.float16: 1e-3, torch.bfloat16: 8e-3}
-"""Relative and absolute, beside torch in the same dtype: torch's own error in float32, one rounding in the half types."""
-
-
-def close(actual: torch.Tensor, expected: torch.Tensor, factor: float = 1.0) -> None:
-    tolerance = TOLERANCES[expected.dtype] * factor
-    torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance, equal_nan=True)
 
 
 def torch_samples(name: str):

@@ -9,8 +9,7 @@ import warnings
 
 import pytest
 import torch
-from optimizer_cases import twin
-from test_optimizers import NAMES, assert_equal, make_params, pair, run, set_grads
+from optimizer_cases import NAMES, assert_equal, make_params, make_steps, pair, set_grads, twin
 from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
@@ -48,7 +47,7 @@ def test_hooks_of_a_subclass_with_its_own_step_run_once() -> None:
 
     optimizer, calls = Mine(make_params()), []
     optimizer.register_step_post_hook(lambda *_: calls.append(1))
-    run(2, optimizer)
+    make_steps(2, optimizer)
     assert calls == [1, 1]
 
 
@@ -56,7 +55,7 @@ def test_the_profiler_sees_the_step() -> None:
     _, optimizer, _, _ = pair("Adam")
     set_grads(make_params())
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
-        run(1, optimizer)
+        make_steps(1, optimizer)
     assert "Optimizer.step#Adam.step" in {event.key for event in profile.key_averages()}
 
 
@@ -76,7 +75,7 @@ def test_schedulers(name: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for _ in range(8):
-            run(1, optimizer, theirs_optimizer)
+            make_steps(1, optimizer, theirs_optimizer)
             for scheduler in schedulers:
                 scheduler.step()
     assert_equal(ours, theirs)
@@ -101,7 +100,7 @@ def test_closure_is_called_with_gradients_enabled() -> None:
 @pytest.mark.parametrize("kwargs", [{"foreach": True}, {"fused": True}, {"foreach": False, "capturable": True}], ids=str)
 def test_ways_to_step_are_accepted(kwargs: dict) -> None:
     ours, theirs = make_params(), make_params()
-    run(3, fl.optim.AdamW(ours, **kwargs), torch.optim.AdamW(theirs, foreach=False))
+    make_steps(3, fl.optim.AdamW(ours, **kwargs), torch.optim.AdamW(theirs, foreach=False))
     assert_equal(ours, theirs)
 
 

@@ -14,6 +14,7 @@ from tolerances import assert_within, rounding, unit
 from torch import Tensor
 
 import fastlayers as fl
+from fastlayers.backends import select
 from fastlayers.reference.dropout import random_numbers
 from fastlayers.reference.optimizers import stochastically_rounded
 from fastlayers.specs import UPDATE_RULES
@@ -32,7 +33,7 @@ ROUNDINGS = 8  # no element of any rule goes through more operations than this t
 def kernels(request: pytest.FixtureRequest):
     """The functions of a backend; .device is where its tensors are."""
     with running_on(request.param) as device:
-        module = sys.modules["fastlayers.backends"].select(torch.empty(0, device=device))
+        module = select(torch.empty(0, device=device))
         module.device = device
         yield module
 
@@ -207,7 +208,7 @@ def test_cpp_gives_the_same_bits_for_any_number_of_threads(step: Step, dtype: to
     """bfloat16 with stochastic rounding."""
     seed = torch.tensor(5) if dtype == torch.bfloat16 else None
     with running_on("cpp"):
-        module, threads = sys.modules["fastlayers.backends"].select(torch.empty(0)), torch.get_num_threads()
+        module, threads = select(torch.empty(0)), torch.get_num_threads()
         given, results = lists(step, (100003, 5, 70001, 64, 33333), dtype), []
         try:
             for count in (1, 2, 4):
@@ -232,7 +233,7 @@ def counting(backend: str, lists: Lists, **options: object):
             yield kernels, device.stats
     else:
         with emulated_cuda(**options) as device, fl.backend("cuda"):
-            yield sys.modules["fastlayers.backends"].select(torch.empty(0)), device.stats
+            yield select(torch.empty(0)), device.stats
 
 
 @pytest.mark.parametrize("backend", GPU_BACKENDS)
@@ -330,7 +331,7 @@ def _arguments(**changed: object) -> list[object]:
 ], ids=lambda value: value if isinstance(value, str) else "")
 def test_cpp_refuses_before_anything_changes(kind, message: str, changed: dict) -> None:
     with running_on("cpp"):
-        module = sys.modules["fastlayers.backends"].select(torch.empty(0))
+        module = select(torch.empty(0))
         arguments = _arguments(**changed)
         before = [[x.clone() for x in value] for value in arguments[1:7] if isinstance(value, list) and None not in value]
         with pytest.raises(kind) as error:

@@ -1,50 +1,29 @@
-"""What fastlayers.optim has beside torch.optim: masters, state dtypes, stochastic rounding, averages, groups' own norms, diagnostics."""
+"""What fastlayers.optim has beside torch.optim: masters, state dtypes, stochastic rounding, groups' own norms and options."""
 from __future__ import annotations
 
 import copy
-import io
 
 import pytest
 import torch
-from optimizer_cases import twin
-from test_optimizers import EVERY_RULE, NAMES, SHAPES, assert_equal, device, layouts, make_params, set_grads  # noqa: F401  (device is a fixture)
-from torch import Tensor
+from optimizer_cases import (
+    EVERY_RULE,
+    SHAPES,
+    assert_equal,
+    exact_twin,
+    make_params,
+    optimizer_of,
+    resumed,
+    set_grads,
+    set_same_grads,
+    twin,
+)
 
 import fastlayers as fl
-
-EAGER = {"lr": 0.05}
-
-
-def optimizer_of(name: str, params: list[Tensor], **options: object) -> torch.optim.Optimizer:
-    return getattr(fl.optim, name)(params, **EAGER, **({"momentum": 0.9} if name == "SGD" else {}), **options)
-
-
-def exact_twin(name: str, params: list[Tensor]) -> tuple[list[Tensor], torch.optim.Optimizer]:
-    """The same in float64, by torch."""
-    exact = [p.detach().cpu().double().requires_grad_() for p in params]
-    return exact, twin(name)(exact, **EAGER, **({"momentum": 0.9} if name == "SGD" else {}), foreach=False)
-
-
-def set_same_grads(params: list[Tensor], exact: list[Tensor], scale: float = 1.0) -> None:
-    set_grads(params)
-    for p, q in zip(params, exact, strict=True):
-        p.grad = p.grad * scale
-        q.grad = p.grad.cpu().double()
-
-
-def resumed(optimizer: torch.optim.Optimizer, name: str, params: list[Tensor], **options: object) -> torch.optim.Optimizer:
-    """A new optimizer that goes on from a file."""
-    file = io.BytesIO()
-    torch.save(optimizer.state_dict(), file)
-    file.seek(0)
-    other = optimizer_of(name, params, **options)
-    other.load_state_dict(torch.load(file))
-    return other
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
 @pytest.mark.parametrize(("device", "name"), EVERY_RULE, indirect=["device"])
-def test_master_weights_follow_float64(device, name: str, dtype: torch.dtype) -> None:  # noqa: F811
+def test_master_weights_follow_float64(device, name: str, dtype: torch.dtype) -> None:
     """Ten steps with a save and load in the middle: the masters, kept in float32 with float32 states, and their roundings."""
     options = {"master_weights": True, "state_dtype": torch.float32}
     params = make_params(dtype, device)
@@ -64,7 +43,7 @@ def test_master_weights_follow_float64(device, name: str, dtype: torch.dtype) ->
 
 
 @pytest.mark.parametrize(("device", "name"), EVERY_RULE, indirect=["device"])
-def test_state_dtype(device, name: str) -> None:  # noqa: F811
+def test_state_dtype(device, name: str) -> None:
     """bfloat16 states cost bfloat16's precision and no more, and stay what they are through a checkpoint."""
     params = make_params(device=device)
     exact, oracle = exact_twin(name, params)
@@ -85,7 +64,7 @@ def test_state_dtype(device, name: str) -> None:  # noqa: F811
 
 @pytest.mark.parametrize("options", [{"stochastic_rounding": True}, {"master_weights": True}], ids=str)
 @pytest.mark.parametrize(("device", "name"), EVERY_RULE, indirect=["device"])
-def test_bfloat16_training_arrives(device, name: str, options: dict) -> None:  # noqa: F811
+def test_bfloat16_training_arrives(device, name: str, options: dict) -> None:
     """100 steps of lr 1e-3 from 1.0 to 0.9 for rules whose steps are of lr's size; in bfloat16 torch's stay at 1.0."""
     p, theirs = (torch.ones(2000, dtype=torch.bfloat16, device=device, requires_grad=True) for _ in range(2))
     arguments = {"Adagrad": {"lr": 1e-3, "initial_accumulator_value": 0}, "RMSprop": {"lr": 1e-3, "alpha": 0.0}}.get(name, {"lr": 1e-3})
@@ -131,7 +110,7 @@ def test_stochastic_rounding_is_reproducible_and_the_same_on_every_backend() -> 
 
 
 @pytest.mark.parametrize(("device", "name"), EVERY_RULE, indirect=["device"])
-def test_float16_with_zero_gradients_gives_no_nan(device, name: str) -> None:  # noqa: F811
+def test_float16_with_zero_gradients_gives_no_nan(device, name: str) -> None:
     params = make_params(torch.float16, device)
     before = [p.detach().clone() for p in params]
     optimizer = getattr(fl.optim, name)(params, weight_decay=0.0, **({"centered": True} if name == "RMSprop" else {}))
@@ -142,7 +121,7 @@ def test_float16_with_zero_gradients_gives_no_nan(device, name: str) -> None:  #
     assert all(torch.equal(p, q) for p, q in zip(params, before, strict=True))
 
 
-def test_centered_rmsprop_survives_a_constant_gradient(device) -> None:  # noqa: F811
+def test_centered_rmsprop_survives_a_constant_gradient(device) -> None:
     """The variance of a constant is 0, and rounding may make it negative: torch's root is NaN then."""
     p = torch.ones(1000, dtype=torch.bfloat16, device=device, requires_grad=True)
     optimizer = fl.optim.RMSprop([p], lr=0.0, centered=True, alpha=0.5)
@@ -150,58 +129,6 @@ def test_centered_rmsprop_survives_a_constant_gradient(device) -> None:  # noqa:
         p.grad = torch.linspace(0.1, 3, 1000, device=device).bfloat16()
         optimizer.step()
     assert p.isfinite().all()
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize(("device", "name"), EVERY_RULE, indirect=["device"])
-def test_averages_and_swapping_them(device, name: str, dtype: torch.dtype) -> None:  # noqa: F811
-    params = make_params(dtype, device)
-    want = [p.detach().double().cpu() for p in params]
-    optimizer = optimizer_of(name, params, ema_decay=0.8, max_grad_norm=1.0)
-    for step in range(10):
-        if step == 5:
-            optimizer = resumed(optimizer, name, params, ema_decay=0.8, max_grad_norm=1.0)
-        set_grads(params)
-        optimizer.step()
-        want = [0.8 * mean + (1 - 0.8) * p.detach().double().cpu() for mean, p in zip(want, params, strict=True)]
-    before = [p.detach().clone() for p in params]
-    with optimizer.swap_ema():
-        for p, mean in zip(params, want, strict=True):
-            torch.testing.assert_close(p.detach().cpu(), mean.to(dtype), rtol=2 * torch.finfo(dtype).eps, atol=2e-6)
-        with pytest.raises(RuntimeError, match=f"^{name}: step must be called after swap_ema"):
-            optimizer.step()
-        averages = [p.detach().clone() for p in params]
-        with optimizer.swap_ema():  # a function that is called in the block may have one of its own
-            assert all(torch.equal(p, q) for p, q in zip(params, averages, strict=True))
-        assert all(torch.equal(p, q) for p, q in zip(params, averages, strict=True))
-        again = copy.deepcopy(optimizer)
-    assert all(torch.equal(p, q) for p, q in zip(params, before, strict=True))
-    set_grads(params)
-    optimizer.step()
-    with pytest.raises(RuntimeError, match=f"^{name}: step must be called after swap_ema"):
-        again.step()  # the copy has the averages in place still
-    again.swap_ema()
-    held = [p for group in again.param_groups for p in group["params"]]
-    assert all(torch.equal(p, q) for p, q in zip(held, before, strict=True))
-
-
-@pytest.mark.parametrize("grad_layout", ["like the parameter", "contiguous"])
-@pytest.mark.parametrize("layout", list(layouts()))
-def test_layouts_with_masters_and_averages(device, layout: str, grad_layout: str) -> None:  # noqa: F811
-    """The very numbers that the contiguous parameter of the same values becomes, and its master, average and moments."""
-    for options in ({"master_weights": True, "state_dtype": torch.float32}, {}):
-        param = layouts()[layout]().to(device).bfloat16().requires_grad_()
-        params = [param, param.detach().clone(memory_format=torch.contiguous_format).requires_grad_()]
-        optimizers = [optimizer_of("AdamW", [p], ema_decay=0.8, **options) for p in params]
-        for _ in range(3):
-            value = torch.randn(param.shape, device=device).bfloat16()
-            for p, optimizer in zip(params, optimizers, strict=True):
-                p.grad = value.clone() if grad_layout == "contiguous" else torch.empty_like(p).copy_(value)
-                optimizer.step()
-        assert torch.equal(*params)
-        ours, theirs = (optimizer.state[p] for p, optimizer in zip(params, optimizers, strict=True))
-        assert ours.keys() == theirs.keys() >= {"average", "exp_avg", "exp_avg_sq"}
-        assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
 @pytest.mark.slow
@@ -215,22 +142,6 @@ def test_more_than_2_to_the_31_elements() -> None:
     want = torch.tensor(-(2.0**15) / (2**31 + 16) ** 0.5).bfloat16()
     assert all(bool((p == want).all()) for p in params)
     assert all(bool((optimizer.state[p]["momentum_buffer"] == want / -(2.0**15)).all()) for p in params[:2])
-
-
-def test_swapping_needs_averages() -> None:
-    optimizer = fl.optim.SGD(make_params())
-    with pytest.raises(RuntimeError, match=r"^SGD: ema_decay must be given and a step made before swap_ema\(\), got no averages$"):
-        optimizer.swap_ema()
-
-
-def test_a_decay_that_is_scheduled_and_averages_that_come_later() -> None:
-    p = torch.zeros(1, requires_grad=True)
-    optimizer = fl.optim.SGD([p], lr=1.0)
-    for decay, average in ((None, None), (0.5, -1.5), (0.0, -3.0), (1.0, -3.0)):
-        p.grad = torch.ones(1)
-        optimizer.ema_decay = decay
-        optimizer.step()
-        assert optimizer.state.get(p, {}).get("average") == average
 
 
 def test_groups_with_their_own_norm_and_options() -> None:
@@ -275,7 +186,7 @@ def test_states_with_masters_go_to_torch_and_back() -> None:
             next_one.load_state_dict(copy.deepcopy(one.state_dict()))
 
 
-def test_parameters_that_are_loaded_between_steps_take_their_masters_along(device) -> None:  # noqa: F811
+def test_parameters_that_are_loaded_between_steps_take_their_masters_along(device) -> None:
     params = make_params(torch.bfloat16, device)
     optimizer = fl.optim.SGD(params, lr=2.0**-10, master_weights=True)
     for value in (1.0, 3.0):
@@ -290,43 +201,7 @@ def test_parameters_that_are_loaded_between_steps_take_their_masters_along(devic
             assert (optimizer.state[p]["master"] == value - 4 * 2.0**-10).all()
 
 
-@pytest.mark.parametrize(("device", "name"), EVERY_RULE, indirect=["device"])
-def test_diagnostics_say_what_the_step_does(device, name: str) -> None:  # noqa: F811
-    params = make_params(device=device)
-    optimizer = optimizer_of(name, params, max_grad_norm=2.0)
-    optimizer.add_param_group({"params": make_params(device=device, shapes=((6, 7), (3,)))})
-    groups = [group["params"] for group in optimizer.param_groups]
-    for _ in range(2):
-        for members in groups:
-            set_grads(members)
-        before = [[p.detach().clone() for p in members] for members in groups]
-        found = optimizer.diagnostics()
-        assert all(torch.equal(p, q) for members, old in zip(groups, before, strict=True) for p, q in zip(members, old, strict=True))
-        optimizer.step()
-        for one, members, old in zip(found.groups, groups, before, strict=True):
-            moved = sum((p.detach() - q).double().square().sum().item() for p, q in zip(members, old, strict=True)) ** 0.5
-            assert one.update_norm == pytest.approx(moved, rel=1e-4)
-            assert one.gradient_norm == pytest.approx(torch.nn.utils.get_total_norm([p.grad for p in members]).item(), rel=1e-5)
-            assert one.lost == 0
-    assert found.skipped == 0
-
-
-def test_diagnostics_see_the_bfloat16_trap_and_skipped_steps() -> None:
-    lost = {}
-    for title, options in (("plain", {}), ("masters", {"master_weights": True}), ("rounding", {"stochastic_rounding": True})):
-        p = torch.tensor([1.0] * 3 + [1e-4], dtype=torch.bfloat16, requires_grad=True)
-        p.grad = torch.ones_like(p)
-        optimizer = fl.optim.Adam([p], lr=1e-3, **options)
-        lost[title] = optimizer.diagnostics().groups[0].lost
-        assert not optimizer.state
-    assert lost == {"plain": 0.75, "masters": 0, "rounding": 0}
-    for value in (1.0, 0.0, 1.0):
-        optimizer.found_inf = torch.tensor(value)
-        optimizer.step()
-    assert optimizer.diagnostics().skipped == 2
-
-
-def test_tensor_hyperparameters_are_read_anew_at_every_step(device) -> None:  # noqa: F811
+def test_tensor_hyperparameters_are_read_anew_at_every_step(device) -> None:
     lr, betas = torch.tensor(0.1, device=device), [torch.tensor(0.9, device=device), torch.tensor([0.99], device=device)]
     params, others = make_params(device=device), make_params(device=device)
     optimizer = fl.optim.AdamW(params, lr=lr, betas=tuple(betas), weight_decay=0.1)
@@ -342,7 +217,7 @@ def test_tensor_hyperparameters_are_read_anew_at_every_step(device) -> None:  # 
 
 
 @pytest.mark.parametrize("name", ["SGD", "RMSprop"])
-def test_a_momentum_that_is_a_tensor_has_its_buffer(device, name: str) -> None:  # noqa: F811
+def test_a_momentum_that_is_a_tensor_has_its_buffer(device, name: str) -> None:
     momentum = torch.tensor(0.9, device=device)
     params, others = make_params(device=device), make_params(device=device)
     optimizer, other = (getattr(fl.optim, name)(p, lr=0.1, momentum=value) for p, value in ((params, momentum), (others, 0.9)))
@@ -369,19 +244,6 @@ def test_compiled_steps_with_every_option(name: str) -> None:
     for p, q in zip(ours, others, strict=True):
         assert torch.equal(p, q)
         assert all(torch.equal(optimizer.state[p][key], value) for key, value in other.state[q].items())
-
-
-def test_averages_in_place_are_not_loaded_over() -> None:
-    """What the block brings back would be lost."""
-    p = torch.nn.Parameter(torch.ones(3))
-    optimizer = fl.optim.SGD([p], lr=1.0, ema_decay=0.5)
-    p.grad = torch.ones(3)
-    optimizer.step()
-    saved = copy.deepcopy(optimizer.state_dict())
-    with optimizer.swap_ema(), pytest.raises(RuntimeError, match=r"^SGD: load_state_dict must be called after swap_ema\(\) has brought"):
-        optimizer.load_state_dict(saved)
-    assert p.tolist() == [0.0] * 3
-    optimizer.load_state_dict(saved)
 
 
 def test_attributes_that_were_changed_are_checked() -> None:

@@ -5,7 +5,7 @@ import copy
 
 import pytest
 import torch
-from test_optimizers import NAMES, make_params, pair, run, set_grads
+from optimizer_cases import NAMES, make_params, make_steps, pair, set_grads
 from torch import Tensor
 
 import fastlayers as fl
@@ -19,7 +19,7 @@ def _snapshot(params: list[Tensor], optimizer: torch.optim.Optimizer) -> list[Te
 @pytest.mark.parametrize("name", NAMES)
 def test_sparse_and_complex_gradients_are_refused_before_anything_changes(name: str) -> None:
     params, optimizer, _, _ = pair(name, **({"momentum": 0.9} if name == "SGD" else {}))
-    run(2, optimizer)
+    make_steps(2, optimizer)
     before = _snapshot(params, optimizer)
     set_grads(params)
     params[-1].grad = params[-1].grad.to_sparse()
@@ -60,7 +60,7 @@ def test_a_gradient_on_another_device_is_refused_before_anything_changes() -> No
 def test_a_gradient_of_another_dtype_is_refused_before_anything_changes(cpu_backend: str, steps: int) -> None:
     params = make_params(torch.bfloat16)
     optimizer = fl.optim.Adam(params)
-    run(steps, optimizer)
+    make_steps(steps, optimizer)
     before = _snapshot(params, optimizer)
     set_grads(params)
     params[-1].grad = None
@@ -156,7 +156,7 @@ def test_a_parameter_given_twice_and_one_that_options_do_not_fit() -> None:
 
 def test_a_state_of_another_shape_is_refused_before_anything_changes() -> None:
     params, optimizer, _, _ = pair("Adam")
-    run(2, optimizer)
+    make_steps(2, optimizer)
     before, saved = _snapshot(params, optimizer), copy.deepcopy(optimizer.state_dict())
     saved["state"][0]["exp_avg"] = torch.zeros(4, 3)
     saved["param_groups"][0]["lr"] = 7.0
@@ -171,7 +171,7 @@ def test_a_parameter_that_changes_its_shape_is_refused_before_anything_changes(c
     """With its old state or its old gradient, that is; kernels found nothing to do where the strides were the same."""
     _, q = params = make_params(shapes=((3,), (6,)))
     optimizer = fl.optim.Adam(params)
-    run(2, optimizer)
+    make_steps(2, optimizer)
     q.grad = None
     q.data = torch.ones(size)
     set_grads(params)
@@ -202,21 +202,21 @@ def test_a_state_dict_that_does_not_fit_is_refused_before_anything_changes(
 ) -> None:
     """The second parameter's state or the group's number; what was there goes on."""
     params, optimizer, _, _ = pair("NAdam")
-    run(2, optimizer)
+    make_steps(2, optimizer)
     before, groups, saved = _snapshot(params, optimizer), copy.deepcopy(optimizer.state_dict()), copy.deepcopy(optimizer.state_dict())
     (saved["state"][1] if key in ("exp_avg", "step", "mu_product") else saved["param_groups"][0])[key] = value
     with pytest.raises(kind, match=f"^NAdam: {message}$"):
         optimizer.load_state_dict(saved)
     assert optimizer.state_dict()["param_groups"] == groups["param_groups"]
     assert all(torch.equal(a, b) for a, b in zip(before, _snapshot(params, optimizer), strict=True))
-    run(1, optimizer)
+    make_steps(1, optimizer)
 
 
 def test_a_refused_step_is_not_counted() -> None:
     """Neither among the random numbers of stochastic rounding nor among the steps that were skipped."""
     params, others = make_params(torch.bfloat16), make_params(torch.bfloat16)
     optimizer, other = (fl.optim.SGD(each, stochastic_rounding=True) for each in (params, others))
-    run(1, optimizer, other)
+    make_steps(1, optimizer, other)
     set_grads(params, others)
     params[-1].grad = params[-1].grad.to_sparse()
     optimizer.found_inf = torch.tensor(1.0)

@@ -8,8 +8,7 @@ import pickle
 
 import pytest
 import torch
-from optimizer_cases import twin
-from test_optimizers import NAMES, assert_equal, make_params, pair, run, set_grads
+from optimizer_cases import NAMES, assert_equal, make_params, make_steps, pair, set_grads, twin
 from torch import Tensor
 
 import fastlayers as fl
@@ -19,7 +18,7 @@ import fastlayers as fl
 @pytest.mark.parametrize(("name", "kwargs"), [("SGD", {"momentum": 0.9, "dampening": 0.1}), ("Adam", {"amsgrad": True}), ("AdamW", {})])
 def test_copies_go_on_alike(name: str, kwargs: dict, how: str) -> None:
     params, optimizer, _, _ = pair(name, ours={"max_grad_norm": 0.5}, **kwargs)
-    run(3, optimizer)
+    make_steps(3, optimizer)
     if how == "deepcopy":
         other_params, other = copy.deepcopy((params, optimizer))
     elif how == "pickle":
@@ -33,7 +32,7 @@ def test_copies_go_on_alike(name: str, kwargs: dict, how: str) -> None:
         other_params = [p.detach().clone().requires_grad_() for p in params]
         other = getattr(fl.optim, name)(other_params, max_grad_norm=0.5)
         other.load_state_dict(copy.deepcopy(optimizer.state_dict()))
-    run(3, optimizer, other)
+    make_steps(3, optimizer, other)
     assert other.max_grad_norm == 0.5
     assert {name for name in vars(other) if name[0] != "_"} == {name for name in vars(optimizer) if name[0] != "_"}
     assert all(torch.equal(p, q) for p, q in zip(params, other_params, strict=True))
@@ -45,10 +44,10 @@ def test_groups_added_and_named(name: str) -> None:
     optimizers = []
     for kind, params in zip((getattr(fl.optim, name), twin(name)), lists, strict=True):
         optimizers.append(kind([("first", params[0]), ("second", params[1])], lr=0.1))
-    run(2, *optimizers)
+    make_steps(2, *optimizers)
     for optimizer, params in zip(optimizers, lists, strict=True):
         optimizer.add_param_group({"params": [(str(i), p) for i, p in enumerate(params[2:])], "lr": 0.01, "weight_decay": 0.3})
-    run(3, *optimizers)
+    make_steps(3, *optimizers)
     assert_equal(*lists)
     assert optimizers[0].state_dict()["param_groups"] == optimizers[1].state_dict()["param_groups"]
 
@@ -58,7 +57,7 @@ def test_parameters_that_share_their_memory_are_updated_one_after_the_other(name
     """``decoder.weight = nn.Parameter(encoder.weight)`` makes a second parameter of the same numbers."""
     lists = [[torch.nn.Parameter(shared) for _ in range(2)] for shared in (torch.ones(100_000) for _ in range(2))]
     ours, optimizer, theirs, theirs_optimizer = pair(name, lists)
-    run(3, optimizer, theirs_optimizer)
+    make_steps(3, optimizer, theirs_optimizer)
     assert_equal(ours, theirs)
 
 
@@ -115,10 +114,10 @@ def _replace_a_parameter(params: list[Tensor], optimizer: torch.optim.Optimizer)
     "change", [_replace_data, _clear_state, _replace_state, _change_options, _drop_a_parameter, _replace_a_parameter])
 def test_changes_between_steps_are_noticed(change) -> None:
     ours, optimizer, theirs, theirs_optimizer = pair("Adam")
-    run(3, optimizer, theirs_optimizer)
+    make_steps(3, optimizer, theirs_optimizer)
     change(ours, optimizer)
     change(theirs, theirs_optimizer)
-    run(3, optimizer, theirs_optimizer)
+    make_steps(3, optimizer, theirs_optimizer)
     assert_equal(*([p for group in o.param_groups for p in group["params"]] for o in (optimizer, theirs_optimizer)))
 
 
@@ -151,20 +150,20 @@ def test_a_model_that_changes_its_dtype_takes_its_states_along(
 
 def test_options_that_add_a_state_later() -> None:
     params, optimizer, _, _ = pair("SGD", lr=0.1)
-    run(2, optimizer)
+    make_steps(2, optimizer)
     optimizer.param_groups[0]["momentum"] = 0.9
-    run(2, optimizer)
+    make_steps(2, optimizer)
     assert all("momentum_buffer" in optimizer.state[p] for p in params)
 
 
 @pytest.mark.parametrize("step", [torch.tensor(4.0, dtype=torch.float64), torch.tensor(4), torch.tensor([4.0]), 4, 4.0], ids=str)
 def test_step_counts_of_any_kind(step: object) -> None:
     ours, optimizer, theirs, theirs_optimizer = pair("Adam")
-    run(4, optimizer, theirs_optimizer)
+    make_steps(4, optimizer, theirs_optimizer)
     saved = copy.deepcopy(optimizer.state_dict())
     for state in saved["state"].values():
         state["step"] = copy.deepcopy(step)
     optimizer.load_state_dict(saved)
-    run(2, optimizer, theirs_optimizer)
+    make_steps(2, optimizer, theirs_optimizer)
     assert_equal(ours, theirs)
     assert float(optimizer.state[ours[0]]["step"]) == 6

@@ -2,23 +2,18 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
 from functools import partial
 
 import pytest
 import torch
-from conftest import BACKENDS, running_on
-from optimizer_cases import twin
-from torch import Tensor
+from optimizer_cases import EVERY_RULE, NAMES, assert_equal, layouts, make_params, on_backends, pair, set_grads, twin
+from tolerances import STEP_TOLERANCES
 from torch.testing._internal.common_optimizers import OptimizerErrorEnum, optim_db
 
 import fastlayers as fl
 from fastlayers.specs import UPDATE_RULES
 
-NAMES = tuple(row.optimizer for row in UPDATE_RULES.values())
 INFO = {info.optim_cls.__name__: info for info in optim_db}
-TOLERANCE = {torch.float32: 2e-6, torch.float64: 1e-12}  # issue 6: elementwise, after at least ten steps
-SHAPES = ((3, 4), (5,), (), (0, 2), (7, 3, 3, 3), (130,))
 
 DOUBLE = partial(torch.tensor, dtype=torch.float64)  # torch's Adam rounds everything to the dtype of a tensor lr, ours does not
 
@@ -39,59 +34,10 @@ SAMPLES = [(name, sample.kwargs) for name in INFO if name in NAMES for sample in
     (name, kwargs) for name in NAMES for kwargs in MORE.get(name, [{}])]
 
 
-def on_backends(every: Sequence, few: Sequence) -> list:
-    """(backend, *case) for each case; in the emulator, which is slow, only the few: the kernels have tests of their own."""
-    return [(backend, *(case if isinstance(case, tuple) else (case,))) for backend in BACKENDS
-            for case in (few if backend in ("triton", "cuda") else every)]
-
-
-EVERY_RULE = on_backends(NAMES, ("AdamW", "NAdam"))
-
-
-@pytest.fixture(params=BACKENDS)
-def device(request: pytest.FixtureRequest):
-    """Where tensors are; optimizers run on each backend in turn."""
-    with running_on(request.param) as device:
-        yield device
-
-
-def make_params(dtype: torch.dtype = torch.float32, device: object = "cpu", shapes=SHAPES) -> list[Tensor]:
-    torch.manual_seed(3)
-    return [torch.randn(shape, dtype=torch.float64).to(dtype).to(device).requires_grad_() for shape in shapes]
-
-
-def set_grads(*lists: list[Tensor]) -> None:
-    """New gradients, the same for each list of parameters."""
-    for params in zip(*lists, strict=True):
-        value = torch.randn(params[0].shape, dtype=torch.float64)
-        for p in params:
-            p.grad = torch.empty_like(p).copy_(value)
-
-
-def run(steps: int, *optimizers: torch.optim.Optimizer) -> None:
-    """Steps of several optimizers with the same new gradients."""
-    for _ in range(steps):
-        set_grads(*([p for group in optimizer.param_groups for p in group["params"]] for optimizer in optimizers))
-        for optimizer in optimizers:
-            optimizer.step()
-
-
-def assert_equal(ours: list[Tensor], theirs: list[Tensor]) -> None:
-    for p, q in zip(ours, theirs, strict=True):
-        tolerance = TOLERANCE[p.dtype]
-        torch.testing.assert_close(p.detach().cpu(), q.detach().cpu(), rtol=tolerance, atol=tolerance)
-
-
-def pair(name: str, params: tuple[list[Tensor], list[Tensor]] | None = None, device: object = "cpu", **kwargs: object):
-    """(our parameters, our optimizer, torch's parameters, torch's optimizer)."""
-    ours, theirs = params or (make_params(device=device), make_params(device=device))
-    extra = kwargs.pop("ours", {})
-    return ours, getattr(fl.optim, name)(ours, **kwargs, **extra), theirs, twin(name)(theirs, **kwargs, foreach=False)
-
-
 @pytest.mark.parametrize(
     ("device", "name", "kwargs", "dtype"),
-    on_backends([(*sample, dtype) for sample in SAMPLES for dtype in TOLERANCE], [(name, MORE[name][-1], torch.float32) for name in NAMES]),
+    on_backends([(*sample, dtype) for sample in SAMPLES for dtype in STEP_TOLERANCES],
+                [(name, MORE[name][-1], torch.float32) for name in NAMES]),
     indirect=["device"], ids=str)
 def test_every_sample_of_torch_with_states_exchanged(device, name: str, kwargs: dict, dtype: torch.dtype) -> None:
     ours, optimizer, theirs, theirs_optimizer = pair(name, (make_params(dtype, device), make_params(dtype, device)), **kwargs)
@@ -218,18 +164,6 @@ def test_float32_states_of_half_parameters_stay_float32() -> None:
     optimizer.step()
     assert {x.dtype for state in optimizer.state.values() for x in state.values()} == {torch.float32}
     assert copy.deepcopy(optimizer).state_dict()["state"][0]["exp_avg"].dtype == torch.float32
-
-
-def layouts() -> dict[str, Callable[[], Tensor]]:
-    return {
-        "channels_last": lambda: torch.randn(4, 6, 3, 3).to(memory_format=torch.channels_last),
-        "channels_last_1x1": lambda: torch.randn(4, 6, 1, 1).to(memory_format=torch.channels_last),
-        "transposed": lambda: torch.randn(6, 5).t(),
-        "permuted": lambda: torch.randn(3, 4, 5).permute(2, 0, 1),
-        "gaps": lambda: torch.randn(6, 8)[:, :5],
-        "every second": lambda: torch.randn(20)[::2],
-        "offset": lambda: torch.randn(100)[3:],
-    }
 
 
 @pytest.mark.parametrize("grad_layout", ["like the parameter", "contiguous"])

@@ -18,6 +18,12 @@ from fastlayers.specs import Activation
 
 ROUNDINGS = 4.0  # x - mean, times scale, plus shift, plus residual
 
+TOLERANCES = {torch.float32: 2e-6, torch.float64: 1e-13, torch.float16: 1e-3, torch.bfloat16: 8e-3}
+"""Relative and absolute, of layers beside torch's in the same dtype: torch's own error in float32, one rounding in the half types."""
+
+STEP_TOLERANCES = {torch.float32: 2e-6, torch.float64: 1e-12}
+"""Relative and absolute, of parameters beside torch.optim's after ten steps and more."""
+
 
 def unit(x: Tensor) -> float:
     """Unit in the last place of 1 in the dtype that x is computed in."""
@@ -71,6 +77,12 @@ def assert_within(actual: Tensor, oracle: Tensor, bound: Tensor, what: str) -> N
     assert worst.numel() == 0 or worst.max() <= 1, (
         f"{what}: {int((worst > 1).sum())} of {worst.numel()} elements off, worst by {worst.max():.3g} times what is allowed: "
         f"got {actual.flatten()[worst.argmax()]:.9g}, want {oracle.flatten()[worst.argmax()]:.9g}")
+
+
+def close(actual: torch.Tensor, expected: torch.Tensor, factor: float = 1.0) -> None:
+    """actual is expected within so many times the tolerance of its dtype."""
+    tolerance = TOLERANCES[expected.dtype] * factor
+    torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance, equal_nan=True)
 
 
 def assert_errors(got: Tensor, want: Tensor, x: Tensor, allowed: Tensor, what: str) -> None:
