@@ -44,15 +44,23 @@ for _row in ROWS:
 
 @pytest.mark.parametrize("name", [name for name in ROWS_BY_MODULE if hasattr(torch.nn, name)])
 def test_arguments_are_torchs(name: str) -> None:
-    """Constructor and function take torch's arguments in torch's order, with torch's defaults."""
+    """The class is torch's, and has torch's attributes."""
     theirs, ours = getattr(torch.nn, name), getattr(nn, name)
     assert issubclass(ours, theirs)
     assert vars(cases.module(name)).keys() >= vars(theirs(**required(name))).keys()
-    row = ROWS_BY_MODULE[name][0]
-    function_name = fl.specs.TORCH_NAMES.get(row.name, row.name)
-    function = getattr(torch.nn.functional, function_name, None)
-    if function is None or not inspect.isfunction(function):
-        return
+
+
+def torch_function_name(module: str) -> str:
+    """What torch.nn.functional calls the function of this class, if it has it."""
+    return fl.specs.TORCH_NAMES.get(ROWS_BY_MODULE[module][0].name, ROWS_BY_MODULE[module][0].name)
+
+
+@pytest.mark.parametrize("name", [
+    name for name in ROWS_BY_MODULE if inspect.isfunction(getattr(torch.nn.functional, torch_function_name(name), None))])
+def test_arguments_of_functions_are_torchs(name: str) -> None:
+    """In torch's order, with torch's defaults; torch's functions in C++ do not tell theirs."""
+    function_name = torch_function_name(name)
+    function = getattr(torch.nn.functional, function_name)
     x = torch.randn(5, 4)
     positional = [parameter for parameter in inspect.signature(function).parameters.values()][1:]
     given = [p.default if p.default is not p.empty else required(name)[p.name] for p in positional]
@@ -70,15 +78,22 @@ def required(name: str) -> dict[str, float]:
     return {constant.name: constant.default for constant in ROWS_BY_MODULE[name][0].constants if constant.required}
 
 
-@pytest.mark.parametrize("row", [row for row in ROWS if hasattr(torch.nn, row.module) and not row.learnables], ids=lambda row: row.name)
+IN_TORCH = [row for row in ROWS if hasattr(torch.nn, row.module) and not row.learnables]
+IN_PLACE = [row for row in IN_TORCH if "inplace" in inspect.signature(getattr(torch.nn, row.module).__init__).parameters]
+
+
+@pytest.mark.parametrize("row", [row for row in IN_TORCH if row not in IN_PLACE and hasattr(F, row.name)], ids=lambda row: row.name)
+def test_nothing_is_in_place_that_is_not_in_torch(row) -> None:
+    assert "inplace" not in getattr(F, row.name).__doc__
+    with pytest.raises(TypeError, match="inplace"):
+        getattr(F, row.name)(torch.ones(3), inplace=True)
+
+
+@pytest.mark.parametrize("row", IN_PLACE, ids=lambda row: row.name)
 def test_inplace_is_torchs(row) -> None:
     """Where torch works in place, so do the class and the function: the same tensor comes back, and gradients flow."""
-    theirs = getattr(torch.nn, row.module)
-    if "inplace" not in inspect.signature(theirs.__init__).parameters:
-        assert "inplace" not in (getattr(F, row.name).__doc__ if hasattr(F, row.name) else "")
-        return
     x = torch.randn(3, 4)
-    expected = theirs(**required(row.module)).eval()(x)
+    expected = getattr(torch.nn, row.module)(**required(row.module)).eval()(x)
     for call in (getattr(nn, row.module)(**required(row.module), inplace=True).eval(),
                  lambda t: getattr(F, row.name)(t, **required(row.module), inplace=True)):
         leaf = x.clone().requires_grad_()
