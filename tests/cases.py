@@ -135,6 +135,11 @@ def arrange(x: Tensor, layout: str) -> Tensor:
 
 REPEATS = 3  # hinges of an activation that has several
 
+ELSEWHERE = {"srelu": [-1.5, 0.25, 2.0, 0.5], "swish": [1.7], "prelu": [-0.3], "apl": [0.3, -0.2, -0.5, 1.0]}
+"""Learnable parameters away from where they start, for the Triton kernels; tests/cpu_results.py has those of the C++ kernels."""
+HALF_ELSEWHERE = [("soft_exponential", 0.3), ("soft_exponential", -0.3), ("snake", -1.7)]
+"""Likewise, for half types: in float32 the terms of these cancel, or nobody knows the phase."""
+
 
 def learnable(row: Activation, columns: int, dtype: torch.dtype) -> Tensor | None:
     """Learnable parameters [K, columns] somewhat above their start."""

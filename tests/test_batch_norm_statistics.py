@@ -18,8 +18,7 @@ from fastlayers import nn
 def assert_same(actual: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], exact: bool = True) -> None:
     assert actual.keys() == expected.keys()
     for name, value in actual.items():
-        tolerance = 0 if exact else 2e-6
-        torch.testing.assert_close(value, expected[name], rtol=tolerance, atol=tolerance, msg=lambda text, name=name: f"{name}: {text}")
+        close(value, expected[name], 0.0 if exact else 1.0, name)
 
 
 def without(name: str):
@@ -66,7 +65,7 @@ def test_flags_changed_later_mean_what_they_mean_in_torch(cpu_backend: str, opti
         if isinstance(results[0], Exception):
             assert isinstance(results[1], type(results[0])), results
             return
-        torch.testing.assert_close(results[1], results[0], rtol=2e-6, atol=2e-6)
+        close(results[1], results[0])
         assert_same(state(ours), state(theirs), exact=False)
 
 
@@ -229,8 +228,7 @@ def test_freeze_survives_train(cpu_backend: str) -> None:
     y = layer.train()(x)
     assert_same(state(layer), before)
     z = layer.eval()(x)
-    torch.testing.assert_close(
-        z, torch.relu(torch.nn.functional.batch_norm(x, layer.running_mean, layer.running_var)), rtol=2e-6, atol=2e-6)
+    close(z, torch.relu(torch.nn.functional.batch_norm(x, layer.running_mean, layer.running_var)))
     assert torch.equal(y[y != 0], 2 * z[y != 0])
     assert 0.4 < (y[z > 0] == 0).float().mean() < 0.6, "dropout goes on as train() says"
     assert not any(parameter.requires_grad for parameter in layer.parameters())

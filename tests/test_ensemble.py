@@ -66,7 +66,7 @@ def test_mc_dropout_in_chunks() -> None:
     batches.clear()
     fl.mc_dropout(model, x, samples=3, max_bytes=1)
     assert batches == [1, 5, 5, 5]
-    torch.testing.assert_close(parts.mean, one_pass.mean, rtol=0, atol=2.0)
+    assert ((parts.mean - one_pass.mean).abs() < 6 * ((parts.variance + one_pass.variance) / 10).sqrt()).all()
 
 
 @pytest.mark.parametrize("make", [

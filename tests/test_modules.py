@@ -56,7 +56,7 @@ def test_torch_module_table(cpu_backend: str, name: str, dtype: torch.dtype) -> 
                 close(actual, expected, 8 if "BatchNorm" in name else 2)
         for (key, expected), actual in zip(theirs.state_dict().items(), ours.state_dict().values(), strict=True):
             assert actual.dtype == (expected.dtype if key.startswith("running") or not expected.is_floating_point() else dtype)
-            torch.testing.assert_close(actual.to(expected.dtype), expected, rtol=2e-6, atol=2e-6)
+            close(actual.to(expected.dtype), expected)
         seen += 1
     assert seen
 

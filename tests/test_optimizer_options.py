@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from optimizer_cases import (
     set_same_grads,
     twin,
 )
+from tolerances import STEP_TOLERANCES, assert_within, state_bound
 
 import fastlayers as fl
 
@@ -38,7 +40,8 @@ def test_master_weights_follow_float64(device, name: str, dtype: torch.dtype) ->
     for p, q in zip(params, exact, strict=True):
         master = optimizer.state[p]["master"]
         assert master.dtype == torch.float32
-        torch.testing.assert_close(master.cpu().double(), q.detach(), rtol=2e-6, atol=2e-6)
+        tolerance = STEP_TOLERANCES[master.dtype]
+        torch.testing.assert_close(master.cpu().double(), q.detach(), rtol=tolerance, atol=tolerance)
         assert torch.equal(master.to(dtype), p)
 
 
@@ -48,18 +51,21 @@ def test_state_dtype(device, name: str) -> None:
     params = make_params(device=device)
     exact, oracle = exact_twin(name, params)
     optimizer = optimizer_of(name, params, state_dtype=torch.bfloat16)
+    stops = [[q.detach().clone() for q in exact]]
     for step in range(10):
         if step == 5:
             optimizer = resumed(optimizer, name, params, state_dtype=torch.bfloat16)
         set_same_grads(params, exact)
         optimizer.step()
         oracle.step()
+        stops.append([q.detach().clone() for q in exact])
     row = optimizer.row
     kinds = {own[state].dtype for own in optimizer.state.values() for state in row.states if state in own}
     assert kinds == {torch.bfloat16}
     if name != "Lion":  # whose steps are of one size, whichever way
-        for p, q in zip(params, exact, strict=True):
-            torch.testing.assert_close(p.detach().cpu().double(), q.detach(), rtol=0.05, atol=0.1)
+        for p, *path in zip(params, *stops, strict=True):
+            steps = [after - before for before, after in itertools.pairwise(path)]
+            assert_within(p.detach().cpu(), path[-1], state_bound(path[-1], steps, torch.bfloat16), name)
 
 
 @pytest.mark.parametrize("options", [{"stochastic_rounding": True}, {"master_weights": True}], ids=str)

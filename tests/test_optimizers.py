@@ -103,8 +103,8 @@ def test_max_grad_norm_spans_groups_and_dtypes() -> None:
         optimizer.step()
         torch.nn.utils.clip_grad_norm_(lists[1], 0.3, foreach=False)
         theirs_optimizer.step()
-    for p, q in zip(*lists, strict=True):
-        torch.testing.assert_close(p, q, rtol=2e-6, atol=2e-6)
+    for p, q in zip(*lists, strict=True):  # torch's norm of what is float32 is float32
+        torch.testing.assert_close(p, q, rtol=STEP_TOLERANCES[torch.float32], atol=STEP_TOLERANCES[torch.float32])
 
 
 @pytest.mark.parametrize(("name", "kwargs"), [

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from cases import ELSEWHERE, HALF_ELSEWHERE
+from cpu_results import OTHER_ARGUMENTS
 from optimizer_cases import STEPS
 
 import fastlayers as fl
@@ -23,7 +25,7 @@ def test_every_activation_has_every_cell(row) -> None:
     for kind in [*kinds, *(["inverse"] if row.invertible != "never" else [])]:
         assert callable(activations.function(row.name, kind))  # which says what is lacking
     header = (ROOT / "csrc/common/activations.h").read_text()
-    assert re.search(rf"\b{row.name}\b", header), f"csrc/common/activations.h lacks {row.name}"
+    assert re.search(rf"X\({row.name}\)", header), f"FL_ACTIVATIONS in csrc/common/activations.h lacks {row.name}"
     source = "".join(path.read_text() for path in (ROOT / "kernels").glob("activations_*.py"))
     for kind in kinds:
         name = f"{row.name}_{kind}" if kind else row.name
@@ -32,6 +34,16 @@ def test_every_activation_has_every_cell(row) -> None:
         assert f"def {row.name}_inverse(" in (ROOT / "kernels/inverses.py").read_text(), f"kernels/inverses.py lacks {row.name}_inverse"
     assert hasattr(fl.nn, row.module), f"fastlayers.nn lacks {row.module}"
     assert all((row.formula, row.derivative, row.source))
+
+
+@pytest.mark.parametrize("row", [row for row in ROWS if row.constants or row.learnables], ids=lambda row: row.name)
+def test_every_argument_is_tested_at_other_values(row) -> None:
+    """At the defaults alone, what a kernel makes of an argument would not show."""
+    others = OTHER_ARGUMENTS.get(row.name, [])
+    assert others, f"OTHER_ARGUMENTS in tests/cpu_results.py lacks {row.name}"
+    for k, constant in enumerate(row.constants):
+        assert any(constants[k] != constant.default for _, constants in others), f"OTHER_ARGUMENTS has no other {constant.name}"
+    assert not row.learnables or row.name in {*ELSEWHERE, *dict(HALF_ELSEWHERE)}, f"ELSEWHERE in tests/cases.py lacks {row.name}"
 
 
 @pytest.mark.parametrize("row", list(UPDATE_RULES.values()), ids=lambda row: row.name)

@@ -12,6 +12,8 @@ import sys
 import cases
 import pytest
 import torch
+from cases import ELSEWHERE, HALF_ELSEWHERE
+from cpu_results import OTHER_ARGUMENTS
 from tolerances import assert_errors
 from torch import Tensor
 
@@ -26,10 +28,6 @@ ROWS = tuple(specs.ACTIVATIONS.values())
 HALF_TYPES = (torch.float16, torch.bfloat16)
 SWEEP_STRIDE = 32749  # of float32 bit patterns: 2^17 of them, in every binade
 SEED = 0x123456789ABCDEF
-ELSEWHERE = {  # learnable parameters away from where they start
-    "srelu": [-1.5, 0.25, 2.0, 0.5], "swish": [1.7], "prelu": [-0.3], "apl": [0.3, -0.2, -0.5, 1.0],
-}
-HALF_ELSEWHERE = [("soft_exponential", 0.3), ("soft_exponential", -0.3), ("snake", -1.7)]
 
 
 def float32_inputs(row: specs.Activation) -> Tensor:
@@ -45,21 +43,27 @@ def half_inputs(dtype: torch.dtype) -> Tensor:
     return torch.arange(-(2**15), 2**15, dtype=torch.int64).to(torch.int16).view(dtype)
 
 
-def call(row: specs.Activation, x: Tensor, learnables: list[float]) -> tuple[Tensor, Tensor]:
-    """(value, derivative) by the kernels, whatever runs them."""
+def defaults(row: specs.Activation) -> tuple[float, ...]:
+    return tuple(float(constant.default) for constant in row.constants)
+
+
+def call(row: specs.Activation, x: Tensor, learnables: list[float], constants: tuple[float, ...] | None = None) -> tuple[Tensor, Tensor]:
+    """(value, derivative) by the kernels, whatever runs them; constants are the defaults where they are not given."""
     parameters = torch.tensor(learnables)[:, None] if row.learnables else None
     seed = torch.tensor(SEED) if row.random else None
-    constants = tuple(float(constant.default) for constant in row.constants)
+    constants = defaults(row) if constants is None else constants
     common = (x, None, None, None, None, parameters, seed, row.name, constants, 0.0, 0)
     mask = (True, False, False, False, False)
     return kernels.epilogue_forward(*common), kernels.epilogue_backward(torch.ones_like(x), *common, False, mask)[0]
 
 
-def oracle(row: specs.Activation, x: Tensor, learnables: list[float]) -> tuple[Tensor, Tensor, Tensor]:
+def oracle(
+    row: specs.Activation, x: Tensor, learnables: list[float], constants: tuple[float, ...] | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
     """(value, derivative, second derivative) in float64."""
     wide = x.double().requires_grad_()
     given = [*torch.tensor(learnables, dtype=torch.promote_types(x.dtype, torch.float32)).double()] if row.learnables else []
-    given += [float(constant.default) for constant in row.constants]
+    given += defaults(row) if constants is None else constants
     given += [reference.dropout.uniform_like(x.double(), torch.tensor(SEED))] if row.random else []
     slope = activations.function(row.name, "derivative")(wide, *given)[0]
     second = torch.autograd.grad(slope.sum(), wide)[0] if slope.requires_grad else torch.zeros_like(slope)
@@ -70,9 +74,11 @@ def finite(value: Tensor) -> Tensor:
     return value.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
 
 
-def check_float32(row: specs.Activation, x: Tensor, got: tuple[Tensor, Tensor], learnables: list[float]) -> None:
+def check_float32(
+    row: specs.Activation, x: Tensor, got: tuple[Tensor, Tensor], learnables: list[float], constants: tuple[float, ...] | None = None,
+) -> None:
     """The budget of the row, plus what the input's own rounding, half a unit of x, makes of it."""
-    value, slope, second = oracle(row, x, learnables)
+    value, slope, second = oracle(row, x, learnables, constants)
     own = 0.5 * ulp(x, torch.float32)
     allowed = row.ulp * ulp(value, torch.float32) + finite(own * slope.abs())
     assert_errors(got[0], value, x, allowed, row.name)
@@ -85,6 +91,14 @@ def test_float32(row: specs.Activation) -> None:
     x = float32_inputs(row)
     with emulator.device(arch=90):
         check_float32(row, x, call(row, x, row.start()), row.start())
+
+
+@pytest.mark.parametrize("row", [row for row in ROWS if row.constants and not row.random], ids=lambda row: row.name)
+def test_float32_with_other_constants(row: specs.Activation) -> None:
+    """Within the same budget; the slopes of a random row are compared below."""
+    x, (learnables, constants) = float32_inputs(row), OTHER_ARGUMENTS[row.name][0]
+    with emulator.device(arch=90):
+        check_float32(row, x, call(row, x, learnables, constants), learnables, constants)
 
 
 @pytest.mark.parametrize("name", ELSEWHERE)

@@ -68,6 +68,12 @@ def sum_bound(x: Tensor, torch_error: Tensor, terms: Tensor) -> Tensor:
     return 2 * torch_error + terms
 
 
+def state_bound(exact: Tensor, steps: list[Tensor], dtype: torch.dtype) -> Tensor:
+    """How far a float32 parameter may be off whose states are of dtype: the first step by one rounding, half a unit, the next by two..."""
+    roundings = sum((count * step.abs() for count, step in enumerate(steps, 1)), torch.zeros_like(exact))
+    return torch.finfo(dtype).eps / 2 * roundings + STEP_TOLERANCES[torch.float32] * (1 + exact.abs())
+
+
 def assert_within(actual: Tensor, oracle: Tensor, bound: Tensor, what: str) -> None:
     """|actual - oracle| <= bound everywhere; NaN and infinities in the same places."""
     actual = actual.double()
@@ -79,10 +85,10 @@ def assert_within(actual: Tensor, oracle: Tensor, bound: Tensor, what: str) -> N
         f"got {actual.flatten()[worst.argmax()]:.9g}, want {oracle.flatten()[worst.argmax()]:.9g}")
 
 
-def close(actual: torch.Tensor, expected: torch.Tensor, factor: float = 1.0) -> None:
-    """actual is expected within so many times the tolerance of its dtype."""
-    tolerance = TOLERANCES[expected.dtype] * factor
-    torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance, equal_nan=True)
+def close(actual: Tensor, expected: Tensor, factor: float = 1.0, what: str = "value") -> None:
+    """actual is expected within so many times the tolerance of its dtype; whole numbers are the same."""
+    tolerance = TOLERANCES[expected.dtype] * factor if expected.is_floating_point() else 0
+    torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance, equal_nan=True, msg=lambda text: f"{what}: {text}")
 
 
 def assert_errors(got: Tensor, want: Tensor, x: Tensor, allowed: Tensor, what: str) -> None:
