@@ -13,7 +13,7 @@ import cases
 import pytest
 import torch
 from cases import ELSEWHERE, HALF_ELSEWHERE
-from cpu_results import OTHER_ARGUMENTS
+from cpu_results import HALF_TYPES, OTHER_ARGUMENTS, ROWS, SEED
 from tolerances import assert_errors
 from torch import Tensor
 
@@ -24,10 +24,7 @@ from fastlayers import kernels, reference, specs  # noqa: E402
 from fastlayers.reference import activations  # noqa: E402
 from fastlayers.tolerance import ulp  # noqa: E402
 
-ROWS = tuple(specs.ACTIVATIONS.values())
-HALF_TYPES = (torch.float16, torch.bfloat16)
 SWEEP_STRIDE = 32749  # of float32 bit patterns: 2^17 of them, in every binade
-SEED = 0x123456789ABCDEF
 
 
 def float32_inputs(row: specs.Activation) -> Tensor:
