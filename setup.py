@@ -9,6 +9,7 @@ from pathlib import Path
 from setuptools import Extension, setup
 
 sys.path.insert(0, str(Path(__file__).parent / "tools"))
+import cuda_toolkit
 from build_extensions import FLAGS, FOLDER, BuildExtension
 
 
@@ -17,11 +18,10 @@ def extension(name, bindings, *libraries, flags=()):
                      language="c++", extra_compile_args=[*flags], extra_link_args=FLAGS["link"])
 
 
-ONLY_CUDA = {*Path("csrc").glob("*_cuda.cpp")}
-SHARED = {*Path("csrc").glob("bindings*.cpp")} - {Path("csrc/bindings_gated.cpp")}  # gated units are CPU kernels and Triton's
+CSRC = Path("csrc")
 setup(
-    ext_modules=[extension("fastlayers._C", {*Path("csrc").glob("*.cpp")} - ONLY_CUDA),
-                 extension("fastlayers._CUDA", SHARED | ONLY_CUDA, "c10_cuda", flags=["-DFL_CUDA"])],
+    ext_modules=[extension("fastlayers._C", {*CSRC.glob("*.cpp")} - {*CSRC.glob("*_cuda.cpp")}),
+                 extension("fastlayers._CUDA", cuda_toolkit.bindings(CSRC), "c10_cuda", flags=["-DFL_CUDA"])],
     cmdclass={"build_ext": BuildExtension},
     options={"build": {"build_base": str(FOLDER)}},
 )

@@ -1,6 +1,7 @@
 // The Python modules fastlayers._C and fastlayers._CUDA: the kernel interface of fastlayers/reference/ on CPU and CUDA tensors.
 #include <c10/util/Exception.h>
 #include <pybind11/pybind11.h>
+#include <torch/version.h>
 
 #include "device.h"
 #if !defined(FL_CUDA)
@@ -47,4 +48,5 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
   fastlayers::bind_optimizers(module);
   fastlayers::bind_steps(module);
   module.attr("device_type") = fastlayers::device_name;
+  module.attr("torch_version") = TORCH_VERSION;
 }

@@ -72,9 +72,8 @@ class PlainActivation {
         from_output_(from_output), from_half_output_(from_half_output) {}
 
   pybind11::object operator()(pybind11::handle object) const {
-    const Tensor* const x = ordinary(object);
-    if (!x || !only_autograd() || x->dim() == 0) return pybind11::none();
-    if (!x->is_non_overlapping_and_dense() || !find_data_type(x->scalar_type())) return pybind11::none();
+    const Tensor* const x = ordinary_input(object);
+    if (!x) return pybind11::none();
     return with_gil_for_little(*x, [&] {
       return activation(*x, std::nullopt, name_, constants_, 0, x->itemsize() == 2 ? from_half_output_ : from_output_);
     });
@@ -90,9 +89,23 @@ pybind11::object plain_activation(const std::string& name, Constants constants, 
   return pybind11::cpp_function(PlainActivation(name, std::move(constants), from_output, from_half_output));
 }
 
+// What functors say about themselves, which the rows of specs.py say as well.
+pybind11::dict facts_of_activations() {
+  using pybind11::literals::operator""_a;
+  pybind11::dict all;
+  for (const ActivationFacts& facts : activation_facts) {
+    all[pybind11::str(std::string(facts.name))] =
+        pybind11::dict("learnables"_a = facts.learnables, "most_repeats"_a = facts.most_repeats, "constants"_a = facts.constants,
+                       "everywhere"_a = facts.everywhere, "from_output"_a = facts.from_output, "random"_a = facts.random,
+                       "invertible"_a = facts.invertible);
+  }
+  return all;
+}
+
 }  // namespace
 
 void bind_activation(pybind11::module_& module) {
+  module.def("activation_facts", &facts_of_activations, "For each activation a dict: the numbers of its parameters, and what it can.");
   module.def("activation", &activation, pybind11::call_guard<pybind11::gil_scoped_release>(),
              "As fastlayers.autograd.activations.Activation, with channel_dim and from_output worked out.");
   module.def("plain_activation", &plain_activation, pybind11::arg("name"), pybind11::arg("constants"), pybind11::arg("from_output"),

@@ -31,13 +31,13 @@ using Gradients = std::tuple<Optional, Optional, Optional, Optional, Optional>;
 struct ActivationFacts {
   std::string_view name;
   int learnables, most_repeats, constants;
-  bool from_output, random, invertible;
+  bool everywhere, from_output, random, invertible;
 };
 
 constexpr ActivationFacts activation_facts[] = {
 #define FL_FACTS(name) \
   {#name, host::activations::name::learnables, host::activations::name::most_repeats, host::activations::name::constants, \
-   host::activations::name::from_output, host::activations::name::random, host::activations::name::invertible},
+   host::activations::name::everywhere, host::activations::name::from_output, host::activations::name::random, host::activations::name::invertible},
     FL_ACTIVATIONS(FL_FACTS)
 #undef FL_FACTS
 };
@@ -160,7 +160,8 @@ inline void check_dropout(const char* op, const Optional& seed, at::Device devic
   check_in_memory(*seed);
   TORCH_CHECK_VALUE(p >= 0 && p <= 1, op, ": p must be in [0, 1], got ", p);
   TORCH_CHECK_TYPE(seed->scalar_type() == at::kLong && seed->dim() == 0 && seed->device() == device, op,
-                   ": seed must be a 0-d int64 tensor on ", device, ", got ", seed->scalar_type(), " of shape ", seed->sizes(), " on ", seed->device());
+                   ": seed must be a 0-d int64 tensor on ", device, ", got ", seed->scalar_type(), " of shape ", seed->sizes(), " on ",
+                   seed->device());
   e.seed = reinterpret_cast<const uint64_t*>(seed->const_data_ptr<int64_t>());
   e.threshold = host::dropout_threshold(p);
   if (outcome) {

@@ -114,14 +114,13 @@ pybind11::object plain_batch_norm(pybind11::handle x_object, pybind11::handle we
                                   pybind11::handle batches_object, std::string_view activation, const Constants& constants, bool training,
                                   pybind11::handle momentum, pybind11::handle eps_object, int64_t channel_dim, bool keeps_x,
                                   bool keeps_residual) {
-  const Tensor* const x = ordinary(x_object);
-  if (!x || !only_autograd() || (training && torch::autograd::get_current_graph_task_id() != -1)) return pybind11::none();
+  const Tensor* const x = ordinary_input(x_object);
+  if (!x || (training && torch::autograd::get_current_graph_task_id() != -1)) return pybind11::none();
   const OrdinaryOrNone weight(weight_object), bias(bias_object), residual(residual_object), mean(mean_object), var(var_object);
   const OrdinaryOrNone batches(batches_object);
   if (!weight || !bias || !residual || !mean || !var || !batches) return pybind11::none();
   if (channel_dim < 0) channel_dim += x->dim();
-  if (!find_data_type(x->scalar_type()) || x->numel() == 0 || channel_dim < 0 || channel_dim >= x->dim()) return pybind11::none();
-  if (!x->is_non_overlapping_and_dense()) return pybind11::none();
+  if (x->numel() == 0 || channel_dim < 0 || channel_dim >= x->dim()) return pybind11::none();
   const int64_t c = x->size(channel_dim);
   const auto fits = [&](const OrdinaryOrNone& vector) {
     return vector.none() || (vector->scalar_type() == accumulate_type(*x) && vector->dim() == 1 && vector->size(0) == c &&

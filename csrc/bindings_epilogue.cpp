@@ -100,9 +100,8 @@ Tensor epilogue(const Tensor& x, const Optional& scale, const Optional& shift, c
 
 // dropout(activation(x)) with a seed from torch's generator, drawn as fastlayers.functional.epilogue.seed_for does.
 pybind11::object plain_dropout(pybind11::handle object, std::string_view activation, const Constants& constants, double p) {
-  const Tensor* const x = ordinary(object);
-  if (!x || !only_autograd() || x->dim() == 0) return pybind11::none();
-  if (!x->is_non_overlapping_and_dense() || !find_data_type(x->scalar_type())) return pybind11::none();
+  const Tensor* const x = ordinary_input(object);
+  if (!x) return pybind11::none();
   return with_gil_for_little(*x, [&] {
     const Optional none, seed = at::randint(INT64_MIN, INT64_MAX, {}, at::TensorOptions(at::kLong).device(x->device()));
     return epilogue(*x, none, none, none, none, seed, none, activation, constants, p, 0, 0, std::nullopt, activation != "identity", false);

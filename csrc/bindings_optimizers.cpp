@@ -81,10 +81,22 @@ at::Tensor gradient_norm(const py::object& grad_list) {
   return squares_of({&list}, device);
 }
 
+// What update rules say about themselves, which the rows of specs.py say as well.
+py::dict facts_of_rules() {
+  using namespace py::literals;
+  py::dict all;
+  for (const RuleFacts& facts : rules) {
+    all[facts.name] = py::dict("states"_a = facts.states, "hyperparameters"_a = facts.hyperparameters, "flags"_a = facts.flags,
+                               "scalars"_a = facts.scalars);
+  }
+  return all;
+}
+
 }  // namespace
 
 void bind_optimizers(py::module_& module) {
   using namespace py::literals;
+  module.def("update_rule_facts", &facts_of_rules, "For each update rule a dict: how many it has of what not every rule has.");
   module.def("optimizer_step", &optimizer_step, "rule"_a, "params"_a, "grads"_a, "states"_a, "scalars"_a, "masters"_a, "averages"_a,
              "hyperparameters"_a, "flags"_a, "tensors"_a, "grad_scale"_a, "found_inf"_a, "norm"_a, "seed"_a, "max_grad_norm"_a,
              "ema_decay"_a, "fastlayers.reference.optimizers.optimizer_step");

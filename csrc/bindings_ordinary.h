@@ -11,6 +11,7 @@
 
 #include "bindings_memory.h"
 #include "device.h"
+#include "types.h"
 
 namespace fastlayers {
 
@@ -32,6 +33,13 @@ inline bool only_autograd() {
   const c10::impl::LocalDispatchKeySet local = c10::impl::tls_local_dispatch_key_set();
   return local.included_.add(c10::DispatchKey::ADInplaceOrView) == c10::default_included_set &&
          local.excluded_ - c10::autograd_dispatch_keyset == c10::default_excluded_set;
+}
+
+// The x of a short way, if the object is one: an ordinary tensor, dense, of a type that kernels take, while nobody but autograd has a say.
+inline const at::Tensor* ordinary_input(pybind11::handle object) {
+  const at::Tensor* const x = ordinary(object);
+  if (!x || !only_autograd() || x->dim() == 0) return nullptr;
+  return x->is_non_overlapping_and_dense() && find_data_type(x->scalar_type()) ? x : nullptr;
 }
 
 // What compute gives, in Python; computed without the GIL unless x is so small that other threads wait for it meanwhile.

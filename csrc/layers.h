@@ -20,7 +20,7 @@ void launch(const char* op, const Tensor& x, const Epilogue& e, bool per_channel
   TORCH_CHECK_VALUE(cuda::walkable(e, per_channel), op, ": x must have fewer elements than a kernel counts, got shape ", x.sizes());
   const Launching launching(x.device());
   Tensor workspace;
-  if (workspace_bytes) workspace = new_memory(launching, cuda::divide_up(workspace_bytes, sizeof(float)), at::kFloat);
+  if (workspace_bytes) workspace = new_memory(launching, divide_up(workspace_bytes, sizeof(float)), at::kFloat);
   kernels(workspace_bytes ? workspace.mutable_data_ptr() : nullptr, launching.stream);
   launching.check(op);
 }

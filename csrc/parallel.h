@@ -18,6 +18,8 @@ int thread_count();
 
 namespace FL_NAMESPACE {
 
+constexpr int64_t elements_per_task = 1 << 15;  // below this, another thread costs more than it brings
+
 // body(begin, end) for disjoint ranges covering [0, count).
 template <class Body> inline __attribute__((always_inline)) void parallel_for(int64_t count, int64_t grain, Body body) {
   if (count <= 0) return;

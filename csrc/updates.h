@@ -36,7 +36,7 @@ struct RuleFacts {
 
 constexpr RuleFacts rules[] = {
 #define FL_FACTS(name, Rule) \
-  {#name, host::Rule<double>::states, host::Rule<double>::hyperparameters, host::Rule<double>::flags, host::Rule<double>::scalars, \
+  {#name, host::Rule<double>::state_count, host::Rule<double>::hyperparameter_count, host::Rule<double>::flag_count, host::Rule<double>::scalar_count, \
    host::Rule<double>::has_state, host::Rule<double>::advance},
     FL_UPDATE_RULES(FL_FACTS)
 #undef FL_FACTS

@@ -68,6 +68,15 @@ def _not_built() -> str:
             "FASTLAYERS_CUDA=1 pip install --no-build-isolation says what is missing")
 
 
+def _reason_against_torch(name: str, module: ModuleType) -> str:
+    """Why an extension does not fit the installed torch, whose C++ classes change with every release; "" if it does."""
+    built_for = getattr(module, "torch_version", torch.__version__)
+    if built_for.split(".")[:2] == torch.__version__.split(".")[:2]:
+        return ""
+    return (f"{_TITLES[name]} was built for torch {built_for}, this is torch {torch.__version__}: reinstall fastlayers with "
+            "pip install --no-build-isolation --force-reinstall --no-deps")
+
+
 def _load(name: str) -> tuple[ModuleType | None, str]:
     """(the backend's module, "") or (None, the reason why it cannot be imported)."""
     if name == "cuda" and importlib.util.find_spec("fastlayers._CUDA") is None:
@@ -79,6 +88,8 @@ def _load(name: str) -> tuple[ModuleType | None, str]:
                       "-v shows why it was left out")
     try:
         module = importlib.import_module(_MODULES[name])
+        if reason := _reason_against_torch(name, module):
+            return None, reason
         return (Completed(module) if name == "cuda" else module), ""
     except (ImportError, OSError, RuntimeError) as error:
         return None, f"{_TITLES[name]} cannot be imported: {' '.join(str(error).split())}"

@@ -5,7 +5,6 @@ import contextlib
 import fcntl
 import hashlib
 import importlib.util
-import re
 import subprocess
 import sys
 import sysconfig
@@ -17,31 +16,23 @@ from types import ModuleType
 
 import ptxsim.cuda
 import torch
+from conftest import tool
 from torch.utils import cpp_extension
 
+cuda_toolkit, build_extensions = tool("cuda_toolkit"), tool("build_extensions")
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "build" / f"emulated-{sys.implementation.cache_tag}-torch-{torch.__version__}"
 MODULE = "_CUDA"
-KERNELS = ["-std=c++17", "-O3", "-fmad=false", "-Xcompiler=-fPIC,-fvisibility=hidden", "-gencode=arch=compute_90,code=compute_90",
-           "-cudart=none", "-DFL_EMULATED"]
+KERNELS = [*cuda_toolkit.FLAGS, "-gencode=arch=compute_90,code=compute_90", "-cudart=none", "-DFL_EMULATED"]
 BINDINGS = ["-std=c++20", "-O1", "-fPIC", "-fvisibility=hidden", "-DFL_CUDA", "-DFL_EMULATED", f"-DTORCH_EXTENSION_NAME={MODULE}", "-w"]
 
 
 def sources(root: Path) -> dict[Path, list[str]]:
     """What the library is made of: each file with the commands' options."""
     csrc = root / "csrc"
-    bindings = [*({*csrc.glob("bindings*.cpp")} - {csrc / "bindings_gated.cpp"}), *csrc.glob("*_cuda.cpp"), ptxsim.cuda.runtime_source()]
+    bindings = [*sorted(cuda_toolkit.bindings(csrc)), ptxsim.cuda.runtime_source()]
     includes = [f"-I{path}" for path in (csrc, sysconfig.get_path("include"), *cpp_extension.include_paths())]
-    return {path: KERNELS for path in sorted((csrc / "cuda").glob("*.cu"))} | {path: BINDINGS + includes for path in sorted(bindings)}
-
-
-def _is_current(target: Path, command: str) -> bool:
-    """Whether an object file was made by this command of files that have not changed since."""
-    stamp, rule = target.with_suffix(".command"), target.with_suffix(".d")
-    if not (target.exists() and stamp.exists() and rule.exists() and stamp.read_text() == command):
-        return False
-    files = re.sub(r"\\\n", " ", rule.read_text()).split(":", 1)[1].split()
-    return all(Path(file).exists() and Path(file).stat().st_mtime <= target.stat().st_mtime for file in files)
+    return {path: KERNELS for path in sorted((csrc / "cuda").glob("*.cu"))} | {path: BINDINGS + includes for path in bindings}
 
 
 def _object(folder: Path, source: Path, options: list[str]) -> None:
@@ -49,13 +40,14 @@ def _object(folder: Path, source: Path, options: list[str]) -> None:
     target = folder / f"{source.stem}.o"
     compiler = ["nvcc", "--keep", "--keep-dir", str(folder)] if source.suffix == ".cu" else ["g++"]
     command = [*compiler, *options, "-MD", "-MF", str(target.with_suffix(".d")), "-c", str(source), "-o", str(target)]
-    if _is_current(target, " ".join(command)):
+    stamp = target.with_suffix(".command")
+    if build_extensions.is_current(target) and stamp.exists() and stamp.read_text() == " ".join(command):
         return
     target.unlink(missing_ok=True)
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"{source.name} does not compile:\n{done.stderr}")
-    target.with_suffix(".command").write_text(" ".join(command))
+    stamp.write_text(" ".join(command))
     for rest in folder.glob(f"{source.stem}.*"):
         if rest.suffix not in (".o", ".ptx", ".command", ".d"):
             rest.unlink()

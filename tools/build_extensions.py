@@ -38,6 +38,15 @@ def folder(environment: Mapping[str, str]) -> Path:
 FOLDER = folder(os.environ)
 
 
+def is_current(target: Path, *others: Path) -> bool:
+    """Whether an object file is as new as all that it was made of: the files that the compiler listed beside it, and these others."""
+    rule = target.with_suffix(".d")
+    if not (target.exists() and rule.exists()):
+        return False
+    read = rule.read_text().replace("\\\n", " ").partition(": ")[2].split()
+    return all(path.exists() and path.stat().st_mtime <= target.stat().st_mtime for path in [*map(Path, read), *others])
+
+
 class BuildExtension(build_ext):
     """Compiles bindings once, CPU kernels once per capability and CUDA kernels with nvcc, in parallel, and only what changed."""
 
@@ -76,7 +85,7 @@ class BuildExtension(build_ext):
 
     def _cpp(self, extension, flags):
         return lambda source, folder: self.compiler.compile(
-            [source], output_dir=str(folder), include_dirs=extension.include_dirs, extra_postargs=flags)
+            [source], output_dir=str(folder), include_dirs=extension.include_dirs, extra_postargs=[*flags, "-MMD"])
 
     def _cpu_kernels(self, extension):
         jobs = []
@@ -96,9 +105,7 @@ class BuildExtension(build_ext):
 
     def _object(self, job):
         compile_to, part, source = job
-        roots = [Path(source).parent, Path("csrc/common")] if source.endswith(".cu") else [Path("csrc")]
-        headers = [path for root in roots for pattern in ("*.h", "*.cuh") for path in root.rglob(pattern)]
         target = Path(FOLDER, part, source).with_suffix(".o")
-        if not target.exists() or target.stat().st_mtime < max(path.stat().st_mtime for path in [*headers, Path(source), *SETTINGS]):
+        if not is_current(target, *SETTINGS):
             compile_to(source, FOLDER / part)
         return str(target)

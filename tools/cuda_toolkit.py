@@ -18,6 +18,11 @@ ARCHITECTURES = "8.0 9.0 10.0+PTX"
 FLAGS = ["-std=c++17", "-O3", "-fmad=false", "-Xcompiler=-fPIC,-fvisibility=hidden"]  # fused only where a kernel says multiply_add
 
 
+def bindings(csrc: Path) -> set[Path]:
+    """The C++ files of fastlayers._CUDA; gated units are CPU kernels and Triton's."""
+    return {*csrc.glob("bindings*.cpp"), *csrc.glob("*_cuda.cpp")} - {csrc / "bindings_gated.cpp"}
+
+
 class Unsuitable(Exception):
     """CUDA kernels cannot be built here; the message says why."""
 
@@ -37,7 +42,8 @@ class Toolkit:
         """Make an object file of a .cu file in csrc, at its path within the folder."""
         target = Path(folder, source).with_suffix(".o")
         target.parent.mkdir(parents=True, exist_ok=True)
-        command = [self.nvcc, *FLAGS, *self.architectures, "-Icsrc", "-c", source, "-o", str(target)]
+        command = [self.nvcc, *FLAGS, *self.architectures, "-Icsrc", "-MD", "-MF", str(target.with_suffix(".d")), "-c", source,
+                   "-o", str(target)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             raise Unsuitable(f"nvcc cannot compile {source}: {done.stderr.strip()}")

@@ -7,7 +7,9 @@
 // A new activation is one functor and one word in FL_ACTIVATIONS; every loop, on CPU and GPU, picks it up from there.
 #pragma once
 
+#include "activations_gates.h"
 #include "activations_half.h"
+#include "activations_periodic.h"
 #include "activations_piecewise.h"
 #include "activations_smooth.h"
 #include "activations_soft_exponential.h"

@@ -19,8 +19,8 @@ template <int learnable_count, int constant_count> struct FromInput {
   static constexpr bool constant_derivative = false;  // the same for every x
   // Whether forward() and derivative() have branches that a GPU's thread better takes once for a vector.
   static constexpr bool side_by_side = false, derives_side_by_side = false;
-
   static constexpr bool quick = false;  // whether loops without branches are worth having, it being so few instructions
+
   // What stands in p for constant k of those given.
   static double constant(const double* given, int k) { return given[k]; }
 };

@@ -1,6 +1,8 @@
 // Functors for results of 16 bits, where there is one that is less exact than the row's own and faster; rough.h says how exact.
 #pragma once
 
+#include "activations_gates.h"
+#include "activations_periodic.h"
 #include "activations_piecewise.h"
 #include "activations_smooth.h"
 #include "activations_soft_exponential.h"

@@ -1,5 +1,5 @@
 // The epilogue around the activation, y = dropout(activation((x - mean) * scale + shift + residual)), and its gradients, for any number type
-// of math.h; and what an activation's functor is for the kernels.
+// of elementary.h; and what an activation's functor is for the kernels.
 #pragma once
 
 #include "activations.h"

@@ -38,5 +38,6 @@ struct BFloat16 {
 
 FL_HD constexpr int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 FL_HD constexpr int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
+FL_HD constexpr int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 }  // namespace fastlayers

@@ -1,4 +1,4 @@
-// The operations that math.h needs, for plain float and double: what one GPU thread computes with. cpu/vector.h has them for vectors.
+// The operations that elementary.h needs, for plain float and double: what one GPU thread computes with. cpu/vector.h has them for vectors.
 #pragma once
 
 #include <cmath>

@@ -1,12 +1,12 @@
 // The optimizer updates: one functor for each row of specs.UPDATE_RULES, named in FL_UPDATE_RULES below.
 //
-// A functor is made once per tensor, from the numbers that a step takes, and then applied to each element:
-//   Adam<float> rule(hyperparameters, flags, scalars);   // [lr, weight_decay, ...], [maximize, ...], [t, ...] as in specs.py
-//   rule.update(p, g, state);                            // p and state[k] in place; state[k] only where it exists
+// A functor is made once per tensor and then applied to each element:
+//   Adam<float> rule(given, flags, scalars);  // hyperparameters [lr, weight_decay, ...], [maximize, ...], [t, ...], as in specs.py
+//   rule.update(p, g, state);                 // p and state[k] in place; state[k] only where it exists
 // Scalar, float or double, is what it computes in; T is Scalar itself (a GPU thread) or a vector of it (a CPU register). The
 // gradient g has its sign, scale and clipping already. scalars are what Rule::advance has made of them for this update: t is its
-// number. A rule says how many it has: states and scalars, and flags and hyperparameters beside those of every rule, maximize and lr and
-// weight_decay. Needs multiply_add, square_root, absolute and select for T.
+// number. Counts of flags and hyperparameters leave out those of every rule: maximize, lr and weight_decay. common/optimizers.h has the
+// most there may be of each. Needs multiply_add, square_root, absolute and select for T.
 #pragma once
 
 #include <math.h>
@@ -17,7 +17,7 @@ namespace fastlayers::FL_NAMESPACE {
 
 // What most rules have in common: all of their states, no flags, and the number of the update as the only scalar.
 struct RuleDefaults {
-  static constexpr int flags = 0, scalars = 1;
+  static constexpr int flag_count = 0, scalar_count = 1;
   static FL_HD bool has_state(int, const double*, const bool*) { return true; }
   static FL_HD void advance(const double*, float* scalars) { scalars[0] += 1; }
 };
@@ -43,8 +43,8 @@ template <class Scalar> struct WeightDecay {
   bool decoupled;
   Scalar number;
 
-  FL_HD WeightDecay(const double* numbers, bool decoupled)
-      : decoupled(decoupled), number(decoupled ? 1 - numbers[0] * numbers[1] : numbers[1]) {}
+  FL_HD WeightDecay(const double* given, bool decoupled)
+      : decoupled(decoupled), number(decoupled ? 1 - given[0] * given[1] : given[1]) {}
 
   template <class T> FL_HD void apply(T& p, T& g) const {
     if (decoupled) {
@@ -62,7 +62,7 @@ template <class Scalar, class T> FL_HD void move_towards(T& m, T x, Scalar weigh
 template <class Scalar> struct AdamMoments {
   Scalar first_weight, beta2, second_weight;
 
-  FL_HD explicit AdamMoments(const double* numbers) : first_weight(1 - numbers[2]), beta2(numbers[3]), second_weight(1 - numbers[3]) {}
+  FL_HD explicit AdamMoments(const double* given) : first_weight(1 - given[2]), beta2(given[3]), second_weight(1 - given[3]) {}
 
   template <class T> FL_HD void update(T g, T* state) const {
     move_towards(state[0], g, first_weight);
@@ -72,15 +72,15 @@ template <class Scalar> struct AdamMoments {
 
 // g += weight_decay p;  b = g at the first step, else momentum b + (1 - dampening) g;  p -= lr (g + momentum b if nesterov else b)
 template <class Scalar> struct Sgd : RuleDefaults {
-  static constexpr int states = 1, hyperparameters = 2, flags = 2, scalars = 0;
+  static constexpr int state_count = 1, hyperparameter_count = 2, flag_count = 2, scalar_count = 0;
   Scalar lr, weight_decay, momentum, undamped;
   bool has_buffer, nesterov, first;
 
-  FL_HD Sgd(const double* numbers, const bool* switches, const double*)
-      : lr(numbers[0]), weight_decay(numbers[1]), momentum(numbers[2]), undamped(1 - numbers[3]), has_buffer(numbers[2] != 0),
-        nesterov(switches[1]), first(switches[2]) {}
+  FL_HD Sgd(const double* given, const bool* flags, const double*)
+      : lr(given[0]), weight_decay(given[1]), momentum(given[2]), undamped(1 - given[3]), has_buffer(given[2] != 0),
+        nesterov(flags[1]), first(flags[2]) {}
 
-  static FL_HD bool has_state(int, const double* numbers, const bool*) { return numbers[2] != 0; }
+  static FL_HD bool has_state(int, const double* given, const bool*) { return given[2] != 0; }
 
   template <class T> FL_HD void update(T& p, T g, T* state) const {
     g = penalised(p, g, weight_decay);
@@ -94,11 +94,11 @@ template <class Scalar> struct Sgd : RuleDefaults {
 
 // g += weight_decay p;  s += g^2;  p -= lr / (1 + (t - 1) lr_decay) g / (sqrt(s) + eps)
 template <class Scalar> struct Adagrad : RuleDefaults {
-  static constexpr int states = 1, hyperparameters = 2;
+  static constexpr int state_count = 1, hyperparameter_count = 2;
   Scalar negative_step, weight_decay, eps;
 
-  FL_HD Adagrad(const double* numbers, const bool*, const double* scalars)
-      : negative_step(-numbers[0] / (1 + (scalars[0] - 1) * numbers[2])), weight_decay(numbers[1]), eps(numbers[3]) {}
+  FL_HD Adagrad(const double* given, const bool*, const double* scalars)
+      : negative_step(-given[0] / (1 + (scalars[0] - 1) * given[2])), weight_decay(given[1]), eps(given[3]) {}
 
   template <class T> FL_HD void update(T& p, T g, T* state) const {
     g = penalised(p, g, weight_decay);
@@ -110,16 +110,16 @@ template <class Scalar> struct Adagrad : RuleDefaults {
 // g += weight_decay p;  v = alpha v + (1 - alpha) g^2;  if centered: a += (1 - alpha) (g - a), w = max(v - a^2, 0), else w = v;
 // u = g / (sqrt(w) + eps);  with momentum: b = momentum b + u, u = b;  p -= lr u
 template <class Scalar> struct RmsProp : RuleDefaults {
-  static constexpr int states = 3, hyperparameters = 3, flags = 1;
+  static constexpr int state_count = 3, hyperparameter_count = 3, flag_count = 1;
   Scalar negative_lr, weight_decay, alpha, weight, eps, momentum;
   bool has_buffer, centered;
 
-  FL_HD RmsProp(const double* numbers, const bool* switches, const double*)
-      : negative_lr(-numbers[0]), weight_decay(numbers[1]), alpha(numbers[2]), weight(1 - numbers[2]), eps(numbers[3]),
-        momentum(numbers[4]), has_buffer(numbers[4] != 0), centered(switches[1]) {}
+  FL_HD RmsProp(const double* given, const bool* flags, const double*)
+      : negative_lr(-given[0]), weight_decay(given[1]), alpha(given[2]), weight(1 - given[2]), eps(given[3]),
+        momentum(given[4]), has_buffer(given[4] != 0), centered(flags[1]) {}
 
-  static FL_HD bool has_state(int k, const double* numbers, const bool* switches) {
-    return k == 0 || (k == 1 ? numbers[4] != 0 : switches[1]);
+  static FL_HD bool has_state(int k, const double* given, const bool* flags) {
+    return k == 0 || (k == 1 ? given[4] != 0 : flags[1]);
   }
 
   template <class T> FL_HD void update(T& p, T g, T* state) const {
@@ -139,17 +139,17 @@ template <class Scalar> struct RmsProp : RuleDefaults {
 
 // m, v: AdamMoments;  p -= lr / (1 - beta1^t) m / (sqrt(v / (1 - beta2^t)) + eps), where with amsgrad the largest v so far stands for v
 template <class Scalar, bool decoupled> struct AdamFamily : RuleDefaults {
-  static constexpr int states = 3, hyperparameters = 3, flags = 1;
+  static constexpr int state_count = 3, hyperparameter_count = 3, flag_count = 1;
   WeightDecay<Scalar> decay;
   AdamMoments<Scalar> moments;
   Scalar root_scale, eps, negative_step;
   bool amsgrad;
 
-  FL_HD AdamFamily(const double* numbers, const bool* switches, const double* scalars)
-      : decay(numbers, decoupled), moments(numbers), root_scale(1 / sqrt(1 - pow(numbers[3], scalars[0]))), eps(numbers[4]),
-        negative_step(-numbers[0] / (1 - pow(numbers[2], scalars[0]))), amsgrad(switches[1]) {}
+  FL_HD AdamFamily(const double* given, const bool* flags, const double* scalars)
+      : decay(given, decoupled), moments(given), root_scale(1 / sqrt(1 - pow(given[3], scalars[0]))), eps(given[4]),
+        negative_step(-given[0] / (1 - pow(given[2], scalars[0]))), amsgrad(flags[1]) {}
 
-  static FL_HD bool has_state(int k, const double*, const bool* switches) { return k < 2 || switches[1]; }
+  static FL_HD bool has_state(int k, const double*, const bool* flags) { return k < 2 || flags[1]; }
 
   template <class T> FL_HD void update(T& p, T g, T* state) const {
     decay.apply(p, g);
@@ -166,23 +166,23 @@ template <class Scalar> using AdamW = AdamFamily<Scalar, true>;
 // m, v: AdamMoments;  mu(t) = beta1 (1 - 0.96^(t momentum_decay) / 2), M = mu(1) ... mu(t);
 // p -= lr ((1 - mu(t)) / (1 - M) g + mu(t+1) / (1 - M mu(t+1)) m) / (sqrt(v / (1 - beta2^t)) + eps)
 template <class Scalar> struct NAdam : RuleDefaults {
-  static constexpr int states = 2, hyperparameters = 4, flags = 1, scalars = 2;
+  static constexpr int state_count = 2, hyperparameter_count = 4, flag_count = 1, scalar_count = 2;
   WeightDecay<Scalar> decay;
   AdamMoments<Scalar> moments;
   Scalar root_scale, eps, gradient_weight, moment_weight, negative_lr;
 
-  static FL_HD double momentum(const double* numbers, double t) { return numbers[2] * (1 - 0.5 * pow(0.96, t * numbers[5])); }
+  static FL_HD double momentum(const double* given, double t) { return given[2] * (1 - 0.5 * pow(0.96, t * given[5])); }
 
-  static FL_HD void advance(const double* numbers, float* scalars) {
+  static FL_HD void advance(const double* given, float* scalars) {
     scalars[0] += 1;
-    scalars[1] *= static_cast<float>(momentum(numbers, scalars[0]));  // M is float32 in torch, too
+    scalars[1] *= static_cast<float>(momentum(given, scalars[0]));  // M is float32 in torch, too
   }
 
-  FL_HD NAdam(const double* numbers, const bool* switches, const double* scalars)
-      : decay(numbers, switches[1]), moments(numbers), root_scale(1 / sqrt(1 - pow(numbers[3], scalars[0]))), eps(numbers[4]),
-        gradient_weight((1 - momentum(numbers, scalars[0])) / (1 - scalars[1])),
-        moment_weight(momentum(numbers, scalars[0] + 1) / (1 - scalars[1] * momentum(numbers, scalars[0] + 1))),
-        negative_lr(-numbers[0]) {}
+  FL_HD NAdam(const double* given, const bool* flags, const double* scalars)
+      : decay(given, flags[1]), moments(given), root_scale(1 / sqrt(1 - pow(given[3], scalars[0]))), eps(given[4]),
+        gradient_weight((1 - momentum(given, scalars[0])) / (1 - scalars[1])),
+        moment_weight(momentum(given, scalars[0] + 1) / (1 - scalars[1] * momentum(given, scalars[0] + 1))),
+        negative_lr(-given[0]) {}
 
   template <class T> FL_HD void update(T& p, T g, T* state) const {
     decay.apply(p, g);
@@ -195,19 +195,19 @@ template <class Scalar> struct NAdam : RuleDefaults {
 // m, v: AdamMoments;  R = 2 / (1 - beta2) - 1, r = R - 2 t beta2^t / (1 - beta2^t);  p -= lr / (1 - beta1^t) m u, where
 // u = sqrt((r - 4) (r - 2) R / ((R - 4) (R - 2) r)) sqrt(1 - beta2^t) / (sqrt(v) + eps) if r > 5, else 1
 template <class Scalar> struct RAdam : RuleDefaults {
-  static constexpr int states = 2, hyperparameters = 3, flags = 1;
+  static constexpr int state_count = 2, hyperparameter_count = 3, flag_count = 1;
   WeightDecay<Scalar> decay;
   AdamMoments<Scalar> moments;
   Scalar eps, negative_step;
   bool adaptive;
 
-  FL_HD RAdam(const double* numbers, const bool* switches, const double* scalars)
-      : decay(numbers, switches[1]), moments(numbers), eps(numbers[4]) {
-    const double t = scalars[0], power = pow(numbers[3], t);
-    const double longest = 2 / (1 - numbers[3]) - 1, length = longest - 2 * t * power / (1 - power);
+  FL_HD RAdam(const double* given, const bool* flags, const double* scalars)
+      : decay(given, flags[1]), moments(given), eps(given[4]) {
+    const double t = scalars[0], power = pow(given[3], t);
+    const double longest = 2 / (1 - given[3]) - 1, length = longest - 2 * t * power / (1 - power);
     adaptive = length > 5;
     const double rectification = (length - 4) * (length - 2) * longest / ((longest - 4) * (longest - 2) * length);
-    negative_step = -numbers[0] / (1 - pow(numbers[2], t)) * (adaptive ? sqrt(rectification * (1 - power)) : 1.0);
+    negative_step = -given[0] / (1 - pow(given[2], t)) * (adaptive ? sqrt(rectification * (1 - power)) : 1.0);
   }
 
   template <class T> FL_HD void update(T& p, T g, T* state) const {
@@ -219,12 +219,12 @@ template <class Scalar> struct RAdam : RuleDefaults {
 
 // g += weight_decay p;  m += (1 - beta1) (g - m);  u = max(beta2 u, |g| + eps);  p -= lr / (1 - beta1^t) m / u
 template <class Scalar> struct Adamax : RuleDefaults {
-  static constexpr int states = 2, hyperparameters = 3;
+  static constexpr int state_count = 2, hyperparameter_count = 3;
   Scalar weight_decay, first_weight, beta2, eps, negative_step;
 
-  FL_HD Adamax(const double* numbers, const bool*, const double* scalars)
-      : weight_decay(numbers[1]), first_weight(1 - numbers[2]), beta2(numbers[3]), eps(numbers[4]),
-        negative_step(-numbers[0] / (1 - pow(numbers[2], scalars[0]))) {}
+  FL_HD Adamax(const double* given, const bool*, const double* scalars)
+      : weight_decay(given[1]), first_weight(1 - given[2]), beta2(given[3]), eps(given[4]),
+        negative_step(-given[0] / (1 - pow(given[2], scalars[0]))) {}
 
   template <class T> FL_HD void update(T& p, T g, T* state) const {
     g = penalised(p, g, weight_decay);
@@ -238,12 +238,12 @@ template <class Scalar> struct Adamax : RuleDefaults {
 
 // p *= 1 - lr weight_decay;  p -= lr sign(m + (1 - beta1) (g - m));  m += (1 - beta2) (g - m)
 template <class Scalar> struct Lion : RuleDefaults {
-  static constexpr int states = 1, hyperparameters = 2, scalars = 0;
+  static constexpr int state_count = 1, hyperparameter_count = 2, scalar_count = 0;
   WeightDecay<Scalar> decay;
   Scalar direction_weight, weight, negative_lr;
 
-  FL_HD Lion(const double* numbers, const bool*, const double*)
-      : decay(numbers, true), direction_weight(1 - numbers[2]), weight(1 - numbers[3]), negative_lr(-numbers[0]) {}
+  FL_HD Lion(const double* given, const bool*, const double*)
+      : decay(given, true), direction_weight(1 - given[2]), weight(1 - given[3]), negative_lr(-given[0]) {}
 
   template <class T> FL_HD void update(T& p, T g, T* state) const {
     decay.apply(p, g);

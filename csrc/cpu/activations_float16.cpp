@@ -1,13 +1,8 @@
-// The loops of every activation for float16 tensors.
+// The loops of every activation for float16 tensors: a file for each type, for compilers to work side by side.
 #include "pass.h"
 
 namespace fastlayers::FL_CPU_CAPABILITY {
 
-template <> const ActivationLoops<Half>* activation_loops<Half>() {
-#define FL_LOOPS(name) loops_of<activations::name, Half>(),
-  static constexpr ActivationLoops<Half> loops[] = {FL_ACTIVATIONS(FL_LOOPS)};
-#undef FL_LOOPS
-  return loops;
-}
+template <> const ActivationLoops<Half>* activation_loops<Half>() { return all_loops<Half>(); }
 
 }  // namespace fastlayers::FL_CPU_CAPABILITY

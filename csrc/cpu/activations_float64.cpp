@@ -1,13 +1,8 @@
-// The loops of every activation for float64 tensors.
+// The loops of every activation for float64 tensors: a file for each type, for compilers to work side by side.
 #include "pass.h"
 
 namespace fastlayers::FL_CPU_CAPABILITY {
 
-template <> const ActivationLoops<double>* activation_loops<double>() {
-#define FL_LOOPS(name) loops_of<activations::name, double>(),
-  static constexpr ActivationLoops<double> loops[] = {FL_ACTIVATIONS(FL_LOOPS)};
-#undef FL_LOOPS
-  return loops;
-}
+template <> const ActivationLoops<double>* activation_loops<double>() { return all_loops<double>(); }
 
 }  // namespace fastlayers::FL_CPU_CAPABILITY

@@ -40,7 +40,7 @@ template <class T> void finish_channels(const BatchNorm& b, int64_t c0, int64_t 
   const double count = static_cast<double>(b.epilogue.n * b.epilogue.s);
   T *const mean = static_cast<T*>(b.mean), *const rstd = static_cast<T*>(b.rstd);
   T *const running_mean = static_cast<T*>(b.running_mean), *const running_var = static_cast<T*>(b.running_var);
-#pragma GCC ivdep
+#pragma GCC ivdep  // here and below: no two of these arrays share memory
   for (int64_t c = c0; c < c1; ++c) {
     mean[c] = static_cast<T>(moments[c].mean);
     rstd[c] = static_cast<T>(inverse_deviation(moments[c].m2 / count, b.eps));
@@ -176,9 +176,7 @@ void backward_cached(const BatchNorm& b, const Pass<Storage>& first, Pass<Storag
       summing.enter_group(c0, c1);
       for (int64_t chunk = 0; chunk < geometry.chunks(); ++chunk) {
         sum_chunk(summing, first, group, chunk, chunk_sums.data());
-        for (int k = 0; k < first.sum_count; ++k) {
-          for (int64_t c = c0; c < c1; ++c) totals[k * geometry.c + c] += chunk_sums[k * geometry.c + c];
-        }
+        add_sums(totals, chunk_sums.data(), first.sum_count, geometry.c, c0, c1);
       }
       correction.prepare(b, c0, c1, totals);
       if (!second.run.dx) continue;

@@ -8,10 +8,11 @@ namespace fastlayers::FL_CPU_CAPABILITY {
 namespace {
 
 void mask(bool* kept, int64_t first, int64_t count, uint64_t seed, int32_t threshold) {
-  parallel_for(count, 1 << 16, [=](int64_t begin, int64_t end) {
+  constexpr int64_t grain = 1 << 16;  // of one byte each
+  parallel_for(count, grain, [=](int64_t begin, int64_t end) {
     RandomNumbers numbers(seed, dropout_stream);
     for (int64_t i = begin; i < end; i += RandomNumbers::longest) {
-      const int64_t length = end - i < RandomNumbers::longest ? end - i : RandomNumbers::longest;
+      const int64_t length = smaller(end - i, RandomNumbers::longest);
       const uint16_t* number = numbers.at(first + i, length, first + i + length);
       for (int64_t j = 0; j < length; ++j) kept[i + j] = number[j] >= threshold;
     }

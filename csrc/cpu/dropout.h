@@ -175,6 +175,8 @@ struct MaskIndex {
 
 // The numbers of a run of elements, each by its own index or by its channel's.
 class MaskNumbers {
+  static constexpr int64_t channels_ahead = 256;  // whose numbers are drawn with one's, as those visited next
+
  public:
   MaskNumbers(uint64_t seed, const MaskIndex& index) : numbers_(seed), index_(index) {}
 
@@ -192,7 +194,7 @@ class MaskNumbers {
       const int64_t row = i / index_.sample * index_.channels, channel = i / index_.length % index_.channels;
       const bool one_channel = index_.length > 1;
       const int64_t count = smaller(end - i, one_channel ? index_.length - i % index_.length : index_.channels - channel);
-      const int64_t distinct = one_channel ? 1 : count, next_row = one_channel ? row + channel + 256 : row + index_.channels;
+      const int64_t distinct = one_channel ? 1 : count, next_row = one_channel ? row + channel + channels_ahead : row + index_.channels;
       const uint16_t* const numbers = numbers_.at(row + channel, distinct, next_row);
       for (int64_t j = 0; j < count; ++j) next[j] = numbers[one_channel ? 0 : j];
       next += count;

@@ -14,22 +14,16 @@ bool is_plain(const Epilogue& e) { return !per_channel(e) && !e.weight && !e.res
 
 // y = f(x), or dx = dy f'(x).
 template <class Storage> void run_plain(const Epilogue& e, PlainFunction<Storage> function, const void* dy, void* result) {
-  using T = typename Compute<Storage>::type;
   constexpr int64_t unit = 2048;  // elements that one thread works on
   const ActivationLoops<Storage>& loops = activation_loops<Storage>()[e.activation];
-  Plain<Storage> plain;
+  Plain<Storage> plain = {};
   plain.x = static_cast<const Storage*>(e.x);
   plain.dy = static_cast<const Storage*>(dy);
   plain.result = static_cast<Storage*>(result);
   plain.count = e.n * e.c * e.s;
   plain.past_caches = is_large<Storage>(e) && reinterpret_cast<uintptr_t>(result) % 64 == 0;
   plain.repeats = e.repeats;
-  const int learnables = loops.learnables * e.repeats;
-  for (int k = 0; k < max_arguments; ++k) {
-    plain.arguments[k] = k < learnables                    ? static_cast<const T*>(e.parameters)[k]
-                         : k < learnables + loops.constants ? static_cast<T>(loops.constant(e.constants, k - learnables))
-                                                            : 0;
-  }
+  set_shared_arguments(e, loops, plain.arguments);
   parallel_for(divide_up(plain.count, unit), elements_per_task / unit, [&](int64_t begin, int64_t end) {
     function(plain, begin * unit, smaller(plain.count, end * unit));
   });

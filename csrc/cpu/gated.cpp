@@ -1,7 +1,7 @@
 // gated_forward and gated_backward for one processor: every half, y, dy and dx are walked once, in y's memory order.
 #include "gated.h"
 
-#include "../parallel.h"
+#include "dropout.h"
 #include "plain.h"
 #include "traversal.h"
 
@@ -139,9 +139,7 @@ template <class Storage> GatedRun<Storage> run_of(const Epilogue& e, bool gate_f
   run.threshold = e.threshold;
   run.keep_scale = static_cast<T>(e.keep_scale);
   run.repeats = e.repeats;
-  const int learnables = loops.learnables * e.repeats;
-  for (int k = 0; k < learnables; ++k) run.arguments[k] = static_cast<const T*>(e.parameters)[k];
-  for (int k = 0; k < loops.constants; ++k) run.arguments[learnables + k] = static_cast<T>(loops.constant(e.constants, k));
+  set_shared_arguments(e, loops, run.arguments);
   return run;
 }
 
@@ -187,9 +185,7 @@ template <class Storage> void backward(const Epilogue& e, bool gate_first, const
     T lanes[max_learnables * sum_lanes];
     part.sums = lanes;
     loops.backward(part);
-    for (int64_t k = 0; k < learnables; ++k) {
-      for (int i = 0; i < sum_lanes; ++i) partial[unit * learnables + k] += lanes[k * sum_lanes + i];
-    }
+    for (int64_t k = 0; k < learnables; ++k) partial[unit * learnables + k] += sum_of_lanes(lanes + k * sum_lanes);
   });
   for (int64_t k = 0; k < learnables; ++k) {
     double total = 0;

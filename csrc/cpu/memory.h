@@ -121,6 +121,12 @@ struct FourDoubles {
 template <class T> FL_HD FourDoubles four_doubles(const T* address) { return {{address[0], address[1], address[2], address[3]}}; }
 #endif
 
+// The sum of 16 numbers, in pairs: short chains of additions, in the same order on every processor.
+template <class T> FL_HD double sum_of_lanes(const T* lanes) {
+  const FourDoubles sums = (four_doubles(lanes) + four_doubles(lanes + 8)) + (four_doubles(lanes + 4) + four_doubles(lanes + 12));
+  return (sums[0] + sums[2]) + (sums[1] + sums[3]);
+}
+
 template <class Lanes, class Element> FL_HD Lanes copy_in_partial(const Element* address, int count) {
 #if defined(FL_AVX512)
   if constexpr (sizeof(Lanes) == 64 && sizeof(Element) == 4) {

@@ -38,7 +38,7 @@ template <class Storage, bool along> struct StatisticsLoop {
     return access.counted(access.template stream<V>(r.x + i) - pilot);
   }
 
-  static void run_uniform(const Run<Storage>& r, int64_t row) {
+  static void run_planar(const Run<Storage>& r, int64_t row) {
     const V pilot = Access<true>{}.template column<V, false>(r.columns[column_mean], row);
     T *const first = r.sums + row * sum_lanes, *const second = first + r.sums_step;
     int64_t i = row * r.stride;
@@ -73,7 +73,7 @@ template <class Storage, bool along> struct StatisticsLoop {
       StatisticsLoop loop{r};
       walk_rows(r, loop);
     } else {
-      for (int64_t row = 0; row < r.rows; ++row) run_uniform(r, row);
+      for (int64_t row = 0; row < r.rows; ++row) run_planar(r, row);
     }
   }
 };
@@ -151,7 +151,8 @@ template <class Storage> class MomentsWorker {
   double first_pilot(int64_t c, int64_t q) const {
     const Geometry& g = pass_.geometry;
     const int64_t sample = g.along ? q * g.repeat : q / g.blocks, start = g.along ? 0 : q % g.blocks * longest_run;
-    const int64_t most = 4, count = smaller(most, g.along ? (g.n - sample) * g.s : g.s - start);
+    constexpr int64_t most = 4;
+    const int64_t count = smaller(most, g.along ? (g.n - sample) * g.s : g.s - start);
     const Storage* row = pass_.run.x + (sample * g.c + c) * g.s + start;
     if (!g.along && count == most) return ((number(row) + number(row + 1)) + (number(row + 2) + number(row + 3))) * 0.25;
     double sum = 0;
@@ -165,7 +166,7 @@ template <class Storage> class MomentsWorker {
     else return load<Vector<T>>(address, 1)[0];
   }
 
-  // The same for all channels of a group at once, where channels lie side by side.
+  // The mean of each channel's first elements, sixteen at most, for all channels of a group at once: they lie side by side.
   void first_pilots_of_rows(int64_t c0, int64_t c1, int64_t sample) {
     using V = Block<T>;
     const Geometry& g = pass_.geometry;

@@ -4,17 +4,14 @@
 // elements, whatever tensors they belong to. Results do not depend on the division: updates are elementwise, sums have fixed parts.
 #include "optimizers.h"
 
-#include "memory.h"
-#include "parallel.h"
-#include "rounding.h"
-#include "vector.h"
-
 #include "../common/update_rules.h"
+#include "../parallel.h"
+#include "memory.h"
+#include "rounding.h"
 
 namespace fastlayers::FL_CPU_CAPABILITY {
 namespace {
 
-constexpr int64_t grain = 32768;     // elements worth waking another thread for
 constexpr int64_t boundary = 64;     // threads meet at multiples of this many elements of a tensor: a cache line or more
 constexpr int64_t lookahead = 1024;  // bytes: four to seven streams are more than hardware prefetchers follow well (4 - 8 % faster)
 
@@ -40,8 +37,8 @@ FL_HD void update_vector(
   using Values = Vector<Scalar>;
   Param* param = static_cast<Param*>(tensor.param) + at;
   Scalar* master = plain || sizeof(Param) != 2 || !tensor.master ? nullptr : static_cast<Scalar*>(tensor.master) + at;
-  Values state[Rule::states] = {};
-  for (int k = 0; k < Rule::states; ++k) {
+  Values state[Rule::state_count] = {};
+  for (int k = 0; k < Rule::state_count; ++k) {
     if (tensor.states[k]) state[k] = load<Values>(static_cast<const State*>(tensor.states[k]) + at, count...);
   }
   Values p = load<Values>(static_cast<const Param*>(param), count...);
@@ -53,7 +50,7 @@ FL_HD void update_vector(
   rule.update(p, g, state);
   if (master) store(master, p, count...);
   store_rounded(param, p, plain || master ? nullptr : numbers, count...);
-  for (int k = 0; k < Rule::states; ++k) {
+  for (int k = 0; k < Rule::state_count; ++k) {
     if (tensor.states[k]) store_rounded(static_cast<State*>(tensor.states[k]) + at, state[k], plain ? nullptr : numbers, count...);
   }
   if (!plain && tensor.average) {
@@ -68,7 +65,7 @@ FL_HD void update_vector(
 template <class Param, class State, class Rule> FL_HD void prefetch(const UpdateTensor& tensor, int64_t at) {
   __builtin_prefetch(static_cast<const Param*>(tensor.param) + at, 1);
   __builtin_prefetch(static_cast<const Param*>(tensor.grad) + at);
-  for (int k = 0; k < Rule::states; ++k) {
+  for (int k = 0; k < Rule::state_count; ++k) {
     if (tensor.states[k]) __builtin_prefetch(static_cast<const State*>(tensor.states[k]) + at, 1);
   }
 }
@@ -117,7 +114,7 @@ void update_range(const UpdateList& list, RandomNumbers* draws, int64_t begin, i
 }
 
 template <template <class> class Rule, class Param, class State> void update_list(const UpdateList& list) {
-  parallel_for(list.numel, grain, [&](int64_t begin, int64_t end) {
+  parallel_for(list.numel, elements_per_task, [&](int64_t begin, int64_t end) {
     if (list.plain) return update_range<Rule, Param, State, true>(list, nullptr, begin, end);
     if (!list.seed) return update_range<Rule, Param, State, false>(list, nullptr, begin, end);
     RandomNumbers draws(*list.seed, rounding_stream);
@@ -178,7 +175,7 @@ template <class Storage> FL_HD double sum_of_squares(const Storage* grad, int64_
   }
   for (; at + size <= end; at += size) add_squares_at(grad + at, sums);
   if (at < end) add_squares_at(grad + at, sums, static_cast<int>(end - at));
-  return sum_of_lanes((sums[0] + sums[1]) + (sums[2] + sums[3]));
+  return sum_in_lane_order((sums[0] + sums[1]) + (sums[2] + sums[3]));
 }
 
 FL_HD bool is_finite(double value) { return value - value == 0; }
@@ -195,7 +192,7 @@ template <class Storage> FL_HD bool all_finite(const Storage* grad, int64_t begi
 }
 
 template <class Storage> void norm_parts(const NormPart* parts, int64_t count, double* sums, bool* finite) {
-  const int64_t parts_per_thread = 2 * grain / norm_part_size;
+  const int64_t parts_per_thread = 2 * elements_per_task / norm_part_size;
   parallel_for(count, parts_per_thread, [=](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) {
       const Storage* grad = static_cast<const Storage*>(parts[i].grad);
@@ -215,8 +212,8 @@ void norm(DataType type, const NormPart* parts, int64_t count, double* sums, boo
 }
 
 #define FL_FITS(name, Rule) \
-  static_assert(Rule<double>::states <= max_states && Rule<double>::flags < max_flags && Rule<double>::scalars <= max_scalars && \
-                    Rule<double>::hyperparameters + 2 <= max_hyperparameters, #name);
+  static_assert(Rule<double>::state_count <= max_states && Rule<double>::flag_count < max_flags && Rule<double>::scalar_count <= max_scalars && \
+                    Rule<double>::hyperparameter_count + 2 <= max_hyperparameters, #name);
 FL_UPDATE_RULES(FL_FITS)
 #undef FL_FITS
 

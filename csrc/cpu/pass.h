@@ -1,8 +1,11 @@
 // A pass: one loop of runs.h carried over the groups and steps of a tensor, by any number of threads.
+//
+// To be read in this order: walk.h has what a run is, runs.h the loops over one, traversal.h how a tensor is cut into runs.
 #pragma once
 
 #include "../parallel.h"
 #include "epilogue.h"
+#include "runs.h"
 #include "traversal.h"
 
 namespace fastlayers::FL_CPU_CAPABILITY {
@@ -74,10 +77,11 @@ template <class Storage> void set_up(Pass<Storage>& pass, const Epilogue& e, con
   }
 }
 
-// The sum of 16 numbers, in pairs: short chains of additions, in the same order on every processor.
-template <class T> FL_HD double sum_of_lanes(const T* lanes) {
-  const FourDoubles sums = (four_doubles(lanes) + four_doubles(lanes + 8)) + (four_doubles(lanes + 4) + four_doubles(lanes + 12));
-  return (sums[0] + sums[2]) + (sums[1] + sums[3]);
+// to[k, c] += from[k, c] for the sums [sum_count, width] of channels [c0, c1).
+FL_HD void add_sums(double* to, const double* from, int sum_count, int64_t width, int64_t c0, int64_t c1) {
+  for (int64_t row = 0; row < sum_count * width; row += width) {
+    for (int64_t c = c0; c < c1; ++c) to[row + c] += from[row + c];
+  }
 }
 
 // One thread's share of a pass: where it stands, the columns of its group, its partial sums.
@@ -145,9 +149,7 @@ template <class Storage> class Worker {
       clear_sums();
       visit(q, smaller(q1, q + geometry_.fold));
       read_sums(found_.data());
-      for (int k = 0; k < pass_.sum_count; ++k) {
-        for (int64_t c = first_channel_; c < last_channel_; ++c) sums[k * geometry_.c + c] += found_[k * geometry_.c + c];
-      }
+      add_sums(sums, found_.data(), pass_.sum_count, geometry_.c, first_channel_, last_channel_);
     }
   }
 
@@ -206,7 +208,7 @@ template <class Storage> class Worker {
       const int64_t rows = geometry_.blocks > 1 ? 1 : has_numbers() ? larger(1, RandomNumbers::longest / count) : geometry_.group;
       for (int64_t c = first_channel_; c < last_channel_; c += rows) {
         for (int k = 0; k < varying_count_; ++k) run_.columns[varying_[k]] = pass_.run.columns[varying_[k]].from(c);
-        call_uniform(sample, c, smaller(rows, last_channel_ - c), start, count);
+        call_planar(sample, c, smaller(rows, last_channel_ - c), start, count);
       }
     }
   }
@@ -214,7 +216,7 @@ template <class Storage> class Worker {
   bool has_numbers() const { return pass_.dropout || pass_.random; }
 
   // The loop on elements [start, start + count) of a sample's channels c .. c + rows - 1, in pieces that have numbers.
-  void call_uniform(int64_t sample, int64_t c, int64_t rows, int64_t start, int64_t count) {
+  void call_planar(int64_t sample, int64_t c, int64_t rows, int64_t start, int64_t count) {
     const int64_t row = sample * geometry_.c + c, last = geometry_.blocks > 1 ? row + 1 : sample * geometry_.c + last_channel_;
     const int64_t piece = has_numbers() ? RandomNumbers::longest : count;
     T* const lanes = lanes_.data() + (c - first_channel_) * sum_lanes;

@@ -5,6 +5,13 @@
 
 namespace fastlayers::FL_CPU_CAPABILITY {
 
+// What stands in p of an activation's functor where all channels share it: learnable parameters, then constants.
+template <class Loops, class T> FL_HD void set_shared_arguments(const Epilogue& e, const Loops& loops, T* arguments) {
+  const int learnables = loops.learnables * e.repeats;
+  for (int k = 0; k < learnables; ++k) arguments[k] = static_cast<const T*>(e.parameters)[k];
+  for (int k = 0; k < loops.constants; ++k) arguments[learnables + k] = static_cast<T>(loops.constant(e.constants, k));
+}
+
 // What a loop is told: little, for every thread has it to fetch from the one that wrote it.
 template <class Storage> struct Plain {
   const Storage *x, *dy;  // dy for dx

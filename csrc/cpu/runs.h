@@ -18,7 +18,7 @@ namespace {
 // three quarters of the time where memory is not waited for, as in half types and in caches.
 enum class Sweep { any, sums, input, parameters };
 
-// A vector's share of the columns: held in registers for all that a uniform run or a strip visits.
+// A vector's share of the columns: held in registers for all that a planar run's row or a strip visits.
 template <class Activation, class V, bool along> struct Columns {
   using T = typename V::Scalar;
   V mean, scale, shift, mean_dz, slope, arguments[max_arguments];
@@ -129,7 +129,7 @@ template <class Activation, class Storage, bool along, Sweep sweep> struct Backw
   const V keep, nothing;
   const bool past_caches, corrected;
   T* const sums_memory;
-  T* row_sums;  // uniform: those of the row
+  T* row_sums;  // planar: those of the row
   const int64_t sums_step;
   V sums[most_sums][along ? strip_vectors<Storage> : group];
 
@@ -202,7 +202,7 @@ template <class Activation, class Storage, bool along, Sweep sweep> struct Backw
     }
   }
 
-  FL_HD void go_uniform(int64_t row, int64_t i, int64_t end) {
+  FL_HD void go_planar(int64_t row, int64_t i, int64_t end) {
     inputs.enter(0, row, Access<true>{});
     exchange_sums<true>();
     for (; i + sum_lanes <= end; i += sum_lanes) {
@@ -225,7 +225,7 @@ template <class Activation, class Storage, bool along, Sweep sweep> struct Backw
       walk_rows(r, loop);
     } else {
       for (int64_t row = 0; row < r.rows; ++row) {
-        loop.go_uniform(row, row * r.stride, row * r.stride + r.count);
+        loop.go_planar(row, row * r.stride, row * r.stride + r.count);
         if (loop.sums_memory) loop.row_sums += sum_lanes;
       }
     }
@@ -294,7 +294,7 @@ template <class Activation, class Storage, bool along> struct InverseLoop {
 
 template <class Storage> using RunFunction = void (*)(const Run<Storage>&);
 
-// The loops of one activation; [0] for uniform runs, [1] for runs along channels.
+// The loops of one activation; [0] for planar runs, [1] for runs along channels.
 template <class Storage> struct ActivationLoops {
   RunFunction<Storage> forward[2], backward[2], backward_from_output[2];  // the last null for activations that need x
   RunFunction<Storage> inverse[2];  // null for activations that have none
@@ -335,6 +335,14 @@ template <class Row, class Storage> constexpr ActivationLoops<Storage> loops_of(
     loops.inverse[0] = InverseLoop<Activation, Storage, false>::run;
     loops.inverse[1] = InverseLoop<Activation, Storage, true>::run;
   }
+  return loops;
+}
+
+// Those of every activation, in the order of FL_ACTIVATIONS.
+template <class Storage> const ActivationLoops<Storage>* all_loops() {
+#define FL_LOOPS(name) loops_of<activations::name, Storage>(),
+  static constexpr ActivationLoops<Storage> loops[] = {FL_ACTIVATIONS(FL_LOOPS)};
+#undef FL_LOOPS
   return loops;
 }
 

@@ -8,24 +8,25 @@
 
 #include <new>
 
-#include "../common/platform.h"
-#include "dropout.h"
-#include "runs.h"
+#include "../parallel.h"
+#include "walk.h"
 
 namespace fastlayers::FL_CPU_CAPABILITY {
 
+constexpr int64_t least_planar = 64;          // shorter rows of one channel are gone through along the channels,
+constexpr int64_t least_samples_along = 8;    // given so many samples: what is read per channel is copied for every element of a row
 constexpr int64_t longest_run = 2048;
-constexpr int64_t longest_row = 1024;       // along channels, of several samples; what is longer is wide
-constexpr int64_t elements_per_run = 2048;  // along channels: with the next one's, x and dy stay in L1
-constexpr int64_t rows_of_wide = 4;         // of which a run then is
-constexpr int64_t least_group = 256;        // channels that threads take to themselves, for rows to be read in pieces worth fetching
-constexpr int64_t longest_sum = 128;        // a float of a run along channels is added to so often before it is folded into double
-constexpr int64_t line_elements = 32;       // of the smallest type
-constexpr int64_t elements_per_task = 1 << 15;  // below this, another thread costs more than it brings
-constexpr int64_t chunk_elements = 1 << 17;     // of a reduction along channels
-constexpr int64_t cached_bytes = 1 << 19;       // a slab of this size is still in L2 when it is visited again
+constexpr int64_t longest_row = 1024;         // along channels, of several samples; what is longer is wide
+constexpr int64_t elements_per_run = 2048;    // along channels: with the next one's, x and dy stay in L1
+constexpr int64_t rows_of_wide = 4;           // of which a run then is
+constexpr int64_t least_group = 256;          // channels that threads take to themselves, for rows to be read in pieces worth fetching
+constexpr int64_t longest_sum = 128;          // a float of a run along channels is added to so often before it is folded into double
+constexpr int64_t chunk_elements = 1 << 17;   // of a reduction along channels, or
+constexpr int64_t samples_per_chunk = 256;    // of one over a small or wide tensor, or
+constexpr int64_t folds_per_chunk = 8;        // of a planar one
+constexpr int64_t line_elements = 32;         // of the smallest type
+constexpr int64_t cached_bytes = 1 << 19;     // a slab of this size is still in L2 when it is visited again
 
-FL_HD int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 FL_HD int64_t clamped(int64_t value, int64_t low, int64_t high) { return larger(low, smaller(value, high)); }
 
 // Memory aligned to a cache line, for vectors to be read and written whole.
@@ -47,11 +48,11 @@ template <class T> class Buffer {
 struct Geometry {
   int64_t n, c, s;
   bool along;
-  int64_t blocks;  // planar: runs in one row
-  int64_t repeat;  // along: samples in one run
-  int64_t period;  // along: elements in a row of a run, whose columns and sums are kept
-  int64_t group;   // channels visited together
-  int64_t steps, fold, chunk;
+  int64_t blocks = 1;  // planar: runs in one row
+  int64_t repeat = 1;  // along: samples in one run
+  int64_t period = 0;  // along: elements in a row of a run, whose columns and sums are kept
+  int64_t group = 1;   // channels visited together
+  int64_t steps = 0, fold = 1, chunk = 1;
 
   FL_HD int64_t groups() const { return divide_up(c, group); }
   FL_HD int64_t chunks() const { return divide_up(steps, chunk); }
@@ -74,6 +75,9 @@ struct Geometry {
   }
 };
 
+FL_HD bool goes_along(int64_t n, int64_t c, int64_t s) {
+  return c > 1 && s < least_planar && (s == 1 || n >= least_samples_along);
+}
 FL_HD bool is_small(const Geometry& g) { return g.s == 1 && g.n * g.c <= 4 * longest_run; }
 FL_HD bool is_wide(const Geometry& g) { return g.c * g.s > longest_row; }
 
@@ -84,7 +88,7 @@ FL_HD void set_rows(Geometry& g) {
   g.group = elements <= longest_run ? g.c : larger(1, longest_run / 2 / (sum_lanes * g.s) * sum_lanes);
   g.period = g.group * g.s;
   if (is_small(g)) {
-    g.fold = 16;
+    g.fold = longest_sum / 8;  // costs little here
   } else if (is_wide(g)) {
     g.repeat = clamped(rows_of_wide, 1, g.n);
     g.fold = longest_sum / rows_of_wide;
@@ -101,7 +105,7 @@ FL_HD void set_rows(Geometry& g) {
 
 // Runs and steps; what is visited together is left open.
 FL_HD Geometry base_geometry(int64_t n, int64_t c, int64_t s) {
-  Geometry g = {n, c, s, s < 64 && (s == 1 || n >= 8) && c > 1, 1, 1, 0, 1, 0, 1, 1};
+  Geometry g = {n, c, s, goes_along(n, c, s)};
   if (g.along) {
     set_rows(g);
     g.steps = divide_up(n, g.repeat);
@@ -118,7 +122,7 @@ FL_HD Geometry reduction_geometry(int64_t n, int64_t c, int64_t s, int64_t eleme
   Geometry g = base_geometry(n, c, s);
   if (g.along) {
     const bool apart = is_small(g) || is_wide(g);
-    g.chunk = apart ? 256 / g.repeat : g.fold * larger(1, chunk_elements / (g.fold * g.run()));
+    g.chunk = apart ? samples_per_chunk / g.repeat : g.fold * larger(1, chunk_elements / (g.fold * g.run()));
     if (apart && (g.chunks() == 1 || n * s * least_group * element_bytes <= cached_bytes)) {  // threads share channels, not rows
       g.group = clamped(elements_per_task / 2 / larger(1, n * s) / sum_lanes * sum_lanes, smaller(g.group, least_group), g.group);
       g.period = g.group * s;
@@ -128,7 +132,7 @@ FL_HD Geometry reduction_geometry(int64_t n, int64_t c, int64_t s, int64_t eleme
     const int64_t cached = cached_bytes / larger(1, n * s * element_bytes);
     if (cached >= 1) g.group = clamped(g.group, 1, cached);
     if (g.group > sum_lanes) g.group -= g.group % sum_lanes;  // what is worked out per channel fills vectors
-    g.chunk = 8 * g.fold;
+    g.chunk = folds_per_chunk * g.fold;
   }
   return g;
 }

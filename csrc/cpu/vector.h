@@ -227,8 +227,8 @@ FL_HD Vector<float> negated_if_odd(Vector<float> x, Vector<int32_t> number) { re
 // 2^k from the float 1.5 * 2^23 + 127 + k, whose low bits are the exponent field of the result. -126 <= k <= 127.
 FL_HD Vector<float> power_from_shifted(Vector<float> shifted) { return int_as_float(float_as_int(shifted) << 23); }
 
-// Sum of the lanes in lane order.
-template <class Scalar> FL_HD double sum_of_lanes(Vector<Scalar> x) {
+// Sum of the lanes, one after the other.
+template <class Scalar> FL_HD double sum_in_lane_order(Vector<Scalar> x) {
   double sum = 0;
   for (int i = 0; i < Vector<Scalar>::size; ++i) sum += x.lanes[i];
   return sum;

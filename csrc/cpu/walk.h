@@ -1,6 +1,6 @@
 // What a run is, how its elements are read and written, and in which order its loops visit them.
 //
-// A run is rows: of one channel each (`uniform`), visited one after the other, or across channels (`along`), visited strip by strip of a
+// A run is rows: of one channel each (planar), visited one after the other, or across channels (along), visited strip by strip of a
 // cache line's width, down the rows. Either way a channel's values and sums are held in registers.
 #pragma once
 
@@ -42,7 +42,7 @@ template <class Storage> struct Run {
   bool affine, corrected;  // whether mean, scale, shift are anything but 0, 1, 0; whether mean_dz and slope are anything but 0
   int repeats;             // how many of each learnable parameter there are
   Column<T> columns[column_count];
-  T* sums;  // sum k is at sums + k * sums_step: 16 partial ones of each row (uniform) or one per element of a row. Null: none wanted
+  T* sums;  // sum k is at sums + k * sums_step: 16 partial ones of each row (planar) or one per element of a row. Null: none wanted
   int64_t sums_step;
   bool sums_dz;  // whether those of dz are wanted, beside the parameters'
 };
@@ -75,7 +75,7 @@ template <bool whole> struct Access {
     }
     write(address, value);
   }
-  // Of a column beside row `lane`, or beside element `lane` and those after it.
+  // Of a column beside row `lane`, or beside element `lane` and those after it; & with -step is times step, which is 0 or 1.
   template <class V, bool along> FL_HD V column(const Column<typename V::Scalar>& column, int64_t lane) const {
     if constexpr (along) return read<V>(column.values + (lane & -column.step));
     else return V(column.values[lane & -column.step]);
@@ -130,8 +130,8 @@ template <class Storage, class Loop> FL_HD void walk_rows(const Run<Storage>& r,
   }
 }
 
-// Over a uniform run, in which nothing is gathered.
-template <class Storage, class Loop> FL_HD void walk_uniform(const Run<Storage>& r, Loop& loop) {
+// Over a planar run, in which nothing is gathered.
+template <class Storage, class Loop> FL_HD void walk_planar(const Run<Storage>& r, Loop& loop) {
   constexpr int size = Block<typename Compute<Storage>::type>::size;
   for (int64_t row = 0; row < r.rows; ++row) {
     int64_t i = row * r.stride;
@@ -144,7 +144,7 @@ template <class Storage, class Loop> FL_HD void walk_uniform(const Run<Storage>&
 
 template <bool along, class Storage, class Loop> FL_HD void walk(const Run<Storage>& r, Loop& loop) {
   if constexpr (along) walk_rows(r, loop);
-  else walk_uniform(r, loop);
+  else walk_planar(r, loop);
 }
 
 // Whether what the run writes at this address can go past the caches: whole vectors, of whole lines.

@@ -50,7 +50,6 @@ struct Plan {
   Launch launch;
 };
 
-FL_HD constexpr int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 FL_HD constexpr int64_t power_of_two(int64_t n) {  // the smallest that is at least n
   int64_t power = 1;
   while (power < n) power *= 2;

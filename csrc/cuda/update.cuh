@@ -35,13 +35,13 @@ template <class Rule>
 __device__ __forceinline__ void advance(const ListTable& list, const BlockPart& part, const double* numbers, double* advanced) {
   float scalars[max_scalars];
 #pragma unroll
-  for (int k = 0; k < Rule::scalars; ++k) scalars[k] = *const_cast<const volatile float*>(part.tensor.scalars[k]);
+  for (int k = 0; k < Rule::scalar_count; ++k) scalars[k] = *const_cast<const volatile float*>(part.tensor.scalars[k]);
   Rule::advance(numbers, scalars);
   __threadfence();
   const bool last = atomicAdd(&tickets(list)[part.position], 1u) == part.past_chunk - part.first_chunk - 1;
   if (last) atomicExch(&tickets(list)[part.position], 0u);
 #pragma unroll
-  for (int k = 0; k < Rule::scalars; ++k) {
+  for (int k = 0; k < Rule::scalar_count; ++k) {
     advanced[k] = scalars[k];
     if (last) *part.tensor.scalars[k] = scalars[k];
   }
@@ -52,8 +52,8 @@ template <class Rule, class Scalar> __device__ __forceinline__ void prepare(cons
   prepared.factor = static_cast<Scalar>(gradient_factor(u.flags[0], grad_scale, u.squares, u.max_norm));
   double numbers[max_hyperparameters] = {}, advanced[max_scalars] = {};
 #pragma unroll
-  for (int k = 0; k < Rule::hyperparameters + 2; ++k) numbers[k] = u.tensors[k].address ? read(u.tensors[k]) : u.hyperparameters[k];
-  if constexpr (Rule::scalars > 0) advance<Rule>(u.list, prepared.part, numbers, advanced);
+  for (int k = 0; k < Rule::hyperparameter_count + 2; ++k) numbers[k] = u.tensors[k].address ? read(u.tensors[k]) : u.hyperparameters[k];
+  if constexpr (Rule::scalar_count > 0) advance<Rule>(u.list, prepared.part, numbers, advanced);
   *reinterpret_cast<Rule*>(prepared.rule) = Rule(numbers, u.flags, advanced);
 }
 
@@ -91,11 +91,11 @@ __device__ __forceinline__ void update_elements(
   Param* const param = static_cast<Param*>(tensor.param) + at;
   Scalar* const master = plain || sizeof(Param) != 2 || !tensor.master ? nullptr : static_cast<Scalar*>(tensor.master) + at;
   using Values = Lanes<Scalar, size>;
-  Values p, g, state[Rule::states];  // of states that are not there nothing is read
+  Values p, g, state[Rule::state_count];  // of states that are not there nothing is read
   load_elements(param, p.lanes);
   load_elements(static_cast<const Param*>(tensor.grad) + at, g.lanes);
 #pragma unroll
-  for (int k = 0; k < Rule::states; ++k) {
+  for (int k = 0; k < Rule::state_count; ++k) {
     if (tensor.states[k]) load_elements(static_cast<const State*>(tensor.states[k]) + at, state[k].lanes);
   }
   if (master) {
@@ -113,13 +113,13 @@ __device__ __forceinline__ void update_elements(
         const uint32_t number = number_of(words, at % numbers_per_counter + i);
         if (!master) p.lanes[i] = kept_by_number<Param>(p.lanes[i], number);
 #pragma unroll
-        for (int k = 0; k < Rule::states; ++k) state[k].lanes[i] = kept_by_number<State>(state[k].lanes[i], number);
+        for (int k = 0; k < Rule::state_count; ++k) state[k].lanes[i] = kept_by_number<State>(state[k].lanes[i], number);
       }
     }
   }
   store_elements(param, p.lanes);
 #pragma unroll
-  for (int k = 0; k < Rule::states; ++k) {
+  for (int k = 0; k < Rule::state_count; ++k) {
     if (tensor.states[k]) store_elements(static_cast<State*>(tensor.states[k]) + at, state[k].lanes);
   }
   if constexpr (!plain) {

@@ -1,0 +1,39 @@
+"""What the compiled extension says about itself is what Python says in its place."""
+from __future__ import annotations
+
+import sys
+
+import pytest
+import torch
+
+from fastlayers.backends import extension
+from fastlayers.specs import ACTIVATIONS, UPDATE_RULES
+
+pytestmark = pytest.mark.skipif(extension is None, reason="the C++ extension is not built")
+
+
+def test_functors_say_of_activations_what_their_rows_say() -> None:
+    """Python decides by the row what to call a kernel with, the kernel by its functor what to do: for GPUs and CPUs alike."""
+    assert extension.activation_facts() == {
+        row.name: {"learnables": len(row.learnables), "most_repeats": row.repeats.most if row.repeats else 1, "constants": len(row.constants),
+                   "everywhere": row.everywhere, "from_output": row.from_output != "never", "random": row.random,
+                   "invertible": row.invertible != "never"} for row in ACTIVATIONS.values()}
+
+
+def test_functors_say_of_update_rules_what_their_rows_say() -> None:
+    assert extension.update_rule_facts() == {
+        row.name: {"states": len(row.states), "hyperparameters": len(row.hyperparameters), "flags": len(row.flags),
+                   "scalars": len(row.scalars)} for row in UPDATE_RULES.values()}
+
+
+def test_an_extension_of_another_torch_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its calls would end in memory that means something else: it may crash, or not even that."""
+    backends = sys.modules["fastlayers.backends"]
+    assert backends._load("cpp") == (extension, "")
+    for version in ("2.8.1", "3.13.0"):
+        monkeypatch.setattr(extension, "torch_version", version)
+        assert backends._load("cpp") == (None, (
+            f"the C++ extension fastlayers._C was built for torch {version}, this is torch {torch.__version__}: reinstall fastlayers with "
+            "pip install --no-build-isolation --force-reinstall --no-deps"))
+    monkeypatch.setattr(extension, "torch_version", ".".join(torch.__version__.split(".")[:2]) + ".99")
+    assert backends._load("cpp") == (extension, ""), "releases of one series share their classes"
