@@ -15,9 +15,11 @@ pytestmark = pytest.mark.skipif(extension is None, reason="the C++ extension is 
 def test_functors_say_of_activations_what_their_rows_say() -> None:
     """Python decides by the row what to call a kernel with, the kernel by its functor what to do: for GPUs and CPUs alike."""
     assert extension.activation_facts() == {
-        row.name: {"learnables": len(row.learnables), "most_repeats": row.repeats.most if row.repeats else 1, "constants": len(row.constants),
-                   "everywhere": row.everywhere, "from_output": row.from_output != "never", "random": row.random,
-                   "invertible": row.invertible != "never"} for row in ACTIVATIONS.values()}
+        row.name: {
+            "learnables": len(row.learnables), "most_repeats": row.repeats.most if row.repeats else 1, "constants": len(row.constants),
+            "everywhere": row.everywhere, "from_output": row.from_output != "never", "random": row.random,
+            "invertible": row.invertible != "never",
+        } for row in ACTIVATIONS.values()}
 
 
 def test_functors_say_of_update_rules_what_their_rows_say() -> None:
