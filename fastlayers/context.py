@@ -2,6 +2,8 @@
 and tensors without memory of their own."""
 from __future__ import annotations
 
+import sys
+
 import torch
 from torch import Tensor
 from torch.autograd import forward_ad
@@ -39,6 +41,14 @@ def autocasting() -> bool:
 def recomputing() -> bool:
     """Whether a backward pass is running in this thread: a forward called then is activation checkpointing's second one."""
     return not torch.compiler.is_compiling() and _graph_task() != -1
+
+
+def is_sharded(x: Tensor) -> bool:
+    """Whether x is a DTensor. Where nobody has imported them, which takes a second, there are none."""
+    if type(x) is Tensor:
+        return False
+    module = sys.modules.get("torch.distributed.tensor")
+    return module is not None and isinstance(x, module.DTensor)
 
 
 def in_memory(x: Tensor) -> bool:

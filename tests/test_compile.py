@@ -312,3 +312,31 @@ def test_every_activation_class_compiles_in_one_process() -> None:
     for name in activations.__all__:
         layer, x = cases.module(name).eval(), torch.randn(4, 8)
         torch.testing.assert_close(torch.compile(layer, fullgraph=True, backend="eager")(x), layer(x))
+
+
+class Chosen(torch.nn.Module):
+    """A layer of rows whose number only the data say, as where experts are given the tokens that are theirs."""
+
+    def __init__(self, layer: torch.nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
+        return self.layer(x[chosen])
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_dropout_of_rows_whose_number_only_the_data_say(training: bool) -> None:
+    x, chosen = torch.randn(10, 4), torch.arange(10) > 3
+    for layer in (nn.Dropout(0.5), nn.AlphaDropout(0.5), nn.SiLU(dropout=0.5)):
+        module = Chosen(layer).train(training)
+        exported = torch.export.export(module, (x, chosen)).module()
+        with torch._dynamo.config.patch(capture_dynamic_output_shape_ops=True):
+            compiled = torch.compile(module, fullgraph=True)
+            for run in (exported, compiled):
+                torch.manual_seed(3)
+                y = run(x, chosen)
+                assert y.shape == (6, 4)
+                assert run(x, torch.arange(10) < 0).shape == (0, 4)
+                if not training:
+                    torch.testing.assert_close(y, module(x, chosen))

@@ -9,7 +9,7 @@ from torch.autograd import Function
 
 from .. import ops, reference
 from ..backends import select
-from ..context import observed
+from ..context import is_sharded, observed
 from ..specs import Activation
 
 
@@ -40,8 +40,11 @@ def recorded(function: type[KernelFunction], *arguments: object) -> Tensor:
 
 
 def kernels_for(x: Tensor, activation: str) -> ModuleType:
-    """Who computes: the custom ops while compiling and where a dispatch mode wants to see what runs, else the chosen backend."""
-    return ops if torch.compiler.is_compiling() or observed() else select(x, activation)
+    """Who computes: the custom ops while compiling and where a dispatch mode wants to see what runs, else the chosen backend; of a
+    DTensor the reference, for only operators of torch's know how it is cut."""
+    if torch.compiler.is_compiling() or observed():
+        return reference if is_sharded(x) else ops
+    return select(x, activation)
 
 
 def differentiable(kernels: ModuleType) -> ModuleType:

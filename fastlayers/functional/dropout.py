@@ -214,7 +214,7 @@ def _dropout(
     if residual_after is not None:
         checks.like_x(operation, "residual_after", residual_after, x)
     factor = None
-    if p == 0 or x.numel() == 0 or (not training and convention != "eval"):
+    if p == 0 or (not training and convention != "eval") or (not torch.compiler.is_compiling() and x.numel() == 0):
         y = x
     elif p == 1:
         y = factor = x.new_zeros(())  # whatever x's dtype is

@@ -10,9 +10,10 @@ from torch.compiler import is_dynamo_compiling
 from .. import autograd, checks
 from ..activation_argument import Resolved, resolve
 from ..backends import extension, extension_chosen
-from ..context import autocasting
+from ..context import autocasting, is_sharded
 from ..overrides import overridable
 from ..specs import Activation
+from . import sharded
 
 IDENTITY = resolve("identity", "identity")
 
@@ -94,6 +95,8 @@ def fused(
         checks.parameters(operation, row.learnables[0].name, parameters, x, x.size(channel_dim) if x.dim() > 1 else 1)
     seed = seed_for(operation, x, p, training, row, seed, generator)
     arguments = autograd.Arguments(row, constants, p if training else 0.0, channel_dim, by_channel, outcome)
+    if seed is not None and is_sharded(x):
+        return sharded.epilogue(x, scale, shift, residual, parameters, seed, arguments, residual_after)
     return autograd.epilogue(x, scale, shift, residual, parameters, seed, arguments, residual_after)
 
 

@@ -6,8 +6,9 @@ from torch import Tensor
 
 from .. import autograd, checks
 from ..activation_argument import resolve
+from ..context import is_sharded
 from ..overrides import overridable
-from .epilogue import seed_for
+from .epilogue import IDENTITY, fused, seed_for
 
 
 @overridable
@@ -48,4 +49,7 @@ def glu(
     dim = checks.halves("glu", x, dim)
     checks.gate("glu", row, parameters, x)
     seed = seed_for("glu", x, dropout, training, row, seed)
+    if seed is not None and is_sharded(x):
+        y = autograd.gated(x, parameters, None, (row, constants, 0.0, dim, bool(gate_first)))
+        return fused("glu", y, None, None, None, IDENTITY, dropout, training, seed, 0)
     return autograd.gated(x, parameters, seed, (row, constants, dropout if training else 0.0, dim, bool(gate_first)))

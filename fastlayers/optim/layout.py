@@ -1,7 +1,6 @@
 """Memory layouts of parameters, gradients and states: kernels walk all of them in one memory order, and only this rank's part."""
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 
 import torch
@@ -9,14 +8,8 @@ from torch import Tensor
 
 from ..autograd import common
 from ..backends import extension
-from ..context import in_memory
+from ..context import in_memory, is_sharded
 from ..reference.dtypes import accumulate_dtype
-
-
-def is_sharded(x: Tensor) -> bool:
-    """Whether x is a DTensor. Where nobody has imported them, which takes a second, there are none."""
-    module = sys.modules.get("torch.distributed.tensor")
-    return module is not None and isinstance(x, module.DTensor)
 
 
 def local(x: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..backends import select
-from .layout import is_sharded
+from ..context import is_sharded
 from .plan import Work
 
 GradientNorm = Callable[[Sequence[Tensor]], Tensor]

@@ -15,10 +15,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ..context import is_sharded
 from ..reference.dtypes import HALF, accumulate_dtype
 from ..specs import UpdateRule
 from . import checks
-from .layout import fitting, gradients_if_ready, in_order_of, is_dense, is_sharded, local, local_gradient, placed_like
+from .layout import fitting, gradients_if_ready, in_order_of, is_dense, local, local_gradient, placed_like
 from .options import Options
 
 Group = dict[str, Any]
