@@ -13,10 +13,10 @@ namespace fastlayers::FL_CPU_CAPABILITY {
 
 namespace {
 
-// What a loop does: anything that its run asks for; or, in the two sweeps of batch norm's backward, nothing but gather sums, or nothing but
+// What a loop does: anything that its run asks for; or, of batch norm alone, nothing but write y, nothing but gather sums, or nothing but
 // write dx through the statistics; or write dx of a plain activation and gather the sums of its parameters. A loop without branches takes
-// three quarters of the time where memory is not waited for, as in half types and in caches.
-enum class Sweep { any, sums, input, parameters };
+// three quarters of the time where memory is not waited for, as in half types and in caches, and half of it over short rows.
+enum class Sweep { any, output, sums, input, parameters };
 
 // A vector's share of the columns: held in registers for all that a planar run's row or a strip visits.
 template <class Activation, class V, bool along> struct Columns {
@@ -74,7 +74,7 @@ template <class Activation, class Storage, bool along> struct Inputs {
   FL_HD V derivative(V z, const V* arguments, V* slopes) const { return derivative_of<Activation>(z, arguments, slopes, run.repeats); }
 };
 
-template <class Activation, class Storage, bool along, bool more> struct ForwardLoop {
+template <class Activation, class Storage, bool along, Sweep sweep, bool more> struct ForwardLoop {
   using V = Block<typename Compute<Storage>::type>;
   Inputs<Activation, Storage, along> inputs;
   Storage* const y;
@@ -93,24 +93,28 @@ template <class Activation, class Storage, bool along, bool more> struct Forward
   template <bool whole> FL_HD void step(int j, int64_t i, Access<whole> access) {
     const Run<Storage>& run = inputs.run;
     V centred;
-    V value = inputs.value(inputs.template pre_activation<Sweep::any>(j, i, access, centred), inputs.arguments(j, i));
-    if (numbers) value *= kept_or_dropped(numbers + i, threshold, keep, nothing);
+    V value = inputs.value(inputs.template pre_activation<sweep>(j, i, access, centred), inputs.arguments(j, i));
+    if (sweep == Sweep::any && numbers) value *= kept_or_dropped(numbers + i, threshold, keep, nothing);
     if constexpr (more) {
       if (run.shifts) value += kept_or_dropped(numbers + i, threshold, V(run.keep_shift), V(run.drop_value));
       if (run.residual_after) value += access.template stream<V>(run.residual_after + i);
     }
     access.write(y + i, value, past_caches);
   }
+
+  static void run(const Run<Storage>& r) {
+    ForwardLoop loop(r);
+    walk<along>(r, loop);
+  }
 };
 
 template <class Activation, class Storage, bool along> void run_forward(const Run<Storage>& r) {
-  if (!Activation::quick || r.shifts || r.residual_after) {
-    ForwardLoop<Activation, Storage, along, true> loop(r);
-    walk<along>(r, loop);
-  } else {
-    ForwardLoop<Activation, Storage, along, !Activation::quick> loop(r);
-    walk<along>(r, loop);
+  if constexpr (Activation::quick) {
+    const bool alone = r.affine && !r.numbers && !r.residual && !r.residual_after;
+    if (alone) return ForwardLoop<Activation, Storage, along, Sweep::output, false>::run(r);
+    if (!r.shifts && !r.residual_after) return ForwardLoop<Activation, Storage, along, Sweep::any, false>::run(r);
   }
+  ForwardLoop<Activation, Storage, along, Sweep::any, true>::run(r);
 }
 
 template <class Activation, class Storage, bool along, Sweep sweep> struct BackwardLoop {

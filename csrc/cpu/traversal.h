@@ -15,7 +15,8 @@ namespace fastlayers::FL_CPU_CAPABILITY {
 
 constexpr int64_t least_planar = 64;          // shorter rows of one channel are gone through along the channels,
 constexpr int64_t least_samples_along = 8;    // given so many samples: what is read per channel is copied for every element of a row
-constexpr int64_t longest_run = 2048;
+constexpr int64_t longest_run = 4096;
+constexpr int64_t elements_per_group = 4096;  // planar, of a sample: with fewer, what is worked out per group would be felt
 constexpr int64_t longest_row = 1024;         // along channels, of several samples; what is longer is wide
 constexpr int64_t elements_per_run = 2048;    // along channels: with the next one's, x and dy stay in L1
 constexpr int64_t rows_of_wide = 4;           // of which a run then is
@@ -78,14 +79,14 @@ struct Geometry {
 FL_HD bool goes_along(int64_t n, int64_t c, int64_t s) {
   return c > 1 && s < least_planar && (s == 1 || n >= least_samples_along);
 }
-FL_HD bool is_small(const Geometry& g) { return g.s == 1 && g.n * g.c <= 4 * longest_run; }
+FL_HD bool is_small(const Geometry& g) { return g.s == 1 && g.n * g.c <= 8 * longest_row; }
 FL_HD bool is_wide(const Geometry& g) { return g.c * g.s > longest_row; }
 
 // Sets the runs along channels: rows are whole cache lines of any type where that takes few samples, and a run is several of them, for
 // columns and sums to be read once for all. Of a small matrix both are read in place, which beats longer runs over copies of them.
 FL_HD void set_rows(Geometry& g) {
   const int64_t elements = g.c * g.s;
-  g.group = elements <= longest_run ? g.c : larger(1, longest_run / 2 / (sum_lanes * g.s) * sum_lanes);
+  g.group = elements <= 2 * longest_row ? g.c : larger(1, longest_row / (sum_lanes * g.s) * sum_lanes);
   g.period = g.group * g.s;
   if (is_small(g)) {
     g.fold = longest_sum / 8;  // costs little here
@@ -128,7 +129,7 @@ FL_HD Geometry reduction_geometry(int64_t n, int64_t c, int64_t s, int64_t eleme
       g.period = g.group * s;
     }
   } else {
-    g.group = clamped(2 * longest_run / clamped(s, 1, longest_run), 1, c);
+    g.group = clamped(elements_per_group / clamped(s, 1, elements_per_group), 1, c);
     const int64_t cached = cached_bytes / larger(1, n * s * element_bytes);
     if (cached >= 1) g.group = clamped(g.group, 1, cached);
     if (g.group > sum_lanes) g.group -= g.group % sum_lanes;  // what is worked out per channel fills vectors
