@@ -176,9 +176,10 @@ def triton_lines() -> Iterator[str]:
 def main() -> None:
     """Put the tables in their places."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("library", type=Path, help="fastlayers/_CUDA*.so, built for every architecture")
+    parser.add_argument("library", type=Path, nargs="?",
+                        help="fastlayers/_CUDA*.so, built for every architecture; without it Triton's table alone is written")
     library, text = parser.parse_args().library, DOCUMENT.read_text()
-    for name, lines in (("cuda", cuda_lines(library)), ("triton", triton_lines())):
+    for name, lines in ((("cuda", cuda_lines(library)),) if library else ()) + (("triton", triton_lines()),):
         begin, end = BEGIN.format(name), END.format(name)
         before, after = text.split(begin)[0], text.split(end)[1]
         text = before + begin + "\n".join([*HEADER, *lines]) + "\n" + end + after
