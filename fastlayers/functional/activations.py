@@ -45,7 +45,7 @@ def apply(
     if dropping or row.random:
         return fused(operation, x, None, None, None, activation, dropout, training, seed, 1 if x.dim() > 1 else 0)
     if parameters is not None:
-        checks.parameters(operation, row.learnables[0].name, parameters, x, x.size(1) if x.dim() > 1 else 1)
+        checks.channel_parameters(operation, row.learnables[0].name, parameters, x, x.size(1) if x.dim() > 1 else 1)
     return autograd.activation(x, parameters, row, constants)
 
 
@@ -82,11 +82,8 @@ def _function(rows: tuple[Activation, ...]) -> Callable[..., Tensor]:
             return handle_torch_function(activation, (x,), x, *arguments, dropout=dropout, seed=seed, **keywords)
         if plain is not None and not arguments and not keywords:  # what the rest comes to, for a small tensor
             return apply(name, x, plain, dropout=dropout, seed=seed)
-        given = dict(zip(names, arguments, strict=False))
-        if len(arguments) > len(names) or not {*keywords} <= {*names, "training"} - {*given} or not required <= {*given, *keywords}:
-            raise TypeError(f"{name}: arguments must be x, {', '.join(names) or 'nothing more'}, got {len(arguments) + 1} positional and "
-                            f"{', '.join(keywords) or 'no keywords'}")
-        given.update(keywords)
+        checks.function_arguments(name, names, ("training",), required, arguments, keywords)
+        given = dict(zip(names, arguments, strict=False)) | keywords
         training = given.pop("training", not first.random)
         row = first
         if keyword:

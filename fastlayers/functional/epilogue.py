@@ -91,7 +91,7 @@ def fused(
     if residual_after is not None:
         checks.like_x(operation, "residual_after", residual_after, x)
     if parameters is not None:
-        checks.parameters(operation, row.learnables[0].name, parameters, x, x.size(channel_dim) if x.dim() > 1 else 1)
+        checks.channel_parameters(operation, row.learnables[0].name, parameters, x, x.size(channel_dim) if x.dim() > 1 else 1)
     seed = seed_for(operation, x, p, training, row, seed, generator)
     arguments = autograd.Arguments(row, constants, p if training else 0.0, channel_dim, by_channel, outcome)
     return autograd.epilogue(x, scale, shift, residual, parameters, seed, arguments, residual_after)

@@ -28,7 +28,7 @@ class SyncBatchNorm(_BatchNorm):
     Shape: x (N, C) or (N, C, ...); residual like x; y like x. float32, float64, float16, bfloat16.
 
     Raises:
-        ValueError: ``SyncBatchNorm: x must have 2 dimensions or more, got shape (3,)``
+        ValueError: ``SyncBatchNorm: x must be at least 2-D, got 1-D of shape (3,)``
         TypeError: at a call, ``SyncBatchNorm: process_group must be a ProcessGroup, got str``
         RuntimeError: for ``create_graph=True``, and while training under torch.func or forward_ad: other ranks' x is out of reach.
 
@@ -50,7 +50,7 @@ class SyncBatchNorm(_BatchNorm):
         self.process_group = process_group
 
     def _check_input_dim(self, input: Tensor) -> None:
-        checks.at_least_two_dimensions(type(self).__name__, input)
+        checks.has_channels(type(self).__name__, input)
 
     def _group(self) -> object:
         if not (distributed.is_available() and distributed.is_initialized()):

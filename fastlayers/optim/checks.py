@@ -8,20 +8,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..checks import FLOATING, _name, number, probability, tensor
+from ..checks import FLOATING, dtype_name, number, probability, tensor
 
 
 def gradient(operation: str, p: Tensor) -> None:
     """p and its gradient are real, dense, of one shape and one dtype that kernels take, and on one device."""
     grad = p.grad
     if p.is_complex() or grad.is_complex():
-        raise RuntimeError(f"{operation}: params must be real, got {_name(p.dtype)}; torch.optim takes complex ones")
+        raise RuntimeError(f"{operation}: params must be real, got {dtype_name(p.dtype)}; torch.optim takes complex ones")
     if grad.layout != torch.strided:
-        raise RuntimeError(f"{operation}: grad must be dense, got a {_name(grad.layout)} tensor of shape {tuple(grad.shape)}")
+        raise RuntimeError(f"{operation}: grad must be dense, got a {dtype_name(grad.layout)} tensor of shape {tuple(grad.shape)}")
     if p.dtype not in FLOATING:
-        raise RuntimeError(f"{operation}: params must be float32, bfloat16, float16 or float64, got {_name(p.dtype)}")
+        raise RuntimeError(f"{operation}: params must be float32, bfloat16, float16 or float64, got {dtype_name(p.dtype)}")
     if grad.dtype != p.dtype:
-        raise RuntimeError(f"{operation}: grad must have the dtype of its parameter, {_name(p.dtype)}, got {_name(grad.dtype)}")
+        raise RuntimeError(f"{operation}: grad must have the dtype of its parameter, {dtype_name(p.dtype)}, got {dtype_name(grad.dtype)}")
     if grad.shape != p.shape:
         raise RuntimeError(f"{operation}: grad must have the shape of its parameter, {tuple(p.shape)}, got {tuple(grad.shape)}")
     if grad.device != p.device:
@@ -93,7 +93,7 @@ def distinct(operation: str, params: Sequence[object]) -> None:
 def storable(operation: str, p: Tensor, state_dtype: torch.dtype | None, stochastic_rounding: bool) -> None:
     """p's dtype goes together with the options for states and rounding."""
     if state_dtype is not None and p.dtype == torch.float64:
-        raise RuntimeError(f"{operation}: state_dtype must be None for float64 params, got {_name(state_dtype)}")
+        raise RuntimeError(f"{operation}: state_dtype must be None for float64 params, got {dtype_name(state_dtype)}")
     if stochastic_rounding and p.dtype == torch.float16:
         raise RuntimeError(f"{operation}: params must not be float16 with stochastic_rounding, which is for bfloat16, got float16")
 
@@ -116,7 +116,7 @@ def loaded_state(operation: str, name: str, value: object, p: Tensor) -> None:
         return
     tensor(operation, f"state {name!r}", value)
     if value.is_complex() or value.layout != torch.strided:
-        raise ValueError(f"{operation}: state {name!r} must be real and dense, got {_name(value.dtype)}, {_name(value.layout)}")
+        raise ValueError(f"{operation}: state {name!r} must be real and dense, got {dtype_name(value.dtype)}, {dtype_name(value.layout)}")
     if value.shape != p.shape:
         raise ValueError(f"{operation}: state {name!r} must have its parameter's shape {tuple(p.shape)}, got {tuple(value.shape)}")
 
@@ -128,7 +128,7 @@ def loaded_scalar(operation: str, name: str, value: object) -> None:
     if isinstance(value, Tensor):
         one_element(operation, f"state {name!r}", value)
         if value.is_complex():
-            raise ValueError(f"{operation}: state {name!r} must be real, got {_name(value.dtype)}")
+            raise ValueError(f"{operation}: state {name!r} must be real, got {dtype_name(value.dtype)}")
 
 
 def one_element(operation: str, argument: str, value: Tensor) -> None:
