@@ -132,7 +132,7 @@ def batch_norm_and_statistics(
         return (y, *(value for value in moved if value is not None))
     y, moved = autograd.composed.batch_norm_and_statistics(
         x, weight, bias, residual, parameters, seed, *given,
-        (row, constants, dropout, True, momentum, eps, channel_dim))
+        autograd.BatchNormArguments(row, constants, dropout, True, momentum, eps, channel_dim))
     return (y, *(new.to(old.dtype) for new, old in zip(moved, given, strict=True) if old is not None))
 
 
