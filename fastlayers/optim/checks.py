@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..checks import FLOATING, dtype_name, number, probability, tensor
+from ..rows import Hyperparameter, UpdateRule
 
 
 def gradient(operation: str, p: Tensor) -> None:
@@ -57,26 +58,27 @@ def boolean(operation: str, argument: str, value: object) -> None:
         raise TypeError(f"{operation}: {argument} must be True or False, got {value!r}")
 
 
-def hyperparameters(operation: str, group: Mapping[str, Any], names: Sequence[str]) -> list[float | Tensor]:
-    """Those of a group, beta1 and beta2 taken out of its betas; each is a number, or a tensor that holds one."""
+def hyperparameters(operation: str, group: Mapping[str, Any], row: UpdateRule) -> list[float | Tensor]:
+    """The numbers of a group, as its row takes them; each is a number, or a tensor that holds one."""
     betas = group.get("betas", (0, 0))
     if not hasattr(betas, "__len__") or len(betas) != 2:
         raise ValueError(f"{operation}: betas must be two numbers, got {betas!r}")
-    values = [betas[int(name[4:]) - 1] if name.startswith("beta") else group[name] for name in names]
-    for name, value in zip(names, values, strict=True):
-        number(operation, name, value)
+    values = row.values(group)
+    for one, value in zip(row.numbers, values, strict=True):
+        number(operation, one.name, value)
     return values
 
 
-def hyperparameter(operation: str, argument: str, value: float, low: float, high: float) -> None:
+def hyperparameter(operation: str, one: Hyperparameter, value: float) -> None:
     """low <= value < high, where infinity counts as below infinity; NaN is in no range."""
+    low, high = one.low, one.high
     if low <= value < high or (value == high == float("inf")):
         return
     if value != value and low == -high:
         rule = "be a number"
     else:
         rule = f"be at least {low:g}" if high == float("inf") else f"be at least {low:g} and below {high:g}"
-    raise ValueError(f"{operation}: {argument} must {rule}, got {value}")
+    raise ValueError(f"{operation}: {one.name} must {rule}, got {value}")
 
 
 def distinct(operation: str, params: Sequence[object]) -> None:
