@@ -26,8 +26,8 @@ def convert(model: Model, *, fuse: bool = False) -> Model:
         fuse: in a torch.nn.Sequential also make BatchNorm, activation, Dropout, or two neighbours of them in this order, one block.
             The layers after the first stay in their places and do nothing, so that indices and state_dict are the same. Left apart
             are layers with hooks, in several places, in different modes, activations with learnable parameters after a batch norm, and
-            an inplace activation before a Dropout. Default False, for who calls the layers of a Sequential one by one gets other
-            values from a block.
+            an inplace activation before a Dropout. Default False, since code that calls the layers of a Sequential one by one
+            gets other values from a block.
 
     Returns:
         The model.
@@ -58,9 +58,9 @@ def convert(model: Model, *, fuse: bool = False) -> Model:
 def revert(model: torch.nn.Module) -> torch.nn.Module:
     """Undo ``convert``: make every layer of fastlayers.nn the one of torch.nn that has its name, in place.
 
-    For who is to have the model without fastlayers, and for tools that look for torch's very classes. What ``convert`` fused comes apart
-    again, with the activation and the dropout that the block has by then. Running statistics take the dtype of the weight, as torch
-    needs them.
+    For handing the model to someone without fastlayers, and for tools that look for torch's very classes. What ``convert`` fused comes
+    apart again, with the activation and the dropout that the block has by then. Running statistics take the dtype of the weight, as
+    torch needs them.
 
     Args:
         model: changed in place; a layer itself is fine. What the model's own code asks of a layer, such as ``residual=``, is not seen.

@@ -8,7 +8,7 @@ from torch import Tensor, distributed
 from torch.types import Device
 
 from .. import checks
-from .batch_norm import _BatchNorm
+from .batch_norm import OPTIONS, _BatchNorm
 
 
 class SyncBatchNorm(_BatchNorm):
@@ -92,7 +92,7 @@ class SyncBatchNorm(_BatchNorm):
 
     @classmethod
     def _like(cls, layer: torch.nn.modules.batchnorm._BatchNorm, process_group: object) -> SyncBatchNorm:
-        options = {name: getattr(layer, name, default) for name, default in _OPTIONS.items()} if isinstance(layer, _BatchNorm) else {}
+        options = {name: getattr(layer, name) for name in OPTIONS} if isinstance(layer, _BatchNorm) else {}
         twin = cls(layer.num_features, layer.eps, layer.momentum, False, False,
                    getattr(layer, "process_group", None) if process_group is None else process_group, **options)
         twin.affine, twin.track_running_stats = layer.affine, layer.track_running_stats
@@ -104,9 +104,6 @@ class SyncBatchNorm(_BatchNorm):
         twin.training = layer.training
         twin.frozen, twin._stopped = getattr(layer, "frozen", False), getattr(layer, "_stopped", ())
         return twin
-
-
-_OPTIONS = {"activation": None, "dropout": 0.0, "skip_nonfinite": False, "memory": "default"}
 
 
 def _teach_torch() -> None:
