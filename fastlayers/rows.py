@@ -143,6 +143,11 @@ class Activation:
         count = repeats or (self.repeats.default if self.repeats else 1)
         return [value for learnable in self.learnables for value in learnable.start(count)]
 
+    def accuracy(self) -> str:
+        """The budgets in words."""
+        slope = f"{self.derivative_ulp:g} ULP" + (f" + {self.derivative_absolute:g}" if self.derivative_absolute else "")
+        return f"value {self.ulp:g} ULP, derivative {slope}" if self.ulp or self.derivative_ulp else "exact"
+
     def inverts(self, constants: tuple[float, ...]) -> bool:
         """Whether x follows from y for these constants, and for learnable parameters of at least SMALLEST_SLOPE where they count."""
         if self.invertible in ("always", "never"):
@@ -164,6 +169,15 @@ class Hyperparameter:
 
 
 _IN_EVERY_RULE = (Hyperparameter("lr"), Hyperparameter("weight_decay"))
+
+
+def accuracy(rows: Sequence[Activation]) -> str:
+    """The budgets of rows that share a class or a function, as their docstrings have them."""
+    budgets = {row.accuracy() for row in rows}
+    if budgets == {"exact"}:
+        return "Accuracy: exact."
+    stated = budgets.pop() if len(budgets) == 1 else "; ".join(f"for {row.keyword[1]!r} {row.accuracy()}" for row in rows)
+    return f"Accuracy in float32, in units in the last place (ULP): {stated}, plus the rounding of x."
 
 
 @dataclass(frozen=True)

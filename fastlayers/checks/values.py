@@ -87,15 +87,10 @@ def constructor_arguments(
         raise TypeError(f"{operation}: arguments must be {' and '.join(filter(None, known)) or 'none'}, got {args} and {kwargs}")
 
 
-def function_arguments(
-    operation: str, positional: Sequence[str], by_keyword: Sequence[str], required: set[str], args: Sequence[object],
-    kwargs: Mapping[str, object],
-) -> None:
-    """Beside x, each argument is one of those and given once, only the former by position, and none that is required is left out."""
-    given = {*positional[:len(args)]}
-    if len(args) > len(positional) or not {*kwargs} <= {*positional, *by_keyword} - given or not required <= {*given, *kwargs}:
-        raise TypeError(f"{operation}: arguments must be x, {', '.join(positional) or 'nothing more'}, got {len(args) + 1} positional and "
-                        f"{', '.join(kwargs) or 'no keywords'}")
+def wrong_arguments(operation: str, positional: Sequence[str], args: Sequence[object], kwargs: Mapping[str, object]) -> TypeError:
+    """The refusal of arguments beside x that a function does not know, is given twice or lacks."""
+    return TypeError(f"{operation}: arguments must be x, {', '.join(positional) or 'nothing more'}, got {len(args) + 1} positional and "
+                     f"{', '.join(kwargs) or 'no keywords'}")
 
 
 def plain_function(operation: str, function: object) -> None:

@@ -19,6 +19,7 @@ from .. import checks
 from ..activation_argument import parse, register, resolve_module
 from ..functional.activations import apply
 from ..overrides import traced
+from ..rows import accuracy
 from ..specs import ACTIVATIONS, Activation, Learnable
 
 
@@ -195,7 +196,7 @@ Shape: any; y has the shape, dtype and memory format of x. float32, float64, flo
 Raises:
     {(chr(10) + "    ").join(errors)}
 
-Accuracy: float32 within {row.ulp:g} units in the last place, plus the rounding of x.
+{accuracy(rows)}
 {source}
 >>> y = {name}({given})(torch.randn(4, 8))
 """
