@@ -56,7 +56,7 @@ class Completed(ModuleType):
 
 
 def _uncompiled(device: str) -> ModuleType:
-    """Who computes on a GPU what was not compiled."""
+    """What computes on a GPU what was not compiled."""
     return reference if _reason_against("triton", device) else _module("triton")[0]
 
 

@@ -17,9 +17,9 @@ Model = TypeVar("Model", bound=torch.nn.Module)
 def convert(model: Model, *, fuse: bool = False) -> Model:
     """Make every layer of torch.nn that fastlayers.nn has a drop-in for that drop-in, in place.
 
-    Layers of exactly torch's class; a subclass, a parametrized layer and a ScriptModule stay what they are, and so does a layer to which
-    somebody gave an attribute named like an option of ours. Parameters, buffers, state_dict, hooks, flags and the objects themselves stay;
-    only running statistics of a half type become float32, as they are in every half model of fastlayers.
+    Only layers of exactly torch's class change; a subclass, a parametrized layer and a ScriptModule stay what they are, and so does a
+    layer to which somebody gave an attribute named like an option of ours. Parameters, buffers, state_dict, hooks, flags and the objects
+    themselves stay; only running statistics of a half type become float32, as they are in every half model of fastlayers.
 
     Args:
         model: changed in place; a layer itself is fine.
@@ -36,7 +36,7 @@ def convert(model: Model, *, fuse: bool = False) -> Model:
         TypeError: ``convert: model must be a torch.nn.Module, got list``
         ValueError: ``convert: model must not be quantized, got Quantize at 0``, for its activations may meet quantized tensors.
 
-    Accuracy: that of the layers; which elements dropout drops and which slopes RReLU draws is not what torch draws, how many is.
+    Accuracy: that of the layers; dropout masks and RReLU's slopes are other draws than torch's, from the same distribution.
 
     >>> model = torch.nn.Sequential(torch.nn.Linear(3, 8), torch.nn.BatchNorm1d(8), torch.nn.ReLU(), torch.nn.Dropout(0.1))
     >>> list(convert(model, fuse=True))[2:]

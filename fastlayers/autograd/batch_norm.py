@@ -17,7 +17,7 @@ from .restoring import restorable, restored
 
 
 class Arguments(NamedTuple):
-    """What batch norm takes beside tensors.
+    """What batch norm takes besides tensors.
 
     A call of a compiled backend does with a plain tuple of these, in this order: a NamedTuple takes several times as long to make.
     """

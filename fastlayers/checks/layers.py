@@ -16,7 +16,7 @@ def batch_norm(
     residual: Tensor | None, parameters: Tensor | None, num_batches_tracked: Tensor | None, training: bool, momentum: float | None,
     eps: float, channel_dim: int, alone: bool = True,
 ) -> None:
-    """Everything batch norm asks of the arguments beside x, before it changes anything."""
+    """Everything batch norm asks of the arguments besides x, before it changes anything."""
     operation = "batch_norm"
     running_statistics(operation, running_mean, running_var, training)
     channel_vectors(operation, x, channel_dim, running_mean=running_mean, running_var=running_var, weight=weight, bias=bias)

@@ -1,4 +1,4 @@
-"""Checks of tensors, and of what is drawn beside them: dtype, device, shape, memory."""
+"""Checks of tensors, and of the seeds that go with them: dtype, device, shape, memory."""
 from __future__ import annotations
 
 import sys

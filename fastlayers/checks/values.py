@@ -88,7 +88,7 @@ def constructor_arguments(
 
 
 def wrong_arguments(operation: str, positional: Sequence[str], args: Sequence[object], kwargs: Mapping[str, object]) -> TypeError:
-    """The refusal of arguments beside x that a function does not know, is given twice or lacks."""
+    """The refusal of arguments besides x that a function does not know, gets twice or lacks."""
     return TypeError(f"{operation}: arguments must be x, {', '.join(positional) or 'nothing more'}, got {len(args) + 1} positional and "
                      f"{', '.join(kwargs) or 'no keywords'}")
 

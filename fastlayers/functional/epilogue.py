@@ -39,7 +39,7 @@ def bias_activation(
         y, shape, dtype and memory format of x.
 
     Raises:
-        ValueError: ``bias_activation: dropout must be between 0 and 1, got 1.5``, a bad activation, seed beside generator.
+        ValueError: ``bias_activation: dropout must be between 0 and 1, got 1.5``, a bad activation, or both a seed and a generator.
         RuntimeError: ``bias_activation: bias must have shape (3,) for x of shape (4, 3) with channels in dimension 1, got (4,)``, or a
             dtype or device that does not fit.
 

@@ -16,7 +16,7 @@ from .wide_statistics import WideStatistics
 
 Norm = TypeVar("Norm", bound="_BatchNorm")
 OPTIONS = ("activation", "dropout", "skip_nonfinite", "memory")
-"""What a batch norm has beside torch's. Defaults stand where users read them, in the constructors, and as attributes of the class."""
+"""The options that a batch norm has besides torch's. Their defaults stand in the constructors, where users read them, and in the class."""
 
 
 class _BatchNorm(WideStatistics, torch.nn.modules.batchnorm._BatchNorm):

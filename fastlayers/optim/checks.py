@@ -1,4 +1,4 @@
-"""Checks of optimizers' arguments, gradients and states, in the words of ../checks.py."""
+"""Checks of optimizers' arguments, gradients and states, worded like those of ../checks/."""
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence

@@ -43,7 +43,7 @@ class FusedStep(torch.optim.Optimizer):
     """Mixin, put before a class of torch.optim: its ``step`` as one kernel launch per group, device and dtype.
 
     The base class keeps arguments, defaults, parameter groups, hooks and state_dict; ``step`` and loading are replaced. What every
-    optimizer has beside the arguments of its base class is in options.py; a subclass says which row of specs.py it is:
+    optimizer has besides the arguments of its base class is in options.py; a subclass says which row of specs.py it is:
     ``class Adam(FusedStep, torch.optim.Adam, row="adam")``.
 
     torch.amp.GradScaler: gradients are unscaled inside the kernel, and a skipped step needs no synchronisation.
