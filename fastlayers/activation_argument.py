@@ -80,11 +80,11 @@ def resolve(operation: str, activation: str | torch.nn.Module, training: bool = 
         return _DEFAULTS[activation] if activation in _DEFAULTS else _resolve_text(operation, activation, training)
     if isinstance(activation, torch.nn.Module):
         if activation.__dict__.get("dropout"):  # which nobody would apply
-            raise ValueError(f"{operation}: activation must have no dropout of its own beside the block's, got {activation!r}")
+            raise checks.own_dropout(operation, activation)
         if type(activation) not in _ROWS_OF_CLASS or "forward" in activation.__dict__:
             _check_inherits(operation, activation)
         return resolve_module(operation, activation)
-    raise TypeError(f"{operation}: activation must be a name or an activation module, got {type(activation).__name__}")
+    raise checks.no_activation(operation, activation)
 
 
 def _check_inherits(operation: str, module: torch.nn.Module) -> None:
@@ -172,8 +172,7 @@ def row_of_module(operation: str, module: torch.nn.Module) -> Activation:
         if rows := _ROWS_OF_CLASS.get(kind):
             keyword = rows[0].keyword[0]
             checks.one_of(operation, keyword, getattr(module, keyword), [row.keyword[1] for row in rows])
-    names = dict.fromkeys(row.module for row in ACTIVATIONS.values())
-    raise ValueError(f"{operation}: activation must be a module of {', '.join(names)}, got {type(module).__name__}")
+    raise checks.unknown_module(operation, module, dict.fromkeys(row.module for row in ACTIVATIONS.values()))
 
 
 def parse(operation: str, text: str) -> tuple[Activation, dict[str, float]]:
@@ -204,14 +203,8 @@ def _call_in(operation: str, text: str, name: str) -> tuple[str, tuple[tuple[str
         keywords = {constant: float(value) for constant, value in keywords.items()}
         surplus = not isinstance(call, ast.Name) and len(call.args) > len(row.constants)
     except (SyntaxError, ValueError, AttributeError, TypeError):
-        raise ValueError(f"{operation}: activation must read like name or name(constant=number), got {text!r}") from None
-    names = [constant.name for constant in row.constants]
-    if surplus or not set(keywords) <= set(names):
-        known = f" but {', '.join(names)}" if names else ""
-        raise ValueError(f"{operation}: {row.name} must take no constants{known}, got {text!r}")
-    missing = [constant.name for constant in row.constants if constant.required and constant.name not in keywords]
-    if missing:
-        raise ValueError(f"{operation}: {row.name} must be given {' and '.join(missing)}, got {text!r}")
+        raise checks.unreadable(operation, text) from None
+    checks.written_constants(operation, row, text, keywords, surplus)
     checks.constants(operation, row, [keywords.get(constant.name, constant.default) for constant in row.constants])
     return _selected(operation, row, selected).name, tuple(keywords.items())
 
@@ -230,8 +223,6 @@ _call_in._dynamo_marked_constant = True  # see context.py; Dynamo does not trace
 
 def _resolve_text(operation: str, text: str, training: bool) -> Resolved:
     row, keywords = parse(operation, text)
-    if row.learnables:
-        raise ValueError(f"{operation}: activation must be a module such as fastlayers.nn.{row.module}() where it has learnable "
-                         f"parameters, got {text!r}")
+    checks.nothing_learnable(operation, row, text)
     constants = tuple(keywords.get(constant.name, constant.default) for constant in row.constants)
     return drawing(with_constants(operation, row, constants), training)

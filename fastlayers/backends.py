@@ -56,7 +56,7 @@ class Completed(ModuleType):
 
 
 def _uncompiled(device: str) -> ModuleType:
-    """Who computes on a GPU what was not compiled."""
+    """What computes on a GPU what was not compiled."""
     return reference if _reason_against("triton", device) else _module("triton")[0]
 
 
@@ -196,7 +196,7 @@ def _select(x: Tensor) -> ModuleType:
         return _module(usable[0])[0] if usable else reference
     reason = _reason_on_gpu(choice) if x.is_cuda else _reason_against(choice, x.device.type)
     if reason:
-        raise RuntimeError(f"backend: {choice!r} must be able to run on {x.device.type} tensors, got: {reason}")
+        raise checks.wrong_device(choice, x.device.type, reason)
     return _module(choice)[0]
 
 
@@ -221,9 +221,7 @@ class backend:
 
     def __init__(self, name: str) -> None:
         checks.one_of("backend", "name", name, ("auto", *NAMES))
-        reason = "" if name == "auto" else _reason_against(name)
-        if reason:
-            raise RuntimeError(f"backend: name must be an available backend, got {name!r}: {reason}")
+        checks.available_backend(name, "" if name == "auto" else _reason_against(name))
         self._name, self._chosen, self._entered = name, [], False
         self._choose()
         del _choices[1:-100]  # a process that chooses again and again; nobody is inside so many blocks

@@ -17,17 +17,17 @@ Model = TypeVar("Model", bound=torch.nn.Module)
 def convert(model: Model, *, fuse: bool = False) -> Model:
     """Make every layer of torch.nn that fastlayers.nn has a drop-in for that drop-in, in place.
 
-    Layers of exactly torch's class; a subclass, a parametrized layer and a ScriptModule stay what they are, and so does a layer to which
-    somebody gave an attribute named like an option of ours. Parameters, buffers, state_dict, hooks, flags and the objects themselves stay;
-    only running statistics of a half type become float32, as they are in every half model of fastlayers.
+    Only layers of exactly torch's class change; a subclass, a parametrized layer and a ScriptModule stay what they are, and so does a
+    layer to which somebody gave an attribute named like an option of ours. Parameters, buffers, state_dict, hooks, flags and the objects
+    themselves stay; only running statistics of a half type become float32, as they are in every half model of fastlayers.
 
     Args:
         model: changed in place; a layer itself is fine.
         fuse: in a torch.nn.Sequential also make BatchNorm, activation, Dropout, or two neighbours of them in this order, one block.
             The layers after the first stay in their places and do nothing, so that indices and state_dict are the same. Left apart
             are layers with hooks, in several places, in different modes, activations with learnable parameters after a batch norm, and
-            an inplace activation before a Dropout. Default False, for who calls the layers of a Sequential one by one gets other
-            values from a block.
+            an inplace activation before a Dropout. Default False, since code that calls the layers of a Sequential one by one
+            gets other values from a block.
 
     Returns:
         The model.
@@ -36,7 +36,7 @@ def convert(model: Model, *, fuse: bool = False) -> Model:
         TypeError: ``convert: model must be a torch.nn.Module, got list``
         ValueError: ``convert: model must not be quantized, got Quantize at 0``, for its activations may meet quantized tensors.
 
-    Accuracy: that of the layers; which elements dropout drops and which slopes RReLU draws is not what torch draws, how many is.
+    Accuracy: that of the layers; dropout masks and RReLU's slopes are other draws than torch's, from the same distribution.
 
     >>> model = torch.nn.Sequential(torch.nn.Linear(3, 8), torch.nn.BatchNorm1d(8), torch.nn.ReLU(), torch.nn.Dropout(0.1))
     >>> list(convert(model, fuse=True))[2:]
@@ -58,9 +58,9 @@ def convert(model: Model, *, fuse: bool = False) -> Model:
 def revert(model: torch.nn.Module) -> torch.nn.Module:
     """Undo ``convert``: make every layer of fastlayers.nn the one of torch.nn that has its name, in place.
 
-    For who is to have the model without fastlayers, and for tools that look for torch's very classes. What ``convert`` fused comes apart
-    again, with the activation and the dropout that the block has by then. Running statistics take the dtype of the weight, as torch
-    needs them.
+    For handing the model to someone without fastlayers, and for tools that look for torch's very classes. What ``convert`` fused comes
+    apart again, with the activation and the dropout that the block has by then. Running statistics take the dtype of the weight, as
+    torch needs them.
 
     Args:
         model: changed in place; a layer itself is fine. What the model's own code asks of a layer, such as ``residual=``, is not seen.

@@ -20,7 +20,7 @@ TORCHS = {ours: theirs for theirs, ours in OURS.items()}
 
 @functools.cache
 def options(kind: type[torch.nn.Module]) -> dict[str, object]:
-    """What a drop-in has beside torch's attributes, as its constructor leaves it: its keywords, and whether it is frozen."""
+    """What a drop-in has besides torch's attributes, as its constructor leaves it: its keywords, and whether it is frozen."""
     keywords = [one for one in inspect.signature(kind).parameters.values() if one.kind is one.KEYWORD_ONLY]
     own = {one.name: one.default for one in keywords if one.name != "bias"}  # which torch has from 2.13 on
     return own | ({"frozen": False} if issubclass(kind, _BatchNorm) else {})

@@ -2,8 +2,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 SMALLEST_SLOPE = 2.0**-14
 """An activation with a smaller slope counts as one that cannot be inverted: y would be lost below the smallest float16."""
@@ -142,6 +143,11 @@ class Activation:
         count = repeats or (self.repeats.default if self.repeats else 1)
         return [value for learnable in self.learnables for value in learnable.start(count)]
 
+    def accuracy(self) -> str:
+        """The budgets in words."""
+        slope = f"{self.derivative_ulp:g} ULP" + (f" + {self.derivative_absolute:g}" if self.derivative_absolute else "")
+        return f"value {self.ulp:g} ULP, derivative {slope}" if self.ulp or self.derivative_ulp else "exact"
+
     def inverts(self, constants: tuple[float, ...]) -> bool:
         """Whether x follows from y for these constants, and for learnable parameters of at least SMALLEST_SLOPE where they count."""
         if self.invertible in ("always", "never"):
@@ -149,6 +155,29 @@ class Activation:
         values = dict(zip([c.name for c in self.constants], constants, strict=True))
         conditions = [condition.split(" > ") for condition in self.invertible.split(" and ")]
         return all(values.get(name, 1.0) >= max(float(bound), SMALLEST_SLOPE) for name, bound in conditions)
+
+
+@dataclass(frozen=True)
+class Hyperparameter:
+    """A number that an update rule takes from a parameter group: low <= number < high."""
+
+    name: str
+    low: float = 0.0
+    high: float = math.inf
+    beta: int | None = None
+    """Its position in the group's ``betas``; None for a number that the group has under its name."""
+
+
+_IN_EVERY_RULE = (Hyperparameter("lr"), Hyperparameter("weight_decay"))
+
+
+def accuracy(rows: Sequence[Activation]) -> str:
+    """The budgets of rows that share a class or a function, as their docstrings have them."""
+    budgets = {row.accuracy() for row in rows}
+    if budgets == {"exact"}:
+        return "Accuracy: exact."
+    stated = budgets.pop() if len(budgets) == 1 else "; ".join(f"for {row.keyword[1]!r} {row.accuracy()}" for row in rows)
+    return f"Accuracy in float32, in units in the last place (ULP): {stated}, plus the rounding of x."
 
 
 @dataclass(frozen=True)
@@ -162,16 +191,44 @@ class UpdateRule:
     source: str
     states: tuple[str, ...]
     """Keys of the state tensors with the parameter's shape, in the order kernels take them, as torch.optim calls them."""
-    hyperparameters: tuple[str, ...]
+    own_numbers: tuple[Hyperparameter, ...]
     """Numbers that kernels take, in this order, after ``lr`` and ``weight_decay``."""
     flags: tuple[str, ...] = ()
     """Booleans that kernels take, in this order, after ``maximize``; "first" says that the states hold nothing yet."""
+    first_matters_with: str = ""
+    """The number that the flag "first" is for: where it is 0, a first step is what states of zeros give. "": it always matters."""
     optional_states: tuple[tuple[str, str], ...] = ()
     """(state, flag or hyperparameter): the state exists only when that flag is set or that number is not zero."""
     scalars: tuple[str, ...] = ("step",)
     """Keys of the one-element float32 states, in the order kernels take them. The first is "step", the number of updates so far."""
     starts: tuple[tuple[str, float | str], ...] = ()
     """(state, what it starts as: a number, or the option that says it), for the states that do not start as 0."""
+
+    hyperparameters: tuple[str, ...] = field(init=False)
+    """The names of own_numbers."""
+
+    def __post_init__(self) -> None:
+        names = tuple([number.name for number in self.own_numbers])
+        places = [(number.name, None) if number.beta is None else ("betas", number.beta) for number in self.numbers]
+        object.__setattr__(self, "hyperparameters", names)
+        object.__setattr__(self, "_places", tuple(places))  # looked at in every step
+
+    @property
+    def numbers(self) -> tuple[Hyperparameter, ...]:
+        """All numbers that kernels take, in their order."""
+        return (*_IN_EVERY_RULE, *self.own_numbers)
+
+    def values(self, group: Mapping[str, Any]) -> list[Any]:
+        """The numbers of a group, as it has them: floats, or tensors of one element."""
+        return [group[name] if beta is None else group[name][beta] for name, beta in self._places]
+
+    def is_first(self, names: Sequence[str], own: Mapping[str, object]) -> bool:
+        """Whether the rule is to be told that this is the first step of a parameter: own are its states so far, names those it needs."""
+        return "first" in self.flags and len(names) > 0 and own.get(names[0]) is None
+
+    def first_matters(self, group: Mapping[str, Any]) -> bool:
+        """Whether a first step differs from one with states of zeros, for the numbers of this group."""
+        return "first" in self.flags and (not self.first_matters_with or group[self.first_matters_with] != 0)
 
     def present_states(self, hyperparameters: Sequence[float], flags: Sequence[bool]) -> tuple[str, ...]:
         """The states that exist for these arguments, given as kernels take them: [lr, weight_decay, ...], [maximize, ...]."""

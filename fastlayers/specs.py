@@ -5,16 +5,11 @@ The mathematics itself stands once per language, under the row's name: ``fastlay
 """
 from __future__ import annotations
 
-from .rows import Activation, Constant, Learnable, Repeats, UpdateRule
+import math
+
+from .rows import Activation, Constant, Hyperparameter, Learnable, Repeats, UpdateRule
 
 _INFINITE = (float("-inf"), float("inf"))
-
-
-def hyperparameter_range(name: str) -> tuple[float, float]:
-    """(low, high) of a number that an update takes: low <= number < high."""
-    if name == "dampening":
-        return float("-inf"), float("inf")
-    return 0.0, 1.0 if name.startswith("beta") else float("inf")
 
 
 _ACTIVATIONS = (
@@ -205,19 +200,21 @@ _ACTIVATIONS = (
     ),
 )
 
+_BETAS = (Hyperparameter("beta1", high=1.0, beta=0), Hyperparameter("beta2", high=1.0, beta=1))
+_EPS, _MOMENTUM = Hyperparameter("eps"), Hyperparameter("momentum")
 _ADAM_STATES = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
 _UPDATE_RULES = (
     UpdateRule(
         "sgd", "SGD",
         "g += weight_decay p; b = g at the first step, else momentum b + (1 - dampening) g; "
         "p -= lr (g + momentum b if nesterov else b)",
-        "Sutskever et al., ICML 2013", states=("momentum_buffer",), hyperparameters=("momentum", "dampening"),
-        flags=("nesterov", "first"), optional_states=(("momentum_buffer", "momentum"),), scalars=(),
+        "Sutskever et al., ICML 2013", states=("momentum_buffer",), own_numbers=(_MOMENTUM, Hyperparameter("dampening", low=-math.inf)),
+        flags=("nesterov", "first"), first_matters_with="dampening", optional_states=(("momentum_buffer", "momentum"),), scalars=(),
     ),
     UpdateRule(
         "adagrad", "Adagrad",
         "g += weight_decay p; s += g^2; p -= lr / (1 + (t - 1) lr_decay) g / (sqrt(s) + eps)",
-        "Duchi, Hazan & Singer, JMLR 12, 2011", states=("sum",), hyperparameters=("lr_decay", "eps"),
+        "Duchi, Hazan & Singer, JMLR 12, 2011", states=("sum",), own_numbers=(Hyperparameter("lr_decay"), _EPS),
         starts=(("sum", "initial_accumulator_value"),),
     ),
     UpdateRule(
@@ -225,7 +222,7 @@ _UPDATE_RULES = (
         "g += weight_decay p; v = alpha v + (1 - alpha) g^2; if centered: a = alpha a + (1 - alpha) g, w = max(v - a^2, 0), else w = v; "
         "u = g / (sqrt(w) + eps); with momentum: b = momentum b + u, u = b; p -= lr u",
         "Hinton, Coursera lecture 6e, 2012; Graves, arXiv:1308.0850 (centered)", states=("square_avg", "momentum_buffer", "grad_avg"),
-        hyperparameters=("alpha", "eps", "momentum"), flags=("centered",),
+        own_numbers=(Hyperparameter("alpha"), _EPS, _MOMENTUM), flags=("centered",),
         optional_states=(("momentum_buffer", "momentum"), ("grad_avg", "centered")),
     ),
     UpdateRule(
@@ -233,19 +230,19 @@ _UPDATE_RULES = (
         "g += weight_decay p; m = beta1 m + (1 - beta1) g; v = beta2 v + (1 - beta2) g^2; "
         "p -= lr / (1 - beta1^t) m / (sqrt(v / (1 - beta2^t)) + eps); with amsgrad max over time of v stands for v",
         "Kingma & Ba, arXiv:1412.6980; Reddi et al., ICLR 2018 (amsgrad)", states=_ADAM_STATES,
-        hyperparameters=("beta1", "beta2", "eps"), flags=("amsgrad",), optional_states=(("max_exp_avg_sq", "amsgrad"),),
+        own_numbers=(*_BETAS, _EPS), flags=("amsgrad",), optional_states=(("max_exp_avg_sq", "amsgrad"),),
     ),
     UpdateRule(
         "adamw", "AdamW",
         "p -= lr weight_decay p; then Adam without its weight decay", "Loshchilov & Hutter, arXiv:1711.05101",
-        states=_ADAM_STATES, hyperparameters=("beta1", "beta2", "eps"), flags=("amsgrad",),
+        states=_ADAM_STATES, own_numbers=(*_BETAS, _EPS), flags=("amsgrad",),
         optional_states=(("max_exp_avg_sq", "amsgrad"),),
     ),
     UpdateRule(
         "nadam", "NAdam",
         "weight decay as Adam, or as AdamW if decoupled; m, v as Adam; mu(t) = beta1 (1 - 0.96^(t momentum_decay) / 2), M = M mu(t); "
         "p -= lr ((1 - mu(t)) / (1 - M) g + mu(t+1) / (1 - M mu(t+1)) m) / (sqrt(v / (1 - beta2^t)) + eps)",
-        "Dozat, ICLR workshop 2016", states=_ADAM_STATES[:2], hyperparameters=("beta1", "beta2", "eps", "momentum_decay"),
+        "Dozat, ICLR workshop 2016", states=_ADAM_STATES[:2], own_numbers=(*_BETAS, _EPS, Hyperparameter("momentum_decay")),
         flags=("decoupled_weight_decay",), scalars=("step", "mu_product"), starts=(("mu_product", 1.0),),
     ),
     UpdateRule(
@@ -253,18 +250,18 @@ _UPDATE_RULES = (
         "weight decay as Adam, or as AdamW if decoupled; m, v as Adam; R = 2 / (1 - beta2) - 1, r = R - 2 t beta2^t / (1 - beta2^t); "
         "p -= lr / (1 - beta1^t) m u, u = sqrt((r - 4) (r - 2) R / ((R - 4) (R - 2) r)) sqrt(1 - beta2^t) / (sqrt(v) + eps) "
         "if r > 5, else 1",
-        "Liu et al., arXiv:1908.03265", states=_ADAM_STATES[:2], hyperparameters=("beta1", "beta2", "eps"),
+        "Liu et al., arXiv:1908.03265", states=_ADAM_STATES[:2], own_numbers=(*_BETAS, _EPS),
         flags=("decoupled_weight_decay",),
     ),
     UpdateRule(
         "adamax", "Adamax",
         "g += weight_decay p; m = beta1 m + (1 - beta1) g; u = max(beta2 u, |g| + eps); p -= lr / (1 - beta1^t) m / u",
-        "Kingma & Ba, arXiv:1412.6980, section 7", states=("exp_avg", "exp_inf"), hyperparameters=("beta1", "beta2", "eps"),
+        "Kingma & Ba, arXiv:1412.6980, section 7", states=("exp_avg", "exp_inf"), own_numbers=(*_BETAS, _EPS),
     ),
     UpdateRule(
         "lion", "Lion",
         "p -= lr weight_decay p; p -= lr sign(beta1 m + (1 - beta1) g); m = beta2 m + (1 - beta2) g",
-        "Chen et al., arXiv:2302.06675", states=("exp_avg",), hyperparameters=("beta1", "beta2"), scalars=(),
+        "Chen et al., arXiv:2302.06675", states=("exp_avg",), own_numbers=_BETAS, scalars=(),
     ),
 )
 

@@ -138,7 +138,7 @@ def test_without_processes_it_is_batch_norm() -> None:
     x = torch.randn(8, 3)
     assert torch.equal(layer(x), twin(x))
     assert list(layer.state_dict()) == list(torch.nn.SyncBatchNorm(3).state_dict())
-    with pytest.raises(ValueError, match="SyncBatchNorm: x must have 2 dimensions or more, got shape \\(3,\\)"):
+    with pytest.raises(ValueError, match="SyncBatchNorm: x must be at least 2-D, got 1-D of shape \\(3,\\)"):
         layer(torch.randn(3))
     with pytest.raises(ValueError, match="more than 1 value per channel"):
         layer(torch.randn(1, 3))

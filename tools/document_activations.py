@@ -69,7 +69,7 @@ def _entry(row: Activation) -> str:
         f"`fastlayers.nn.{row.module}({keyword})`{f', drop-in for `torch.nn.{row.module}`' if hasattr(torch.nn, row.module) else ''}; "
         f"`fastlayers.functional.{function}`; by name `{row.text!r}`",
         f"`{row.formula}`", f"`{row.derivative}`", *_arguments(row),
-        f"kinks: {_kinks(row)}", f"backward keeps {_kept(row)}", f"accuracy: {_accuracy(row)}", f"source: {row.source}",
+        f"kinks: {_kinks(row)}", f"backward keeps {_kept(row)}", f"accuracy: {row.accuracy()}", f"source: {row.source}",
     ]
     return "".join(textwrap.fill(line, _WIDTH, initial_indent="- ", subsequent_indent="  ", break_long_words=False,
                                  break_on_hyphens=False) + "\n" for line in lines)
@@ -108,11 +108,6 @@ def _kept(row: Activation) -> str:
         return f"{kept} and the 8-byte seed"
     instead = "x in half types, and" if row.saturates else "x"
     return kept + ("" if row.from_output == "never" else f"; {instead} beside dropout or batch norm")
-
-
-def _accuracy(row: Activation) -> str:
-    slope = f"{row.derivative_ulp:g} ULP" + (f" + {row.derivative_absolute:g}" if row.derivative_absolute else "")
-    return f"value {row.ulp:g} ULP, derivative {slope}" if row.ulp or row.derivative_ulp else "exact"
 
 
 def memory() -> str:

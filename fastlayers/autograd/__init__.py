@@ -6,9 +6,10 @@ autograd can follow.
 """
 from . import composed
 from .activations import activation
+from .batch_norm import Arguments as BatchNormArguments
 from .batch_norm import batch_norm, needed
 from .common import kernels_for
 from .epilogue import Arguments, epilogue
 from .gated import gated
 
-__all__ = ["Arguments", "activation", "batch_norm", "composed", "epilogue", "gated", "kernels_for", "needed"]
+__all__ = ["Arguments", "BatchNormArguments", "activation", "batch_norm", "composed", "epilogue", "gated", "kernels_for", "needed"]

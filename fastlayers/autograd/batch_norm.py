@@ -1,6 +1,8 @@
 """Batch norm with its epilogue under autograd."""
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -13,12 +15,25 @@ from . import composed, synchronised
 from .common import KernelFunction, dense, differentiable, finite_or_old, hands_on, kernels_for, recorded, vector, with_stride
 from .restoring import restorable, restored
 
-Arguments = tuple[specs.Activation, tuple[float, ...], float, bool, float | None, float, int, bool, bool, object]
-"""What batch norm takes beside tensors: (row, constants, p, training, momentum, eps, channel_dim, inplace, skip_nonfinite, group).
 
-inplace keeps y in place of x for backward where x can be had back from it; group has the ranks that hold one batch together, in training.
-A plain tuple, for one is made in every call, and a NamedTuple takes three times as long to make.
-"""
+class Arguments(NamedTuple):
+    """What batch norm takes besides tensors.
+
+    A call of a compiled backend does with a plain tuple of these, in this order: a NamedTuple takes several times as long to make.
+    """
+
+    row: specs.Activation
+    constants: tuple[float, ...]
+    p: float
+    training: bool
+    momentum: float | None
+    eps: float
+    channel_dim: int
+    inplace: bool = False
+    """Whether y is kept in place of x for backward where x can be recovered from it."""
+    skip_nonfinite: bool = False
+    group: object = None
+    """The ranks that hold one batch together, in training."""
 
 
 class BatchNorm(KernelFunction):
@@ -31,18 +46,19 @@ class BatchNorm(KernelFunction):
 
     @staticmethod
     def forward(ctx, x, weight, bias, residual, parameters, seed, running_mean, running_var, num_batches_tracked, arguments):
-        row, constants, p, training, momentum, eps, channel_dim, inplace, *_ = arguments
+        row, constants, p, training, channel_dim = (
+            arguments.row, arguments.constants, arguments.p, arguments.training, arguments.channel_dim)
         kernels = kernels_for(x, row.name)
         if training or kernels is not ops:
             y, mean, rstd = kernels.batch_norm_forward(
                 x, weight, bias, running_mean, running_var, num_batches_tracked, residual, parameters, seed, row.name,
-                constants, p, training, momentum, eps, channel_dim)
+                constants, p, training, arguments.momentum, arguments.eps, channel_dim)
         else:  # the op above counts as one that changes the running statistics; evaluation must not
-            mean, rstd = running_mean.clone(), torch.rsqrt(running_var + eps)
+            mean, rstd = running_mean.clone(), torch.rsqrt(running_var + arguments.eps)
             scale = rstd if weight is None else weight * rstd
             y = kernels.epilogue_forward(x, mean, scale, bias, residual, parameters, seed, row.name, constants, p, channel_dim)
         keeps_x, keeps_residual = needed(row, training, ctx.needs_input_grad[1])
-        ctx.keeps_output = (keeps_x and inplace and any(ctx.needs_input_grad)
+        ctx.keeps_output = (keeps_x and arguments.inplace and any(ctx.needs_input_grad)
                             and restorable(y, weight, bias, residual, parameters, seed, row, constants))
         saved = (y if ctx.keeps_output else x) if keeps_x else None
         ctx.save_for_backward(saved, mean, rstd, weight, bias, residual if keeps_residual or ctx.keeps_output else None, parameters, seed)
@@ -52,7 +68,8 @@ class BatchNorm(KernelFunction):
     @staticmethod
     def backward(ctx, dy):
         x, mean, rstd, weight, bias, residual, parameters, seed = ctx.saved_tensors
-        row, constants, p, training, _, eps, channel_dim, *_ = ctx.arguments
+        arguments = ctx.arguments
+        row, constants, p, channel_dim = arguments.row, arguments.constants, arguments.p, arguments.channel_dim
         dy, x, residual = (with_stride(value, ctx.stride) for value in (dy, x, residual))
         kernels = differentiable(ctx.kernels)
         if x is None:
@@ -61,10 +78,10 @@ class BatchNorm(KernelFunction):
             checks.once_differentiable("batch_norm", not torch.is_grad_enabled())
             x = restored(kernels, x, mean, rstd, weight, bias, residual, parameters, row, constants, channel_dim)
         wants_x, wants_weight, wants_bias, wants_residual, wants_parameters = ctx.needs_input_grad[:5]
-        given = (dy, x, mean, rstd, weight, bias, residual, parameters, seed, row.name, constants, p, training, channel_dim,
+        given = (dy, x, mean, rstd, weight, bias, residual, parameters, seed, row.name, constants, p, arguments.training, channel_dim,
                  (wants_x, wants_residual and not hands_on(row, p), wants_weight, wants_bias, wants_parameters))
         twice = kernels is reference and torch.is_grad_enabled()
-        results = differentiable_gradients(*given, eps) if twice else kernels.batch_norm_backward(*given)
+        results = differentiable_gradients(*given, arguments.eps) if twice else kernels.batch_norm_backward(*given)
         dx, dresidual, dweight, dbias, dparameters = results
         if wants_residual and hands_on(row, p):
             dresidual = dy
@@ -93,9 +110,9 @@ def differentiable_gradients(
 
 def batch_norm(
     x: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None, parameters: Tensor | None, seed: Tensor | None,
-    running_mean: Tensor | None, running_var: Tensor | None, num_batches_tracked: Tensor | None, arguments: Arguments,
+    running_mean: Tensor | None, running_var: Tensor | None, num_batches_tracked: Tensor | None, arguments: tuple,
 ) -> Tensor:
-    """BatchNorm on checked tensors of any strides."""
+    """BatchNorm on checked tensors of any strides; arguments are Arguments, or a plain tuple of the same."""
     row, constants, p, training, momentum, eps, channel_dim, inplace, skip_nonfinite, group = arguments
     if num_batches_tracked is not None and num_batches_tracked.dtype is not torch.int64:  # a checkpoint's or a cast module's
         counter = num_batches_tracked.to(torch.int64)
@@ -105,7 +122,7 @@ def batch_norm(
     if transformed():
         checks.one_process("batch_norm", group is None)
         return composed.batch_norm(
-            x, weight, bias, residual, parameters, seed, running_mean, running_var, num_batches_tracked, arguments)
+            x, weight, bias, residual, parameters, seed, running_mean, running_var, num_batches_tracked, Arguments(*arguments))
     x = dense(x)
     if residual is not None:
         residual = with_stride(residual, x.stride())
@@ -117,9 +134,9 @@ def batch_norm(
     tensors = (x, vector(weight, compute), vector(bias, compute), residual, vector(parameters, compute), seed, mean, var,
                num_batches_tracked)
     if group is not None:
-        y = synchronised.batch_norm(*tensors, arguments)
+        y = synchronised.batch_norm(*tensors, Arguments(*arguments))
     elif inplace or not is_compiled(kernels := kernels_for(x, row.name)):
-        y = recorded(BatchNorm, *tensors, arguments)
+        y = recorded(BatchNorm, *tensors, Arguments(*arguments))
     else:
         keeps = needed(row, training, weight is not None and weight.requires_grad)
         y = kernels.batch_norm(*tensors, row.name, constants, p, training, momentum, eps, channel_dim, *keeps)

@@ -1,4 +1,4 @@
-"""What the autograd functions share: who computes, and tensors as kernels take them."""
+"""What the autograd functions share: what computes, and tensors as kernels take them."""
 from __future__ import annotations
 
 from types import ModuleType
@@ -40,7 +40,7 @@ def recorded(function: type[KernelFunction], *arguments: object) -> Tensor:
 
 
 def kernels_for(x: Tensor, activation: str) -> ModuleType:
-    """Who computes: the custom ops while compiling and where a dispatch mode wants to see what runs, else the chosen backend; of a
+    """What computes: the custom ops while compiling and where a dispatch mode wants to see what runs, else the chosen backend; of a
     DTensor the reference, for only operators of torch's know how it is cut."""
     if torch.compiler.is_compiling() or observed():
         return reference if is_sharded(x) else ops

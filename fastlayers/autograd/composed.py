@@ -5,6 +5,8 @@ rule for every transform.
 """
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
@@ -12,6 +14,9 @@ from .. import reference
 from ..reference.batch_norm import move_running, moved_running
 from ..reference.dtypes import accumulate_dtype
 from .common import finite_or_old, is_dense
+
+if TYPE_CHECKING:
+    from .batch_norm import Arguments
 
 
 def epilogue(
@@ -30,14 +35,13 @@ def epilogue(
 
 def batch_norm(
     x: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None, parameters: Tensor | None, seed: Tensor | None,
-    running_mean: Tensor | None, running_var: Tensor | None, num_batches_tracked: Tensor | None, arguments: tuple,
+    running_mean: Tensor | None, running_var: Tensor | None, num_batches_tracked: Tensor | None, arguments: Arguments,
 ) -> Tensor:
     """As autograd.batch_norm; running statistics can be moved in place only where the transform allows it."""
     y, moved = batch_norm_and_statistics(
         x, weight, bias, residual, parameters, seed, running_mean, running_var, num_batches_tracked, arguments)
-    _, _, _, training, _, _, _, _, skip_nonfinite, _ = arguments
-    if training:
-        if skip_nonfinite and running_mean is not None:
+    if arguments.training:
+        if arguments.skip_nonfinite and running_mean is not None:
             moved = finite_or_old(moved, (running_mean, running_var, num_batches_tracked))
         move_running(running_mean, running_var, num_batches_tracked, moved)
     return y
@@ -45,23 +49,25 @@ def batch_norm(
 
 def batch_norm_and_statistics(
     x: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None, parameters: Tensor | None, seed: Tensor | None,
-    running_mean: Tensor | None, running_var: Tensor | None, num_batches_tracked: Tensor | None, arguments: tuple,
+    running_mean: Tensor | None, running_var: Tensor | None, num_batches_tracked: Tensor | None, arguments: Arguments,
 ) -> tuple[Tensor, tuple[Tensor | None, Tensor | None, Tensor | None]]:
     """(y, new running mean, variance and batch count); nothing is changed in place."""
-    row, constants, p, training, momentum, eps, channel_dim, *_ = arguments
+    channel_dim, eps = arguments.channel_dim, arguments.eps
     compute = accumulate_dtype(x)
     x = _numbered(x, seed)
-    if training:
+    if arguments.training:
         mean, m2 = reference.batch_norm_statistics(x, channel_dim)
         count = x.numel() // max(x.size(channel_dim), 1)
-        moved = moved_running(running_mean, running_var, num_batches_tracked, mean.detach(), m2.detach(), count, momentum)
+        moved = moved_running(running_mean, running_var, num_batches_tracked, mean.detach(), m2.detach(), count,
+                              arguments.momentum)
         rstd = (m2 / count + eps).rsqrt()
     else:
         moved = (running_mean, running_var, num_batches_tracked)
         mean, rstd = running_mean.to(compute), (running_var.to(compute) + eps).rsqrt()
     scale = rstd if weight is None else weight.to(compute) * rstd
     y = reference.epilogue_forward(
-        x, mean, scale, _wide(bias, compute), residual, _wide(parameters, compute), seed, row.name, constants, p, channel_dim)
+        x, mean, scale, _wide(bias, compute), residual, _wide(parameters, compute), seed, arguments.row.name, arguments.constants,
+        arguments.p, channel_dim)
     return y, moved
 
 

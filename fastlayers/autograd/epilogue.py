@@ -15,7 +15,7 @@ from .common import KernelFunction, dense, differentiable, hands_on, kernels_for
 
 
 class Arguments(NamedTuple):
-    """What the epilogue takes beside tensors."""
+    """What the epilogue takes besides tensors."""
 
     row: specs.Activation
     constants: tuple[float, ...]

@@ -1,4 +1,4 @@
-"""Keeping y in place of x: when x can be had back from it, and how."""
+"""Keeping y in place of x: when x can be recovered from it, and how."""
 from __future__ import annotations
 
 import math

@@ -5,6 +5,8 @@ ranks: all ranks get the same bits, on every run. Functional collectives: any ba
 """
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 import torch.distributed as distributed
 from torch import Tensor
@@ -15,6 +17,9 @@ from ..reference.dtypes import accumulate_dtype
 from .common import KernelFunction, hands_on, kernels_for, with_stride
 from .restoring import restorable, restored
 
+if TYPE_CHECKING:
+    from .batch_norm import Arguments
+
 
 class SynchronisedBatchNorm(KernelFunction):
     """y = dropout(activation((x - mean) * rstd * weight + bias + residual)), mean and rstd those of ``total`` values on all ranks.
@@ -24,12 +29,13 @@ class SynchronisedBatchNorm(KernelFunction):
 
     @staticmethod
     def forward(ctx, x, weight, bias, residual, parameters, seed, mean, rstd, total, arguments):
-        row, constants, p, _, _, _, channel_dim, inplace, *_ = arguments
+        row, constants = arguments.row, arguments.constants
         kernels = kernels_for(x, row.name)
         scale = rstd if weight is None else weight * rstd
-        y = kernels.epilogue_forward(x, mean, scale, bias, residual, parameters, seed, row.name, constants, p, channel_dim)
+        y = kernels.epilogue_forward(x, mean, scale, bias, residual, parameters, seed, row.name, constants, arguments.p,
+                                     arguments.channel_dim)
         ctx.keeps_output = (
-            inplace and any(ctx.needs_input_grad) and restorable(y, weight, bias, residual, parameters, seed, row, constants))
+            arguments.inplace and any(ctx.needs_input_grad) and restorable(y, weight, bias, residual, parameters, seed, row, constants))
         if row.name == "identity" and not ctx.keeps_output:
             residual = None
         ctx.save_for_backward(y if ctx.keeps_output else x, mean, rstd, total, weight, bias, residual, parameters, seed)
@@ -39,7 +45,8 @@ class SynchronisedBatchNorm(KernelFunction):
     @staticmethod
     def backward(ctx, dy):
         x, mean, rstd, total, weight, bias, residual, parameters, seed = ctx.saved_tensors
-        row, constants, p, _, _, _, channel_dim, *_, group = ctx.arguments
+        arguments = ctx.arguments
+        row, constants, p, channel_dim = arguments.row, arguments.constants, arguments.p, arguments.channel_dim
         checks.once_synchronised("batch_norm", torch.compiler.is_compiling() or not torch.is_grad_enabled())
         kernels = ctx.kernels
         dy, x, residual = (with_stride(value, ctx.stride) for value in (dy, x, residual))
@@ -53,7 +60,7 @@ class SynchronisedBatchNorm(KernelFunction):
         if wants_residual and hands_on(row, p):
             dresidual = dy
         if wants_x:
-            means = gathered(torch.cat([dbias, dweight]), group).sum(0) / total
+            means = gathered(torch.cat([dbias, dweight]), arguments.group).sum(0) / total
             mean_dz, mean_dz_normalised = means.to(mean.dtype).chunk(2)
             dx = kernels.batch_norm_backward_input(*shared, channel_dim, mean_dz.clone(), mean_dz_normalised / rstd)
         return (dx, dweight if wants_weight else None, dbias if wants_bias else None, dresidual,
@@ -62,19 +69,19 @@ class SynchronisedBatchNorm(KernelFunction):
 
 def batch_norm(
     x: Tensor, weight: Tensor | None, bias: Tensor | None, residual: Tensor | None, parameters: Tensor | None, seed: Tensor | None,
-    running_mean: Tensor | None, running_var: Tensor | None, num_batches_tracked: Tensor | None, arguments: tuple,
+    running_mean: Tensor | None, running_var: Tensor | None, num_batches_tracked: Tensor | None, arguments: Arguments,
 ) -> Tensor:
     """As BatchNorm.apply, in training, over the batch of all ranks."""
-    _, _, _, _, momentum, eps, channel_dim, *_, group = arguments
-    checks.instance("batch_norm", "group", group, distributed.ProcessGroup)
+    checks.instance("batch_norm", "group", arguments.group, distributed.ProcessGroup)
     with torch.no_grad():
-        mean, m2, total = statistics(x, channel_dim, group)
-        moved = moved_running(running_mean, running_var, num_batches_tracked, mean, m2, total.clamp(min=2), momentum)
+        mean, m2, total = statistics(x, arguments.channel_dim, arguments.group)
+        moved = moved_running(running_mean, running_var, num_batches_tracked, mean, m2, total.clamp(min=2),
+                              arguments.momentum)
         if running_mean is not None:  # a batch of nothing counts, and moves nothing
             moved = (torch.where(total > 0, moved[0], running_mean), torch.where(total > 0, moved[1], running_var), moved[2])
         move_running(running_mean, running_var, num_batches_tracked, moved)
         total = total.clamp(min=1)
-        rstd = torch.rsqrt(m2 / total + eps)
+        rstd = torch.rsqrt(m2 / total + arguments.eps)
         compute = accumulate_dtype(x)
     return SynchronisedBatchNorm.apply(
         x, weight, bias, residual, parameters, seed, mean.to(compute), rstd.to(compute), total, arguments)

@@ -1,4 +1,4 @@
-"""Checks of what registers a formula, in the words of ../checks.py."""
+"""Checks of what registers a formula, worded like those of ../checks/."""
 from __future__ import annotations
 
 import importlib.util

@@ -2,7 +2,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from inspect import Parameter
 
 import torch
@@ -15,6 +15,7 @@ from ..activation_argument import Resolved, default, drawing, pack, with_constan
 from ..backends import extension_chosen
 from ..context import autocasting
 from ..overrides import is_overriding
+from ..rows import accuracy
 from ..specs import ACTIVATIONS, TORCH_NAMES, Activation
 from .epilogue import IDENTITY, fused
 from .jagged import is_jagged, on_values
@@ -45,7 +46,7 @@ def apply(
     if dropping or row.random:
         return fused(operation, x, None, None, None, activation, dropout, training, seed, 1 if x.dim() > 1 else 0)
     if parameters is not None:
-        checks.parameters(operation, row.learnables[0].name, parameters, x, x.size(1) if x.dim() > 1 else 1)
+        checks.channel_parameters(operation, row.learnables[0].name, parameters, x, x.size(1) if x.dim() > 1 else 1)
     return autograd.activation(x, parameters, row, constants)
 
 
@@ -63,15 +64,9 @@ def _autocast(row: Activation, x: Tensor) -> Tensor:
 def _function(rows: tuple[Activation, ...]) -> Callable[..., Tensor]:
     """The function of rows that share a module: its arguments are x, the learnable parameters, the constants, the selecting keyword."""
     first = rows[0]
-    name, required = first.name, {learnable.name for learnable in first.learnables} | {c.name for c in first.constants if c.required}
-    by_value = {row.keyword[1]: row for row in rows if row.keyword}
-    keyword = first.keyword[0] if first.keyword else None
-    in_place = _torch_function_in_place(first)
-    plain = default(first)
-    names = [*(learnable.name for learnable in first.learnables), *(constant.name for constant in first.constants)]
-    names += [keyword] if keyword else []
-    names += ["training"] if first.random else []  # where torch.nn.functional.rrelu has it
-    names += ["inplace"] if in_place else []
+    name, in_place, plain = first.name, _torch_function_in_place(first), default(first)
+    names = _names(first) + (["inplace"] if in_place else [])
+    bound = _binder(rows, names)
 
     def activation(
         x: Tensor | None = None, *arguments: object, dropout: float = 0.0, seed: Tensor | int | None = None, **keywords: object,
@@ -82,17 +77,7 @@ def _function(rows: tuple[Activation, ...]) -> Callable[..., Tensor]:
             return handle_torch_function(activation, (x,), x, *arguments, dropout=dropout, seed=seed, **keywords)
         if plain is not None and not arguments and not keywords:  # what the rest comes to, for a small tensor
             return apply(name, x, plain, dropout=dropout, seed=seed)
-        given = dict(zip(names, arguments, strict=False))
-        if len(arguments) > len(names) or not {*keywords} <= {*names, "training"} - {*given} or not required <= {*given, *keywords}:
-            raise TypeError(f"{name}: arguments must be x, {', '.join(names) or 'nothing more'}, got {len(arguments) + 1} positional and "
-                            f"{', '.join(keywords) or 'no keywords'}")
-        given.update(keywords)
-        training = given.pop("training", not first.random)
-        row = first
-        if keyword:
-            value = given.get(keyword, first.keyword[1])
-            checks.one_of(name, keyword, value, tuple(by_value))
-            row = by_value[value]
+        row, training, given = bound(arguments, keywords)
         if given.pop("inplace", False) and not (dropout and training):
             if row.random and training:
                 return x.copy_(activation(x.clone(), **given, training=True, seed=seed))
@@ -111,6 +96,37 @@ def _function(rows: tuple[Activation, ...]) -> Callable[..., Tensor]:
     activation.__doc__ = _docstring(rows, names)
     activation.__signature__ = _signature(first, names)
     return activation
+
+
+def _names(row: Activation) -> list[str]:
+    """What the function of a row takes by position after x."""
+    return [
+        *(learnable.name for learnable in row.learnables), *(constant.name for constant in row.constants),
+        *([row.keyword[0]] if row.keyword else []), *(["training"] if row.random else [])]  # where torch.nn.functional.rrelu has it
+
+
+def _binder(
+    rows: tuple[Activation, ...], names: Sequence[str]
+) -> Callable[[Sequence[object], dict[str, object]], tuple[Activation, bool, dict[str, object]]]:
+    """Makes (the row, training, the other arguments by name) of what a function of these rows is given after x."""
+    first, by_value = rows[0], {row.keyword[1]: row for row in rows if row.keyword}
+    known = {*names, "training"}
+    required = {learnable.name for learnable in first.learnables} | {constant.name for constant in first.constants if constant.required}
+    untold = not first.random
+
+    def bound(arguments: Sequence[object], keywords: dict[str, object]) -> tuple[Activation, bool, dict[str, object]]:
+        given = {**dict(zip(names, arguments, strict=False)), **keywords}
+        if len(given) < len(arguments) + len(keywords) or not required <= given.keys() <= known:  # too many, or one of them twice
+            raise checks.wrong_arguments(first.name, names, arguments, keywords)
+        training = given.pop("training", untold)
+        if not by_value:
+            return first, training, given
+        keyword, default = first.keyword
+        value = given.get(keyword, default)
+        checks.one_of(first.name, keyword, value, tuple(by_value))
+        return by_value[value], training, given
+
+    return bound
 
 
 def _signature(row: Activation, names: list[str]) -> inspect.Signature:
@@ -157,8 +173,7 @@ def _docstring(rows: tuple[Activation, ...], names: list[str]) -> str:
         lines += [f"    RuntimeError: ``{first.name}: x must be float32, bfloat16, float16 or float64, got int64``."]
     given = [f"torch.full((1,), {float(learnable.start(1)[0])})" for learnable in first.learnables]
     given += [f"{constant.default:g}" for constant in first.constants if constant.required]
-    lines += ["", f"Accuracy: float32 within {first.ulp:g} units in the last place, plus the rounding of x.",
-              "", f">>> y = {first.name}({', '.join(['torch.randn(4, 8)', *given])})"]
+    lines += ["", accuracy(rows), "", f">>> y = {first.name}({', '.join(['torch.randn(4, 8)', *given])})"]
     return "\n".join(lines)
 
 

@@ -43,7 +43,7 @@ def batch_norm(
         dropout_training: whether ``dropout`` applies where that is not as ``training`` says: in a layer with frozen statistics.
         skip_nonfinite: a batch that would make a running statistic infinite or NaN leaves all of them, and num_batches_tracked, as
             they were; decided on the device.
-        memory: "default" keeps x for backward, "inplace" y where x can be had back from it (docs/batch_norm.md, "Memory").
+        memory: "default" keeps x for backward, "inplace" y where x can be recovered from it (docs/batch_norm.md, "Memory").
         group: a torch.distributed process group whose ranks hold one batch together when ``training``: statistics and gradients are
             those of the whole batch, of which a rank may have any share, none too.
 
@@ -132,7 +132,7 @@ def batch_norm_and_statistics(
         return (y, *(value for value in moved if value is not None))
     y, moved = autograd.composed.batch_norm_and_statistics(
         x, weight, bias, residual, parameters, seed, *given,
-        (row, constants, dropout, True, momentum, eps, channel_dim))
+        autograd.BatchNormArguments(row, constants, dropout, True, momentum, eps, channel_dim))
     return (y, *(new.to(old.dtype) for new, old in zip(moved, given, strict=True) if old is not None))
 
 

@@ -40,7 +40,7 @@ def bias_activation(
         y, shape, dtype and memory format of x.
 
     Raises:
-        ValueError: ``bias_activation: dropout must be between 0 and 1, got 1.5``, a bad activation, seed beside generator.
+        ValueError: ``bias_activation: dropout must be between 0 and 1, got 1.5``, a bad activation, or both a seed and a generator.
         RuntimeError: ``bias_activation: bias must have shape (3,) for x of shape (4, 3) with channels in dimension 1, got (4,)``, or a
             dtype or device that does not fit.
 
@@ -92,7 +92,7 @@ def fused(
     if residual_after is not None:
         checks.like_x(operation, "residual_after", residual_after, x)
     if parameters is not None:
-        checks.parameters(operation, row.learnables[0].name, parameters, x, x.size(channel_dim) if x.dim() > 1 else 1)
+        checks.channel_parameters(operation, row.learnables[0].name, parameters, x, x.size(channel_dim) if x.dim() > 1 else 1)
     seed = seed_for(operation, x, p, training, row, seed, generator)
     arguments = autograd.Arguments(row, constants, p if training else 0.0, channel_dim, by_channel, outcome)
     if seed is not None and is_sharded(x):

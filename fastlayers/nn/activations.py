@@ -19,6 +19,7 @@ from .. import checks
 from ..activation_argument import parse, register, resolve_module
 from ..functional.activations import apply
 from ..overrides import traced
+from ..rows import accuracy
 from ..specs import ACTIVATIONS, Activation, Learnable
 
 
@@ -157,18 +158,8 @@ def _documentation(rows: list[Activation], base: type[torch.nn.Module] | None) -
     """Formula, arguments, shape, accuracy, source and example of a class, from its rows."""
     row, name = rows[0], rows[0].module
     formulas = "\n\n".join(each.formula + (f"  ({each.keyword[0]}={each.keyword[1]!r})" if each.keyword else "") for each in rows)
-    arguments = []
-    if base is None:
-        arguments += [f"{constant.name}: {constant.described()}." for constant in row.constants]
-        arguments += ["num_parameters: 1, or the number of channels C = x.size(1); default 1."] if row.learnables else []
-        if row.repeats:
-            names = " and ".join(learnable.name for learnable in row.learnables)
-            arguments += [f"{row.repeats.name}: S, how many of {names} there are, 1 to {row.repeats.most}; default {row.repeats.default}."]
-        else:
-            arguments += [f"{learnable.name}: what this learnable parameter starts from; default {learnable.init:g}."
-                          for learnable in row.learnables]
-        arguments += ["device, dtype: of the learnable parameters." if row.learnables else "device, dtype: without effect."]
-    elif "inplace" in inspect.signature(base.__init__).parameters:
+    arguments = _own_arguments(row) if base is None else []
+    if base is not None and "inplace" in inspect.signature(base.__init__).parameters:
         arguments += ["inplace: as in torch, whose kernel runs then; without effect where there is dropout. Default False."]
     arguments += ["dropout: probability of dropping an element while training; keyword only; default 0."]
     given = ", ".join(f"{constant.default:g}" for constant in row.constants if constant.required)
@@ -195,10 +186,23 @@ Shape: any; y has the shape, dtype and memory format of x. float32, float64, flo
 Raises:
     {(chr(10) + "    ").join(errors)}
 
-Accuracy: float32 within {row.ulp:g} units in the last place, plus the rounding of x.
+{accuracy(rows)}
 {source}
 >>> y = {name}({given})(torch.randn(4, 8))
 """
+
+
+def _own_arguments(row: Activation) -> list[str]:
+    """What a constructor of ours takes, an entry each."""
+    arguments = [f"{constant.name}: {constant.described()}." for constant in row.constants]
+    arguments += ["num_parameters: 1, or the number of channels C = x.size(1); default 1."] if row.learnables else []
+    if row.repeats:
+        names = " and ".join(learnable.name for learnable in row.learnables)
+        arguments += [f"{row.repeats.name}: S, how many of {names} there are, 1 to {row.repeats.most}; default {row.repeats.default}."]
+    else:
+        arguments += [f"{learnable.name}: what this learnable parameter starts from; default {learnable.init:g}."
+                      for learnable in row.learnables]
+    return [*arguments, "device, dtype: of the learnable parameters." if row.learnables else "device, dtype: without effect."]
 
 
 def _classes() -> dict[str, type[torch.nn.Module]]:

@@ -15,6 +15,8 @@ from .activations import from_name
 from .wide_statistics import WideStatistics
 
 Norm = TypeVar("Norm", bound="_BatchNorm")
+OPTIONS = ("activation", "dropout", "skip_nonfinite", "memory")
+"""The options that a batch norm has besides torch's. Their defaults stand in the constructors, where users read them, and in the class."""
 
 
 class _BatchNorm(WideStatistics, torch.nn.modules.batchnorm._BatchNorm):
@@ -41,11 +43,10 @@ class _BatchNorm(WideStatistics, torch.nn.modules.batchnorm._BatchNorm):
         self._set_options(activation, dropout, skip_nonfinite, memory)
         self._keep_statistics_wide({})
 
-    def _set_options(self, activation: torch.nn.Module | None, dropout: float, skip_nonfinite: bool, memory: str) -> None:
-        self.activation = activation
-        self.dropout = dropout
-        self.skip_nonfinite = skip_nonfinite
-        self.memory = memory
+    def _set_options(self, *values: object) -> None:
+        """In the order of OPTIONS."""
+        for name, value in zip(OPTIONS, values, strict=True):
+            setattr(self, name, value)
 
     def __setattr__(self, name: str, value: object) -> None:
         """As torch's; an activation may be given by name later, too."""
@@ -115,8 +116,8 @@ class _BatchNorm(WideStatistics, torch.nn.modules.batchnorm._BatchNorm):
             checks.dimensions(type(self).__name__, input, self._dimensions)
 
     def extra_repr(self) -> str:
-        plain = {"dropout": 0, "memory": "default", "skip_nonfinite": False, "frozen": False}
-        options = [f", {name}={getattr(self, name)}" for name, default in plain.items() if getattr(self, name) != default]
+        plain = [name for name in (*OPTIONS, "frozen") if name != "activation"]  # which torch shows as a child
+        options = [f", {name}={getattr(self, name)}" for name in plain if getattr(self, name) != getattr(_BatchNorm, name)]
         return super().extra_repr() + "".join(options)
 
 
@@ -172,7 +173,7 @@ Args:
         forward hooks on it do not run. Keyword only.
     dropout: probability of dropping an element of the result while training; keyword only.
     skip_nonfinite: a batch that would make a running statistic infinite or NaN leaves all of them alone; keyword only.
-    memory: "default" keeps x for backward, "inplace" y where x can be had back from it, which costs nothing where the next layer keeps
+    memory: "default" keeps x for backward, "inplace" y where x can be recovered from it, which costs nothing where the next layer keeps
         y anyway; keyword only.
 
 ``freeze()`` and ``unfreeze()`` switch the running statistics on and off whatever ``train()`` says.

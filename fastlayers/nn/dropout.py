@@ -1,6 +1,8 @@
 """Dropout modules: torch.nn's, each with its kernel, and the other convention of when to scale."""
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.fx import Proxy
@@ -11,7 +13,7 @@ from ..overrides import traced
 
 
 class _Scaled:
-    """The constructor of the classes that know both conventions."""
+    """What classes share that know both conventions."""
 
     convention: str = "train"
 
@@ -56,6 +58,18 @@ class Dropout(_Scaled, torch.nn.Dropout):
         return functional.dropout(input, self.p, self.training, self.inplace, convention=self.convention, residual_after=residual_after)
 
 
+class _OfChannels(_Scaled):
+    """y = function(x, p, ...), what Dropout1d, 2d and 3d differ in."""
+
+    _function: Callable[..., Tensor]
+
+    def forward(self, input: Tensor) -> Tensor:
+        """y while training, else x; x is input."""
+        if isinstance(input, Proxy):
+            return traced(self, input)
+        return self._function(input, self.p, self.training, self.inplace, convention=self.convention)
+
+
 _CHANNELS = """Drop whole channels with probability p while training, and scale the others so that the mean is exact.
 
 y[n, c] = x[n, c] m[n, c], m the mask of element n C + c of :class:`Dropout`. Drop-in for ``torch.nn.{name}``.
@@ -73,40 +87,37 @@ Source: Tompson et al., arXiv:1411.4280.
 """
 
 
-class Dropout1d(_Scaled, torch.nn.Dropout1d):
+class Dropout1d(_OfChannels, torch.nn.Dropout1d):
     __doc__ = _CHANNELS.format(name="Dropout1d", shape="(N, C, L) or (C, L)", example="2, 3, 4",
                                refused="RuntimeError: ``dropout1d: x must be 2-D or 3-D, got ...``")
-
-    def forward(self, input: Tensor) -> Tensor:
-        """y while training, else x; x is input."""
-        if isinstance(input, Proxy):
-            return traced(self, input)
-        return functional.dropout1d(input, self.p, self.training, self.inplace, convention=self.convention)
+    _function = staticmethod(functional.dropout1d)
 
 
-class Dropout2d(_Scaled, torch.nn.Dropout2d):
+class Dropout2d(_OfChannels, torch.nn.Dropout2d):
     __doc__ = _CHANNELS.format(name="Dropout2d", shape="(N, C, H, W); (N, C, L) with torch's warning", example="2, 3, 4, 5",
                                refused="torch's warning where x is not 4-D")
-
-    def forward(self, input: Tensor) -> Tensor:
-        """y while training, else x; x is input."""
-        if isinstance(input, Proxy):
-            return traced(self, input)
-        return functional.dropout2d(input, self.p, self.training, self.inplace, convention=self.convention)
+    _function = staticmethod(functional.dropout2d)
 
 
-class Dropout3d(_Scaled, torch.nn.Dropout3d):
+class Dropout3d(_OfChannels, torch.nn.Dropout3d):
     __doc__ = _CHANNELS.format(name="Dropout3d", shape="(N, C, D, H, W) or (C, D, H, W)", example="2, 3, 4, 5, 6",
                                refused="torch's warning where x is not 4-D or 5-D")
+    _function = staticmethod(functional.dropout3d)
+
+
+class _Alpha:
+    """y = function(x, p, ...), of elements or of channels."""
+
+    _function: Callable[..., Tensor]
 
     def forward(self, input: Tensor) -> Tensor:
         """y while training, else x; x is input."""
         if isinstance(input, Proxy):
             return traced(self, input)
-        return functional.dropout3d(input, self.p, self.training, self.inplace, convention=self.convention)
+        return self._function(input, self.p, self.training, self.inplace)
 
 
-class AlphaDropout(torch.nn.AlphaDropout):
+class AlphaDropout(_Alpha, torch.nn.AlphaDropout):
     """Dropout that keeps mean 0 and variance 1 while training, for networks of SELU.
 
     y = a x + b where kept, -a alpha + b where dropped: see :func:`fastlayers.functional.alpha_dropout`. Drop-in for
@@ -124,14 +135,10 @@ class AlphaDropout(torch.nn.AlphaDropout):
     >>> y = AlphaDropout(0.1)(torch.randn(4, 8))
     """
 
-    def forward(self, input: Tensor) -> Tensor:
-        """y while training, else x; x is input."""
-        if isinstance(input, Proxy):
-            return traced(self, input)
-        return functional.alpha_dropout(input, self.p, self.training, self.inplace)
+    _function = staticmethod(functional.alpha_dropout)
 
 
-class FeatureAlphaDropout(torch.nn.FeatureAlphaDropout):
+class FeatureAlphaDropout(_Alpha, torch.nn.FeatureAlphaDropout):
     """:class:`AlphaDropout` of whole channels, x[n, c]. Drop-in for ``torch.nn.FeatureAlphaDropout``; ``inplace`` is honoured.
 
     Args:
@@ -147,8 +154,4 @@ class FeatureAlphaDropout(torch.nn.FeatureAlphaDropout):
     >>> y = FeatureAlphaDropout(0.1)(torch.randn(4, 8, 3))
     """
 
-    def forward(self, input: Tensor) -> Tensor:
-        """y while training, else x; x is input."""
-        if isinstance(input, Proxy):
-            return traced(self, input)
-        return functional.feature_alpha_dropout(input, self.p, self.training, self.inplace)
+    _function = staticmethod(functional.feature_alpha_dropout)

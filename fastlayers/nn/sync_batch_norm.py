@@ -8,7 +8,7 @@ from torch import Tensor, distributed
 from torch.types import Device
 
 from .. import checks
-from .batch_norm import _BatchNorm
+from .batch_norm import OPTIONS, _BatchNorm
 
 
 class SyncBatchNorm(_BatchNorm):
@@ -28,7 +28,7 @@ class SyncBatchNorm(_BatchNorm):
     Shape: x (N, C) or (N, C, ...); residual like x; y like x. float32, float64, float16, bfloat16.
 
     Raises:
-        ValueError: ``SyncBatchNorm: x must have 2 dimensions or more, got shape (3,)``
+        ValueError: ``SyncBatchNorm: x must be at least 2-D, got 1-D of shape (3,)``
         TypeError: at a call, ``SyncBatchNorm: process_group must be a ProcessGroup, got str``
         RuntimeError: for ``create_graph=True``, and while training under torch.func or forward_ad: other ranks' x is out of reach.
 
@@ -50,7 +50,7 @@ class SyncBatchNorm(_BatchNorm):
         self.process_group = process_group
 
     def _check_input_dim(self, input: Tensor) -> None:
-        checks.at_least_two_dimensions(type(self).__name__, input)
+        checks.has_channels(type(self).__name__, input)
 
     def _group(self) -> object:
         if not (distributed.is_available() and distributed.is_initialized()):
@@ -92,7 +92,7 @@ class SyncBatchNorm(_BatchNorm):
 
     @classmethod
     def _like(cls, layer: torch.nn.modules.batchnorm._BatchNorm, process_group: object) -> SyncBatchNorm:
-        options = {name: getattr(layer, name, default) for name, default in _OPTIONS.items()} if isinstance(layer, _BatchNorm) else {}
+        options = {name: getattr(layer, name) for name in OPTIONS} if isinstance(layer, _BatchNorm) else {}
         twin = cls(layer.num_features, layer.eps, layer.momentum, False, False,
                    getattr(layer, "process_group", None) if process_group is None else process_group, **options)
         twin.affine, twin.track_running_stats = layer.affine, layer.track_running_stats
@@ -104,9 +104,6 @@ class SyncBatchNorm(_BatchNorm):
         twin.training = layer.training
         twin.frozen, twin._stopped = getattr(layer, "frozen", False), getattr(layer, "_stopped", ())
         return twin
-
-
-_OPTIONS = {"activation": None, "dropout": 0.0, "skip_nonfinite": False, "memory": "default"}
 
 
 def _teach_torch() -> None:

@@ -17,7 +17,7 @@ def build(
     name: str, model: nn.Module, *, no_decay: Sequence[str] | str = ("bias", "norm"),
     overrides: Mapping[str, Mapping[str, Any]] | None = None, **arguments: Any,
 ) -> FusedStep:
-    """An optimizer for a model, with parameters that shall not decay, or that shall differ otherwise, in groups of their own.
+    """An optimizer for a model, with parameters that should not decay, or that differ otherwise, in groups of their own.
 
     A word fits a parameter where it is part of its dotted name or of the name of its module's class, in any case of letters: "norm"
     fits ``encoder.norm1.weight`` and the weight of an ``nn.BatchNorm2d`` called ``layers.1``.

@@ -1,4 +1,4 @@
-"""Checks of optimizers' arguments, gradients and states, in the words of ../checks.py."""
+"""Checks of optimizers' arguments, gradients and states, worded like those of ../checks/."""
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -8,20 +8,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..checks import FLOATING, _name, number, probability, tensor
+from ..checks import FLOATING, dtype_name, number, probability, tensor
+from ..rows import Hyperparameter, UpdateRule
 
 
 def gradient(operation: str, p: Tensor) -> None:
     """p and its gradient are real, dense, of one shape and one dtype that kernels take, and on one device."""
     grad = p.grad
     if p.is_complex() or grad.is_complex():
-        raise RuntimeError(f"{operation}: params must be real, got {_name(p.dtype)}; torch.optim takes complex ones")
+        raise RuntimeError(f"{operation}: params must be real, got {dtype_name(p.dtype)}; torch.optim takes complex ones")
     if grad.layout != torch.strided:
-        raise RuntimeError(f"{operation}: grad must be dense, got a {_name(grad.layout)} tensor of shape {tuple(grad.shape)}")
+        raise RuntimeError(f"{operation}: grad must be dense, got a {dtype_name(grad.layout)} tensor of shape {tuple(grad.shape)}")
     if p.dtype not in FLOATING:
-        raise RuntimeError(f"{operation}: params must be float32, bfloat16, float16 or float64, got {_name(p.dtype)}")
+        raise RuntimeError(f"{operation}: params must be float32, bfloat16, float16 or float64, got {dtype_name(p.dtype)}")
     if grad.dtype != p.dtype:
-        raise RuntimeError(f"{operation}: grad must have the dtype of its parameter, {_name(p.dtype)}, got {_name(grad.dtype)}")
+        raise RuntimeError(f"{operation}: grad must have the dtype of its parameter, {dtype_name(p.dtype)}, got {dtype_name(grad.dtype)}")
     if grad.shape != p.shape:
         raise RuntimeError(f"{operation}: grad must have the shape of its parameter, {tuple(p.shape)}, got {tuple(grad.shape)}")
     if grad.device != p.device:
@@ -57,26 +58,27 @@ def boolean(operation: str, argument: str, value: object) -> None:
         raise TypeError(f"{operation}: {argument} must be True or False, got {value!r}")
 
 
-def hyperparameters(operation: str, group: Mapping[str, Any], names: Sequence[str]) -> list[float | Tensor]:
-    """Those of a group, beta1 and beta2 taken out of its betas; each is a number, or a tensor that holds one."""
+def hyperparameters(operation: str, group: Mapping[str, Any], row: UpdateRule) -> list[float | Tensor]:
+    """The numbers of a group, as its row takes them; each is a number, or a tensor that holds one."""
     betas = group.get("betas", (0, 0))
     if not hasattr(betas, "__len__") or len(betas) != 2:
         raise ValueError(f"{operation}: betas must be two numbers, got {betas!r}")
-    values = [betas[int(name[4:]) - 1] if name.startswith("beta") else group[name] for name in names]
-    for name, value in zip(names, values, strict=True):
-        number(operation, name, value)
+    values = row.values(group)
+    for one, value in zip(row.numbers, values, strict=True):
+        number(operation, one.name, value)
     return values
 
 
-def hyperparameter(operation: str, argument: str, value: float, low: float, high: float) -> None:
+def hyperparameter(operation: str, one: Hyperparameter, value: float) -> None:
     """low <= value < high, where infinity counts as below infinity; NaN is in no range."""
+    low, high = one.low, one.high
     if low <= value < high or (value == high == float("inf")):
         return
     if value != value and low == -high:
         rule = "be a number"
     else:
         rule = f"be at least {low:g}" if high == float("inf") else f"be at least {low:g} and below {high:g}"
-    raise ValueError(f"{operation}: {argument} must {rule}, got {value}")
+    raise ValueError(f"{operation}: {one.name} must {rule}, got {value}")
 
 
 def distinct(operation: str, params: Sequence[object]) -> None:
@@ -93,7 +95,7 @@ def distinct(operation: str, params: Sequence[object]) -> None:
 def storable(operation: str, p: Tensor, state_dtype: torch.dtype | None, stochastic_rounding: bool) -> None:
     """p's dtype goes together with the options for states and rounding."""
     if state_dtype is not None and p.dtype == torch.float64:
-        raise RuntimeError(f"{operation}: state_dtype must be None for float64 params, got {_name(state_dtype)}")
+        raise RuntimeError(f"{operation}: state_dtype must be None for float64 params, got {dtype_name(state_dtype)}")
     if stochastic_rounding and p.dtype == torch.float16:
         raise RuntimeError(f"{operation}: params must not be float16 with stochastic_rounding, which is for bfloat16, got float16")
 
@@ -116,7 +118,7 @@ def loaded_state(operation: str, name: str, value: object, p: Tensor) -> None:
         return
     tensor(operation, f"state {name!r}", value)
     if value.is_complex() or value.layout != torch.strided:
-        raise ValueError(f"{operation}: state {name!r} must be real and dense, got {_name(value.dtype)}, {_name(value.layout)}")
+        raise ValueError(f"{operation}: state {name!r} must be real and dense, got {dtype_name(value.dtype)}, {dtype_name(value.layout)}")
     if value.shape != p.shape:
         raise ValueError(f"{operation}: state {name!r} must have its parameter's shape {tuple(p.shape)}, got {tuple(value.shape)}")
 
@@ -128,7 +130,7 @@ def loaded_scalar(operation: str, name: str, value: object) -> None:
     if isinstance(value, Tensor):
         one_element(operation, f"state {name!r}", value)
         if value.is_complex():
-            raise ValueError(f"{operation}: state {name!r} must be real, got {_name(value.dtype)}")
+            raise ValueError(f"{operation}: state {name!r} must be real, got {dtype_name(value.dtype)}")
 
 
 def one_element(operation: str, argument: str, value: Tensor) -> None:

@@ -63,7 +63,7 @@ def _works(optimizer: FusedStep) -> Iterator[Work]:
         for p in group["params"]:
             if p.grad is not None:
                 own = dict(optimizer.state.get(p, {}))
-                first = "first" in row.flags and bool(names) and own.get(names[0]) is None
+                first = row.is_first(names, own)
                 complete(own, p, group, row, names, own_options)
                 yield Launch(number, group, row, own_options, first, names, "master" in own, [p], [own], direct=False).work()
 

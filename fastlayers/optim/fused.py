@@ -13,7 +13,7 @@ from torch._compile import _disable_dynamo
 from torch.optim.optimizer import _global_optimizer_post_hooks, _global_optimizer_pre_hooks
 
 from ..backends import select
-from ..specs import UPDATE_RULES, UpdateRule, hyperparameter_range
+from ..specs import UPDATE_RULES, UpdateRule
 from . import averages, checks, diagnostics, options, traced
 from .norms import on, total_norms
 from .options import Options
@@ -43,7 +43,7 @@ class FusedStep(torch.optim.Optimizer):
     """Mixin, put before a class of torch.optim: its ``step`` as one kernel launch per group, device and dtype.
 
     The base class keeps arguments, defaults, parameter groups, hooks and state_dict; ``step`` and loading are replaced. What every
-    optimizer has beside the arguments of its base class is in options.py; a subclass says which row of specs.py it is:
+    optimizer has besides the arguments of its base class is in options.py; a subclass says which row of specs.py it is:
     ``class Adam(FusedStep, torch.optim.Adam, row="adam")``.
 
     torch.amp.GradScaler: gradients are unscaled inside the kernel, and a skipped step needs no synchronisation.
@@ -53,11 +53,6 @@ class FusedStep(torch.optim.Optimizer):
 
     row: UpdateRule
     """The row of specs.py that groups are updated by, where nothing in them says otherwise."""
-    max_grad_norm = options.Options._field_defaults["max_grad_norm"]
-    master_weights = options.Options._field_defaults["master_weights"]
-    state_dtype = options.Options._field_defaults["state_dtype"]
-    stochastic_rounding = options.Options._field_defaults["stochastic_rounding"]
-    ema_decay = options.Options._field_defaults["ema_decay"]
 
     _plan: Plan | None = None
     _loading: dict[str, Any] | None = None
@@ -69,8 +64,8 @@ class FusedStep(torch.optim.Optimizer):
         if row is not None:
             cls.row = UPDATE_RULES[row]
             cls.__doc__ = options.documented(cls.__doc__ or "", cls.__name__)
-            parameters = list(inspect.signature(cls.__mro__[2]).parameters.values())
-            cls.__signature__ = inspect.Signature([*parameters, *options.PARAMETERS])
+            base = next(base for base in cls.__mro__ if not issubclass(base, FusedStep))  # of torch.optim, or what would stand there
+            cls.__signature__ = inspect.Signature([*inspect.signature(base).parameters.values(), *options.PARAMETERS])
         elif "__init__" in cls.__dict__:  # of a user, with arguments of its own
             cls.__signature__ = inspect.Signature(list(inspect.signature(cls.__init__).parameters.values())[1:])
 
@@ -86,7 +81,7 @@ class FusedStep(torch.optim.Optimizer):
         return self.row
 
     def _options(self) -> Options:
-        return Options(self.max_grad_norm, self.master_weights, self.state_dtype, self.stochastic_rounding, self.ema_decay)
+        return Options(*[getattr(self, name) for name in options.NAMES])
 
     def _group_options(self) -> list[Options]:
         name, defaults = type(self).__name__, self._options()
@@ -113,9 +108,8 @@ class FusedStep(torch.optim.Optimizer):
         name, row = type(self).__name__, self.rule(group)
         checks.not_differentiable(name, group.get("differentiable", False))
         options.of_group(name, self._options(), group)
-        names = ("lr", "weight_decay", *row.hyperparameters)
-        for argument, value in zip(names, checks.hyperparameters(name, group, names), strict=True):
-            checks.hyperparameter(name, argument, float(value), *hyperparameter_range(argument))
+        for one, value in zip(row.numbers, checks.hyperparameters(name, group, row), strict=True):
+            checks.hyperparameter(name, one, float(value))
 
     @_with_hooks
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -321,7 +315,7 @@ class FusedStep(torch.optim.Optimizer):
 
     def __repr__(self) -> str:
         """torch.optim's, and the options that are not at their defaults."""
-        defaults = options.Options._field_defaults
+        defaults = Options._field_defaults
         shown = "".join(f"    {name}: {value}\n" for name, value in self._options()._asdict().items() if value != defaults[name])
         return super().__repr__().removesuffix(")") + (f"\nOptions\n{shown}" if shown else "") + ")"
 
@@ -343,6 +337,10 @@ class FusedStep(torch.optim.Optimizer):
             for name, value in saved.items():
                 if name != "step" and isinstance(value, Tensor) and _is_kept(value, p):
                     self.state[p][name] = value.to(p.device)
+
+
+for _name, _default in Options._field_defaults.items():  # what an optimizer has that was given no such option
+    setattr(FusedStep, _name, _default)
 
 
 def _is_kept(value: Tensor, p: Tensor) -> bool:

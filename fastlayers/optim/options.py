@@ -1,4 +1,4 @@
-"""The options that every optimizer has beside those of torch.optim, and what is said about them."""
+"""The options that every optimizer has besides those of torch.optim, and their documentation."""
 from __future__ import annotations
 
 import inspect
@@ -41,8 +41,8 @@ PARAMETERS = tuple(
 
 DOCUMENTATION = """\
     maximize: go up instead of down (default False).
-    foreach, capturable, fused: accepted for torch.optim's sake, without effect: there is one way to step, it never waits for a GPU
-        and can be captured in a CUDA graph.
+    foreach, capturable, fused: accepted because torch.optim has them, without effect: there is one way to step, which never waits for
+        a GPU and can be captured in a CUDA graph.
     differentiable: must be False.
     max_grad_norm: clip the norm of all gradients together to this, as torch.nn.utils.clip_grad_norm_ does, but inside the kernel
         and without changing ``p.grad`` (default None: no clipping). A group that has its own is clipped by its own norm.
@@ -58,7 +58,7 @@ These last five may stand in the dictionary of a parameter group, too."""
 
 PROMISES = """\
 Raises:
-    ValueError: as the class of torch.optim; where a number of a group is negative or NaN, ``{name}: lr must be at least 0, got nan``;
+    ValueError: as torch.optim's class; where a number of a group is negative or NaN, ``{name}: lr must be at least 0, got nan``;
         where a parameter is given twice; ``{name}: differentiable must be False, got True: ...``.
     RuntimeError: at ``step``, before anything changes, ``{name}: grad must be dense, got a sparse_coo tensor of shape (10, 3)``.
 

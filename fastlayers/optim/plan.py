@@ -167,27 +167,20 @@ def _same(one: Collection[object], other: Collection[object]) -> bool:
 
 def numbers(group: Group, row: UpdateRule) -> list[float]:
     """[lr, weight_decay, ...] as kernels take them; those that are tensors, which kernels read themselves, are 1."""
-    names = ("lr", "weight_decay", *row.hyperparameters)
     try:
-        values = [1.0 if isinstance(value, Tensor) else float(value) for value in _values(group, row)]
+        values = [1.0 if isinstance(value, Tensor) else float(value) for value in row.values(group)]
     except (TypeError, ValueError, IndexError):
-        checks.hyperparameters(row.optimizer, group, names)  # says which one is no number
+        checks.hyperparameters(row.optimizer, group, row)  # says which one is no number
         raise
     if any(value != value for value in values):
-        checks.hyperparameter(row.optimizer, *next((name, v) for name, v in zip(names, values, strict=True) if v != v), 0, float("inf"))
+        checks.hyperparameter(row.optimizer, *next((one, v) for one, v in zip(row.numbers, values, strict=True) if v != v))
     return values
 
 
 def tensors(group: Group, row: UpdateRule) -> list[Tensor | None]:
     """The hyperparameters that are tensors, None for the others; [] if none is."""
-    found = [value if isinstance(value, Tensor) else None for value in _values(group, row)]
+    found = [value if isinstance(value, Tensor) else None for value in row.values(group)]
     return found if any(value is not None for value in found) else []
-
-
-def _values(group: Group, row: UpdateRule) -> list[float | Tensor]:
-    betas = group.get("betas", ())
-    own = [betas[int(name[4:]) - 1] if name.startswith("beta") else group[name] for name in row.hyperparameters]
-    return [group["lr"], group["weight_decay"], *own]
 
 
 def flags(group: Group, row: UpdateRule, first: bool) -> list[bool]:
@@ -215,7 +208,7 @@ def make_plan(groups: list[Group], rows: list[UpdateRule], options: list[Options
                 continue
             masters = own_options.master_weights and p.dtype in HALF
             own = state[p] if names or row.scalars or masters or own_options.ema_decay is not None else {}
-            first = "first" in row.flags and bool(names) and own.get(names[0]) is None
+            first = row.is_first(names, own)
             complete(own, p, group, row, names, own_options)
             turn = _turn(p, met)
             key = (number, p.device, p.dtype, own[names[0]].dtype if names else None, first, turn)

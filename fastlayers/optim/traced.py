@@ -31,8 +31,8 @@ def fill_lists(optimizer: FusedStep, group: Group, number: int, lists: Lists) ->
     row = optimizer.rule(group)
     own_options = [own for other, own in zip(optimizer.param_groups, optimizer._group_options(), strict=True) if other is group]
     optimizer._check_gradients(optimizer._group_options())
-    if "first" in row.flags and group["dampening"] != 0 and any(
-        p.grad is not None and optimizer.state.get(p, {}).get(row.states[0]) is None for p in group["params"]
+    if row.first_matters(group) and any(
+        p.grad is not None and row.is_first(row.states, optimizer.state.get(p, {})) for p in group["params"]
     ):
         return -1
     launches = make_plan([group], [row], own_options, optimizer.state).launches
@@ -78,7 +78,7 @@ def _scheduled_as_tensors(group: Group, row: UpdateRule, device: torch.device) -
     A number that says by being 0 that a state does not exist stays one where it is 0.
     """
     deciding = [need for _, need in row.optional_states]
-    names = ["lr", "weight_decay", *(name for name in row.hyperparameters if not name.startswith("beta"))]
+    names = [one.name for one in row.numbers if one.beta is None]
     scheduled = {name: _as_tensor(group[name], device) for name in names
                  if name not in deciding or isinstance(group[name], Tensor) or group[name] != 0}
     if "betas" in group:
