@@ -15,7 +15,7 @@ from .activations import from_name
 from .wide_statistics import WideStatistics
 
 Norm = TypeVar("Norm", bound="_BatchNorm")
-OPTIONS = ("activation", "dropout", "skip_nonfinite", "memory")
+OPTIONS = ("activation", "dropout", "memory", "skip_nonfinite")
 """The options that a batch norm has besides torch's. Their defaults stand in the constructors, where users read them, and in the class."""
 
 
@@ -40,7 +40,7 @@ class _BatchNorm(WideStatistics, torch.nn.modules.batchnorm._BatchNorm):
         activation = _checked(type(self).__name__, activation, dropout, memory, device, dtype)
         super().__init__(num_features, eps, momentum, affine, track_running_stats, device=device, dtype=dtype,
                          **({} if bias else {"bias": False}))  # torch before 2.13 does not know the argument
-        self._set_options(activation, dropout, skip_nonfinite, memory)
+        self._set_options(activation, dropout, memory, skip_nonfinite)
         self._keep_statistics_wide({})
 
     def _set_options(self, *values: object) -> None:
@@ -152,7 +152,7 @@ class _LazyBatchNorm(torch.nn.modules.batchnorm._LazyNormBase):
     ) -> None:
         activation = _checked(type(self).__name__, activation, dropout, memory, device, dtype)
         super().__init__(eps, momentum, affine, track_running_stats, device, dtype, **({} if bias else {"bias": False}))
-        self._set_options(activation, dropout, skip_nonfinite, memory)
+        self._set_options(activation, dropout, memory, skip_nonfinite)
 
     def initialize_parameters(self, input: Tensor) -> None:
         self._check_input_dim(input)
