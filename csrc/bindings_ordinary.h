@@ -1,6 +1,6 @@
 // Short ways for what nearly every call is given: ordinary tensors, with which only autograd has to do.
 //
-// They do in one call what checks.py and autograd/ do in Python, which takes longer than a small kernel, and four times as long where a
+// They do in one call what checks/ and autograd/ do in Python, which takes longer than a small kernel, and four times as long where a
 // tensor of some size has driven it from the caches. What they cannot take they answer with None, changing nothing: Python goes on then.
 #pragma once
 

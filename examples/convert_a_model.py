@@ -37,7 +37,7 @@ def main(steps: int) -> None:
 
     model.eval()
     folded = fl.fold_batch_norm(model)  # a copy for inference, batch norms merged into the linear layers before them
-    plain = fl.revert(model)            # torch.nn's layers again, for who has no fastlayers
+    plain = fl.revert(model)            # torch.nn's layers again, for someone without fastlayers
     with torch.no_grad():
         scores = plain(digits.test_images)
         print(f"test accuracy: {100 * (scores.argmax(1) == digits.test_labels).float().mean():.1f} %")
