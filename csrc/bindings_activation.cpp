@@ -96,8 +96,8 @@ pybind11::dict facts_of_activations() {
   for (const ActivationFacts& facts : activation_facts) {
     all[pybind11::str(std::string(facts.name))] =
         pybind11::dict("learnables"_a = facts.learnables, "most_repeats"_a = facts.most_repeats, "constants"_a = facts.constants,
-                       "everywhere"_a = facts.everywhere, "from_output"_a = facts.from_output, "random"_a = facts.random,
-                       "invertible"_a = facts.invertible);
+                       "everywhere"_a = facts.everywhere, "masks"_a = facts.masks, "from_output"_a = facts.from_output,
+                       "random"_a = facts.random, "invertible"_a = facts.invertible);
   }
   return all;
 }

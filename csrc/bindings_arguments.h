@@ -31,13 +31,14 @@ using Gradients = std::tuple<Optional, Optional, Optional, Optional, Optional>;
 struct ActivationFacts {
   std::string_view name;
   int learnables, most_repeats, constants;
-  bool everywhere, from_output, random, invertible;
+  bool everywhere, masks, from_output, random, invertible;
 };
 
 constexpr ActivationFacts activation_facts[] = {
 #define FL_FACTS(name) \
   {#name, host::activations::name::learnables, host::activations::name::most_repeats, host::activations::name::constants, \
-   host::activations::name::everywhere, host::activations::name::from_output, host::activations::name::random, host::activations::name::invertible},
+   host::activations::name::everywhere, host::activations::name::masks, host::activations::name::from_output, \
+   host::activations::name::random, host::activations::name::invertible},
     FL_ACTIVATIONS(FL_FACTS)
 #undef FL_FACTS
 };

@@ -95,6 +95,8 @@ class Activation:
     """Whether an end of the function is flat at a height that half types may round, so that their y has lost x there."""
     everywhere: bool = True
     """Whether there is a value for every x and every parameter: else sums need care where a kernel computes beside a tensor's end."""
+    masks: bool = False
+    """Whether nothing passes where the slope is 0, as torch has it for these: an infinite or NaN gradient becomes 0 there, too."""
     keyword: tuple[str, object] | None = None
     """The argument of ``module`` that selects this row where several rows share one class."""
     autocast: str = ""

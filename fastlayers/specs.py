@@ -43,7 +43,7 @@ _ACTIVATIONS = (
     ),
     Activation(
         "relu", "ReLU", "f(x) = max(0, x)", "f'(x) = 1 if x > 0 else 0", "Nair & Hinton, ICML 2010",
-        kinks=((0.0, 0.0),), from_output="always", ulp=0, derivative_ulp=0,
+        kinks=((0.0, 0.0),), from_output="always", ulp=0, derivative_ulp=0, masks=True,
     ),
     Activation(
         "leaky_relu", "LeakyReLU", "f(x) = x if x > 0 else negative_slope * x", "f'(x) = 1 if x > 0 else negative_slope",
@@ -144,20 +144,20 @@ _ACTIVATIONS = (
     ),
     Activation(
         "hardswish", "Hardswish", "f(x) = x min(max(x + 3, 0), 6) / 6", "f'(x) = 0 if x <= -3, 1 if x >= 3, else x / 3 + 1/2",
-        "Howard et al., arXiv:1905.02244", kinks=((-3.0, 0.0), (3.0, 1.0)),
+        "Howard et al., arXiv:1905.02244", kinks=((-3.0, 0.0), (3.0, 1.0)), masks=True,
     ),
     Activation(
         "hardsigmoid", "Hardsigmoid", "f(x) = min(max(x + 3, 0), 6) / 6", "f'(x) = 1/6 if -3 < x < 3 else 0",
-        "Courbariaux, Bengio & David, arXiv:1511.00363", kinks=((-3.0, 0.0), (3.0, 0.0)), derivative_ulp=1,
+        "Courbariaux, Bengio & David, arXiv:1511.00363", kinks=((-3.0, 0.0), (3.0, 0.0)), derivative_ulp=1, masks=True,
     ),
     Activation(
         "hardtanh", "Hardtanh", "f(x) = min(max(x, min_val), max_val)", "f'(x) = 1 if min_val < x < max_val else 0",
         "Collobert, thesis, Universite Paris VI, 2004", constants=(Constant("min_val", -1.0), Constant("max_val", 1.0)),
-        ordered=True, kinks=((-1.0, 0.0), (1.0, 0.0)), from_output="always", saturates=True, ulp=0, derivative_ulp=0,
+        ordered=True, kinks=((-1.0, 0.0), (1.0, 0.0)), from_output="always", saturates=True, ulp=0, derivative_ulp=0, masks=True,
     ),
     Activation(
         "relu6", "ReLU6", "f(x) = min(max(x, 0), 6)", "f'(x) = 1 if 0 < x < 6 else 0", "Howard et al., arXiv:1704.04861",
-        kinks=((0.0, 0.0), (6.0, 0.0)), from_output="always", ulp=0, derivative_ulp=0,
+        kinks=((0.0, 0.0), (6.0, 0.0)), from_output="always", ulp=0, derivative_ulp=0, masks=True,
     ),
     Activation(
         "celu", "CELU", "f(x) = x if x > 0 else alpha (exp(x / alpha) - 1)", "f'(x) = 1 if x > 0 else exp(x / alpha)",
@@ -174,17 +174,17 @@ _ACTIVATIONS = (
     Activation(
         "softshrink", "Softshrink", "f(x) = x - lambd if x > lambd, x + lambd if x < -lambd, else 0", "f'(x) = 1 if |x| > lambd else 0",
         "Donoho, IEEE Trans. Inf. Theory 41 (1995)", constants=(Constant("lambd", 0.5, 0.0),), kinks=((-0.5, 0.0), (0.5, 0.0)),
-        from_output="always", ulp=1, derivative_ulp=0,
+        from_output="always", ulp=1, derivative_ulp=0, masks=True,
     ),
     Activation(
         "hardshrink", "Hardshrink", "f(x) = x if |x| > lambd else 0", "f'(x) = 1 if |x| > lambd else 0",
         "Donoho & Johnstone, Biometrika 81 (1994)", constants=(Constant("lambd", 0.5),), kinks=((-0.5, 0.0), (0.5, 0.0)),
-        from_output="lambd >= 0", ulp=0, derivative_ulp=0,
+        from_output="lambd >= 0", ulp=0, derivative_ulp=0, masks=True,
     ),
     Activation(
         "threshold", "Threshold", "f(x) = x if x > threshold else value", "f'(x) = 1 if x > threshold else 0", "-",
         constants=(Constant("threshold", 0.5, required=True), Constant("value", -2.0, required=True)), kinks=((0.5, 0.0),), ulp=0,
-        derivative_ulp=0,
+        derivative_ulp=0, masks=True,
     ),
     Activation(
         "squared_relu", "SquaredReLU", "f(x) = max(0, x)^2", "f'(x) = 2 max(0, x)", "So et al., arXiv:2109.08668", ulp=1, derivative_ulp=0,

@@ -185,10 +185,16 @@ def _inside(slopes, inside, FIRST: tl.constexpr, DPARAMETERS: tl.constexpr):
 
 
 @triton.jit
+def reaching(gradient, slope, MASKS: tl.constexpr):
+    """The gradient of an activation's output as it is multiplied by the slope; MASKS where not even an infinite one passes a slope of 0."""
+    return tl.where(slope == 0, 0.0, gradient) if MASKS else gradient
+
+
+@triton.jit
 def _backward_tile(
     dy, x, dx, dresidual, residual, tile, mean, scale, shift, mean_dz, seed, key, place, vectors, batch_means, arguments, totals,
     DERIVATIVE: tl.constexpr, FROM_OUTPUT: tl.constexpr, DSHIFT: tl.constexpr, DSCALE: tl.constexpr, DPARAMETERS: tl.constexpr,
-    GUARDED: tl.constexpr, EDGES: tl.constexpr, COMPUTE: tl.constexpr,
+    GUARDED: tl.constexpr, MASKS: tl.constexpr, EDGES: tl.constexpr, COMPUTE: tl.constexpr,
 ):
     """Write dx and dresidual; return the accumulators with the tile's terms added.
 
@@ -206,7 +212,7 @@ def _backward_tile(
     slopes = DERIVATIVE(z, arguments)
     if GUARDED:
         slopes = _inside(slopes, tile[2], DSHIFT + DSCALE > 0, DPARAMETERS)
-    dz = gradient * slopes[0]
+    dz = reaching(gradient, slopes[0], MASKS) * slopes[0]
     if dresidual is not None:
         tiles.store(dresidual, dz, tile, EDGES)
     if dx is not None:
@@ -219,7 +225,7 @@ def epilogue_backward_contiguous(
     dy, x, dx, dresidual, partials, residual, mean, scale, weight, shift, mean_dz, mean_dz_centred, parameters, seed, slope_seed,
     threshold, keep_scale, keep_shift, drop_value, sample_rows, slots, chunk_slots, chunks, channels, length, row_groups, multiplier, bits,
     DERIVATIVE: tl.constexpr, CONSTANTS: tl.constexpr, LEARNABLE: tl.constexpr, PER_CHANNEL: tl.constexpr, FROM_OUTPUT: tl.constexpr,
-    DSHIFT: tl.constexpr, DSCALE: tl.constexpr, DPARAMETERS: tl.constexpr, GUARDED: tl.constexpr,
+    DSHIFT: tl.constexpr, DSCALE: tl.constexpr, DPARAMETERS: tl.constexpr, GUARDED: tl.constexpr, MASKS: tl.constexpr,
     ONE_ROW: tl.constexpr, ALIGNED: tl.constexpr, GROUPS: tl.constexpr, COMPUTE: tl.constexpr,
 ):
     COUNT: tl.constexpr = DSHIFT + DSCALE + DPARAMETERS
@@ -239,7 +245,7 @@ def epilogue_backward_contiguous(
         totals = _backward_tile(
             dy, x, dx, dresidual, residual, tile, mean, scale, shift, mean_dz, seed, key, place, vectors, batch_means,
             _with_uniform(arguments, slope_seed, slope_key, mask_place(tile, channel, channels, None, False, 8)),
-            totals, DERIVATIVE, FROM_OUTPUT, DSHIFT, DSCALE, DPARAMETERS, GUARDED, not ALIGNED, COMPUTE,
+            totals, DERIVATIVE, FROM_OUTPUT, DSHIFT, DSCALE, DPARAMETERS, GUARDED, MASKS, not ALIGNED, COMPUTE,
         )
     reductions.store_sums(partials, totals, chunk, chunks, channel, channels, COUNT, False, 1, 1, GROUPS)
 
@@ -249,7 +255,7 @@ def epilogue_backward_channels_last(
     dy, x, dx, dresidual, partials, residual, mean, scale, weight, shift, mean_dz, mean_dz_centred, parameters, seed, slope_seed,
     threshold, keep_scale, keep_shift, drop_value, sample_rows, rows, chunk_rows, chunks, channels, blocks,
     DERIVATIVE: tl.constexpr, CONSTANTS: tl.constexpr, LEARNABLE: tl.constexpr, PER_CHANNEL: tl.constexpr, FROM_OUTPUT: tl.constexpr,
-    DSHIFT: tl.constexpr, DSCALE: tl.constexpr, DPARAMETERS: tl.constexpr, GUARDED: tl.constexpr,
+    DSHIFT: tl.constexpr, DSCALE: tl.constexpr, DPARAMETERS: tl.constexpr, GUARDED: tl.constexpr, MASKS: tl.constexpr,
     UNIT: tl.constexpr, LANES: tl.constexpr, COLUMNS: tl.constexpr, GROUPS: tl.constexpr, COMPUTE: tl.constexpr,
 ):
     COUNT: tl.constexpr = DSHIFT + DSCALE + DPARAMETERS
@@ -269,7 +275,7 @@ def epilogue_backward_channels_last(
         totals = _backward_tile(
             dy, x, dx, dresidual, residual, tile, mean, scale, shift, mean_dz, seed, key, place, vectors, batch_means,
             _with_uniform(arguments, slope_seed, slope_key, mask_place(tile, channel, channels, None, True, UNIT)),
-            totals, DERIVATIVE, FROM_OUTPUT, DSHIFT, DSCALE, DPARAMETERS, GUARDED, False, COMPUTE,
+            totals, DERIVATIVE, FROM_OUTPUT, DSHIFT, DSCALE, DPARAMETERS, GUARDED, MASKS, False, COMPUTE,
         )
     reductions.store_sums(partials, totals, chunk, chunks, block, channels, COUNT, True, LANES, COLUMNS, GROUPS)
 
@@ -347,7 +353,7 @@ def launch_backward(
             DERIVATIVE=formulas.function(activation, kind, x.dtype.itemsize == 2), CONSTANTS=tuple(constants), LEARNABLE=learnable,
             PER_CHANNEL=columns > 1, FROM_OUTPUT=from_output, DSHIFT=int(want_dshift), DSCALE=int(want_dscale),
             DPARAMETERS=learnable if want_dparameters else 0, GUARDED=count > 0 and not ACTIVATIONS[activation].everywhere,
-            **plan.constants,
+            MASKS=ACTIVATIONS[activation].masks, **plan.constants,
         )
     return dx, dresidual, partials, learnable if want_dparameters and columns == 1 else 0
 

@@ -18,7 +18,7 @@ from ..reference.gated import empty_halved
 from ..specs import ACTIVATIONS
 from . import formulas, launch, reductions, tiles
 from .dropout import dropout_key, keeps
-from .epilogue import arguments_of
+from .epilogue import arguments_of, reaching
 from .memory import or_reference
 
 
@@ -82,8 +82,8 @@ def gated_forward_halves(
 def gated_backward_halves(
     dy, x, dx, partials, parameters, seed, threshold, slots, chunk_slots, numel, length, multiplier, bits,
     ACTIVATION: tl.constexpr, DERIVATIVE: tl.constexpr, FROM_OUTPUT: tl.constexpr, CONSTANTS: tl.constexpr, LEARNABLE: tl.constexpr,
-    DPARAMETERS: tl.constexpr, GATE_FIRST: tl.constexpr, ALIGNED: tl.constexpr, ROWS: tl.constexpr, GROUPS: tl.constexpr,
-    COMPUTE: tl.constexpr,
+    DPARAMETERS: tl.constexpr, MASKS: tl.constexpr, GATE_FIRST: tl.constexpr, ALIGNED: tl.constexpr, ROWS: tl.constexpr,
+    GROUPS: tl.constexpr, COMPUTE: tl.constexpr,
 ):
     OTHER: tl.constexpr = 0.0 if DPARAMETERS > 0 else None  # what lies outside must not count
     arguments = arguments_of(parameters, 0, None, 1, LEARNABLE, False, CONSTANTS, False, COMPUTE)
@@ -101,7 +101,7 @@ def gated_backward_halves(
         slopes = DERIVATIVE(activated if FROM_OUTPUT else b, arguments)
         if dx is not None:
             tiles.store(dx, gradient * activated, value, False)
-            tiles.store(dx, outer * slopes[0], gate, False)
+            tiles.store(dx, reaching(outer, slopes[0], MASKS) * slopes[0], gate, False)
         sums = ()
         for k in tl.static_range(DPARAMETERS):
             sums += (tl.fma(outer, slopes[k + 1], totals[k]),)
@@ -165,5 +165,5 @@ def gated_backward(
             dy, x, dx, partials, parameters, *_dropout(seed, p), *sizes, ACTIVATION=formulas.function(activation, "", half),
             DERIVATIVE=formulas.function(activation, "derivative_from_output" if from_output else "derivative", half),
             FROM_OUTPUT=from_output, CONSTANTS=tuple(constants), LEARNABLE=learnable,
-            DPARAMETERS=count, GATE_FIRST=gate_first, **constexprs)
+            DPARAMETERS=count, MASKS=ACTIVATIONS[activation].masks, GATE_FIRST=gate_first, **constexprs)
     return dx, reductions.finish(partials, 0)[0].view(parameters.shape) if count else None

@@ -17,7 +17,7 @@ def test_functors_say_of_activations_what_their_rows_say() -> None:
     assert extension.activation_facts() == {
         row.name: {
             "learnables": len(row.learnables), "most_repeats": row.repeats.most if row.repeats else 1, "constants": len(row.constants),
-            "everywhere": row.everywhere, "from_output": row.from_output != "never", "random": row.random,
+            "everywhere": row.everywhere, "masks": row.masks, "from_output": row.from_output != "never", "random": row.random,
             "invertible": row.invertible != "never",
         } for row in ACTIVATIONS.values()}
 

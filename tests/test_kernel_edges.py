@@ -57,6 +57,27 @@ def test_non_finite_values_propagate(backend: str) -> None:
     assert torch.equal(got.nan_to_num(nan=5.0), want.nan_to_num(nan=5.0))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("name", [*(row.name for row in cases.ACTIVATIONS.values() if row.masks), "leaky_relu", "elu", "selu", "celu"])
+def test_gradients_that_are_not_finite_pass_as_in_torch(backend: str, name: str, dtype: torch.dtype) -> None:
+    """Those that torch masks, whatever they are, come to 0, alone, behind a bias and in a gate; it multiplies the others by their slopes."""
+    row = cases.ACTIVATIONS[name]
+    constants = tuple(float(constant.default) for constant in row.constants)
+    text = f"{name}({', '.join(map(str, constants))})" if constants else name
+    x = torch.linspace(-9, 9, 94).to(dtype).view(2, 47).requires_grad_()  # no kink, and not hardswish's flat -1.5
+    dy = torch.tensor([math.inf, math.nan, -math.inf, 2.0]).repeat(47)[:94].view(2, 47).to(dtype)
+    twin, bias, functional = getattr(torch.nn.functional, name), torch.zeros(47, dtype=dtype), fastlayers.functional
+    pairs = [(getattr(functional, name)(x, *constants), twin(x, *constants)),
+             (functional.bias_activation(x, bias, text, scale=bias + 1), twin((x * (bias + 1) + bias), *constants)),
+             (functional.batch_norm(x, bias, bias + 1, activation=text, eps=1e-30), twin(x, *constants))]
+    if name == "relu":
+        both = torch.cat([torch.ones_like(x), x], 1)
+        pairs.append((functional.glu(both, activation=text), twin(x)))
+    for got, want in pairs:
+        (found,), (expected,) = (torch.autograd.grad(y, x, dy) for y in (got, want))
+        torch.testing.assert_close(found, expected, equal_nan=True)
+
+
 @pytest.mark.parametrize("dtype", cases.DTYPES, ids=str)
 @pytest.mark.parametrize(("name", "alpha"), [(row.name, None) for row in cases.ACTIVATIONS.values() if not row.random] + [
     ("snake", 0.0), ("snake", 30.0), ("soft_exponential", -1.0), ("soft_exponential", 0.0), ("soft_exponential", 1.0)])

@@ -13,6 +13,7 @@ template <int learnable_count, int constant_count> struct FromInput {
   static constexpr int most_repeats = 1;     // more: it has 1 to so many of each learnable, all of the first, then all of the next
   static constexpr bool everywhere = true;   // whether there is a value for every x and every parameter
   static constexpr bool random = false;      // whether it takes, after the constants, a number that is uniform in (0, 1)
+  static constexpr bool masks = false;       // whether nothing passes where the slope is 0: not an infinite gradient either
   static constexpr bool from_output = false;
   static constexpr bool invertible = false;
   static constexpr bool reads_output = false;

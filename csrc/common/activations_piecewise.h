@@ -17,6 +17,7 @@ struct identity : Invertible<FromOutput<0, 0>> {
 };
 
 struct relu : FromOutput<0, 0> {
+  static constexpr bool masks = true;
   static constexpr bool quick = true;
 
   template <class T> FL_HD static T forward(T x, const T*) { return select(x <= T(0), T(0), x); }
@@ -56,6 +57,7 @@ struct rrelu : FromInput<0, 2> {
 
 // x min(max(x + 3, 0), 6) / 6
 struct hardswish : FromInput<0, 0> {
+  static constexpr bool masks = true;
   template <class T> FL_HD static T forward(T x, const T*) {
     const T gate = minimum(T(6), maximum(T(0), x + T(3)));
     return maximum(T(-3), x) * (gate * T(static_cast<Constant<T>>(1) / 6));
@@ -67,6 +69,7 @@ struct hardswish : FromInput<0, 0> {
 };
 
 struct hardsigmoid : FromInput<0, 0> {
+  static constexpr bool masks = true;
   template <class T> FL_HD static T forward(T x, const T*) {
     return minimum(T(6), maximum(T(0), x + T(3))) * T(static_cast<Constant<T>>(1) / 6);
   }
@@ -77,6 +80,7 @@ struct hardsigmoid : FromInput<0, 0> {
 
 // p: min_val, max_val
 struct hardtanh : FromOutput<0, 2> {
+  static constexpr bool masks = true;
   template <class T> FL_HD static T forward(T x, const T* p) { return minimum(p[1], maximum(p[0], x)); }
   template <class T> FL_HD static T derivative(T x, const T* p, T*) { return derivative_from_output(x, p); }
   template <class T> FL_HD static T derivative_from_output(T y, const T* p) {
@@ -85,6 +89,7 @@ struct hardtanh : FromOutput<0, 2> {
 };
 
 struct relu6 : FromOutput<0, 0> {
+  static constexpr bool masks = true;
   static constexpr bool quick = true;
 
   template <class T> FL_HD static T forward(T x, const T*) { return minimum(T(6), maximum(T(0), x)); }
@@ -94,6 +99,7 @@ struct relu6 : FromOutput<0, 0> {
 
 // p: lambd
 struct softshrink : FromOutput<0, 1> {
+  static constexpr bool masks = true;
   template <class T> FL_HD static T forward(T x, const T* p) {
     return select(x > p[0], x - p[0], select(x < -p[0], x + p[0], T(0) * x));
   }
@@ -105,6 +111,7 @@ struct softshrink : FromOutput<0, 1> {
 
 // p: lambd
 struct hardshrink : FromOutput<0, 1> {
+  static constexpr bool masks = true;
   template <class T> FL_HD static T forward(T x, const T* p) { return select((x >= -p[0]) & (x <= p[0]), T(0), x); }
   template <class T> FL_HD static T derivative(T x, const T* p, T* dp) { return softshrink::derivative(x, p, dp); }
   template <class T> FL_HD static T derivative_from_output(T y, const T* p) { return softshrink::derivative_from_output(y, p); }
@@ -112,6 +119,7 @@ struct hardshrink : FromOutput<0, 1> {
 
 // p: threshold, value
 struct threshold : FromInput<0, 2> {
+  static constexpr bool masks = true;
   template <class T> FL_HD static T forward(T x, const T* p) { return select(x <= p[0], p[1], x); }
   template <class T> FL_HD static T derivative(T x, const T* p, T*) { return select(x <= p[0], T(0), T(1)); }  // 1 at NaN, as torch
 };

@@ -29,6 +29,12 @@ template <class T> FL_HD T through_statistics(T gradient, T derivative, T centre
   return multiply_add(gradient, derivative, multiply_add(centred, -slope, -mean_dz));
 }
 
+// The gradient of an activation's output as it is multiplied by the slope.
+template <class Activation, class T> FL_HD T reaching(T gradient, T slope) {
+  if constexpr (Activation::masks) return select(slope == T(0), T(0), gradient);
+  else return gradient;
+}
+
 // An activation whose derivative is taken from y, which stands in x's place.
 template <class Activation> struct FromOutputOf : Activation {
   static constexpr bool reads_output = true;

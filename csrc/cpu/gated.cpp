@@ -90,7 +90,7 @@ template <class Activation, class Storage> struct GatedBackward {
         const V slope = gate.derivative(b, slopes);
         if (r.dvalue) {
           access.write(r.dvalue + in + i, gradient * gate.forward(b));
-          access.write(r.dgate + in + i, outer * slope);
+          access.write(r.dgate + in + i, reaching<Activation>(outer, slope) * slope);
         }
         for (int k = 0; k < gate.learnables(); ++k) sums[k][j] += access.counted(outer * slopes[k]);
       };

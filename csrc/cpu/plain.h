@@ -85,7 +85,8 @@ template <class Activation, class Storage> struct PlainLoop {
     loop.go(begin, [&, x = plain.x, dy = plain.dy](int64_t i, auto access) __attribute__((always_inline)) {
       V slopes[max_learnables];
       const V gradient = access.template read<V>(dy + i);
-      return gradient * derivative_of<Activation>(access.template read<V>(x + i), loop.arguments, slopes, plain.repeats);
+      const V slope = derivative_of<Activation>(access.template read<V>(x + i), loop.arguments, slopes, plain.repeats);
+      return reaching<Activation>(gradient, slope) * slope;
     });
   }
 };

@@ -162,7 +162,7 @@ template <class Activation, class Storage, bool along, Sweep sweep> struct Backw
     const V z = inputs.template pre_activation<sweep>(j, i, access, centred);
     V gradient = access.template stream<V>(dy + i);
     if (sweep == Sweep::any && numbers) gradient *= kept_or_dropped(numbers + i, threshold, keep, nothing);
-    const V dz = gradient * inputs.derivative(z, inputs.arguments(j, i), slopes);
+    const V slope = inputs.derivative(z, inputs.arguments(j, i), slopes), dz = reaching<Activation>(gradient, slope) * slope;
     if (sweep == Sweep::any && dresidual) access.write(dresidual + i, dz, past_caches);
     if (sweep == Sweep::any && parked) access.write(parked + i - access.skipped, dz);
     if (sweep == Sweep::input || sweep == Sweep::parameters || (sweep == Sweep::any && dx)) {

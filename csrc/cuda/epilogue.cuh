@@ -237,6 +237,8 @@ __global__ void __launch_bounds__(most_threads) backward_kernel(const __grid_con
 #pragma unroll
       for (int k = 0; k < Activation::parameters; ++k) totals[sum_first_parameter + k].add_products(gradient, all_slopes[k]);
     }
+#pragma unroll
+    for (int j = 0; j < width; ++j) gradient[j] = reaching<Activation>(gradient[j], derivative[j]);
     if (!sums && a.g.mean_dz) {  // batch norm's second sweep
 #pragma unroll
       for (int j = 0; j < width; ++j) {

@@ -76,7 +76,7 @@ def epilogue_backward(
         z, centred = _pre_activation(x, mean, scale, shift, residual, channel_dim)
         slopes = activations.function(activation, "derivative")(z, *arguments)
     dy = dropout.apply(dy.to(compute), x, p, seed, sample, channel_dim, outcome, gradient=True)
-    dz = dy * slopes[0]
+    dz = passed_on(dy, slopes[0], activation)
     want_dx, want_dresidual, want_dscale, want_dshift, want_dparameters = output_mask
     return (
         _like(dz if scale is None else dz * per_channel(scale, x, channel_dim), x) if want_dx else None,
@@ -85,6 +85,13 @@ def epilogue_backward(
         channel_sum(dz, channel_dim) if want_dshift else None,
         _parameter_sums(dy, slopes[1:], parameters, channel_dim) if want_dparameters else None,
     )
+
+
+def passed_on(gradient: Tensor, slope: Tensor, activation: str) -> Tensor:
+    """gradient * slope; 0 where the slope is 0, even for an infinite or NaN gradient, if the activation masks."""
+    if ACTIVATIONS[activation].masks:
+        gradient = torch.where(slope == 0, torch.zeros_like(gradient), gradient)
+    return gradient * slope
 
 
 def epilogue_inverse(

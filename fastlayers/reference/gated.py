@@ -15,7 +15,7 @@ from torch import Tensor
 from . import activations
 from .dropout import multiplier_like
 from .dtypes import accumulate_dtype
-from .epilogue import _like, activation_arguments
+from .epilogue import _like, activation_arguments, passed_on
 
 
 def empty_halved(x: Tensor, dim: int) -> Tensor:
@@ -52,7 +52,7 @@ def gated_backward(
     want_dx, want_dparameters = output_mask
     dx = dparameters = None
     if want_dx:
-        dvalue, dgate = gradient * activations.function(activation)(gate, *arguments), gradient * value * slopes[0]
+        dvalue, dgate = gradient * activations.function(activation)(gate, *arguments), passed_on(gradient * value, slopes[0], activation)
         dx = _like(torch.cat([dgate, dvalue] if gate_first else [dvalue, dgate], dim), x)
     if want_dparameters:
         dparameters = torch.stack([(gradient * value * slope).sum() for slope in slopes[1:]]).view(parameters.shape)
