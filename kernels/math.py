@@ -171,15 +171,15 @@ def exp(y, low):
 def logistic(y, excess):
     """(d, f): 1 / (1 + exp(y - excess)) is f / d, and both are normal numbers where the result is; excess must be tiny.
 
-    f is 2^-31 for y above 64, where exp(y) may overflow, and else 1. float32: |y| at most 110.
+    f is 2^-90 for y above 64, where exp(y) may overflow, and else 1. float32: |y| at most 150.
     """
     if y.dtype == tl.float64:
         d = 1.0 + tl.exp(y)
         f = constant(y, 1.0) + tl.zeros_like(y)
     else:
-        f = tl.where(y > 64.0, _TINY, 1.0)
+        f = tl.where(y > 64.0, 2.0**-90, 1.0)
         t = y * LOG2_E
-        power = tl.exp2(t + tl.where(y > 64.0, -31.0, 0.0))
+        power = tl.exp2(t + tl.where(y > 64.0, -90.0, 0.0))
         d = tl.fma(power, tl.fma(t, -LN_2, y) - excess, power) + f
     return d, f
 
