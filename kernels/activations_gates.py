@@ -26,6 +26,7 @@ _GELU_CUBIC = tl.constexpr(0.07135481627260025)  # 0.044715 times that
 _GELU_CUBIC_REST = tl.constexpr(2.3988323966106506e-09)
 _GELU_FAR = tl.constexpr(10.9)  # where 2 u = 109.8, see FAR
 _GELU_FAR_FLOAT64 = tl.constexpr(22.0)
+_SWISH_FAR = tl.constexpr(150.0)  # beyond FAR, for x is large where beta is small
 _QUICK = tl.constexpr(1.702)
 _QUICK_REST = tl.constexpr(-2.1934509319976314e-08)
 _QUICK_FAR = tl.constexpr(64.5)  # 110 / 1.702
@@ -175,16 +176,17 @@ def mish_derivative(x, p):
 
 @triton.jit
 def _swish(x, y, excess):
-    """x / (1 + exp(y - excess)) for y between -110 and 110."""
+    """x / (1 + exp(y - excess)) for y between -150 and 150."""
     d, f = math.logistic(y, excess)
     return x / d * f
 
 
 @triton.jit
 def swish(x, p):
+    LIMIT: tl.constexpr = _SWISH_FAR if x.dtype == tl.float32 else FAR_FLOAT64
     y = -p[0] * x
-    far = tl.abs(y) >= (FAR if x.dtype == tl.float32 else FAR_FLOAT64)
-    near = math.bounded(y, FAR if x.dtype == tl.float32 else FAR_FLOAT64)
+    far = tl.abs(y) >= LIMIT
+    near = math.bounded(y, LIMIT)
     excess = tl.where(far, 0.0, -math.rounding_of_product(-p[0], x, y))
     return _swish(tl.where(far & (y > 0), 0.0, x), near, excess)
 

@@ -36,7 +36,7 @@ def sinc(x, p):
 @triton.jit
 def sinc_derivative(x, p):
     """x D(x^2) up to 1.75, else (cos x - sin x / x) / x."""
-    sine, cosine = sines.sin_cos(x, 0.0)
+    sine, cosine = sines.sin_cos(x)
     far = (cosine - sine / x) / x
     square = x * x
     if x.dtype == tl.float64:
@@ -61,9 +61,9 @@ def sinc_derivative_half(x, p):
 
 @triton.jit
 def _product(alpha, x):
-    """(y, low): alpha x is y + low; low is 0 where it would be as large as a period, and nobody knows the phase."""
+    """(y, low): alpha x is y + low; low is 0 where y is infinite."""
     y = alpha * x
-    return y, tl.where(tl.abs(y) < 2.0**18, math.rounding_of_product(alpha, x, y), 0.0)
+    return y, tl.where(tl.abs(y) < float("inf"), math.rounding_of_product(alpha, x, y), 0.0)
 
 
 @triton.jit
@@ -75,10 +75,16 @@ def _inverse(alpha):
 
 @triton.jit
 def snake(x, p):
-    """x + sin(alpha x)^2 / alpha; alpha = 0 gives x, and so does an infinite product."""
+    """x + sin(alpha x)^2 / alpha; alpha = 0 gives x, and so does an infinite product.
+
+    The sum may cancel by a factor of five: what rounding takes from the square and from the quotient is added last.
+    """
     y, low = _product(p[0], x)
-    square = sines.sin_squared(tl.where(tl.abs(y) == float("inf"), 0.0, y), low)
-    return tl.where(tl.abs(y) > 0, tl.fma(square, tl.broadcast_to(_inverse(p[0]), x.shape), x), x)
+    square, rest = sines.sin_squared_of_pair(tl.where(tl.abs(y) == float("inf"), 0.0, y), low)
+    inverse = _inverse(p[0])
+    quotient = square * inverse
+    rest = (rest - math.rounding_of_product(p[0], quotient, square)) * inverse
+    return tl.where(tl.abs(y) > 0, (x + quotient) + rest, x)
 
 
 @triton.jit
@@ -87,7 +93,7 @@ def snake_derivative(x, p):
     y, low = _product(p[0], x)
     y = tl.where((tl.abs(y) == float("inf")) & (tl.abs(x) < float("inf")), 0.0, y)
     inverse = _inverse(p[0])
-    s, c = sines.sin_cos(y, low)
+    s, c = sines.sin_cos_of_pair(y, low)
     to_alpha = (s * inverse) * (tl.fma(2 * y, c, -s) * inverse)
     return (s + c) * (s + c), tl.where(inverse == 0, x * x, to_alpha)
 

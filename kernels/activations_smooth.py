@@ -124,20 +124,27 @@ def selu_derivative_from_output(y, p):
 
 @triton.jit
 def _ratio(x, alpha):
-    """(y, low): x / alpha is y + low."""
+    """(y, low): x / alpha is y + low; low is 0 far out, where exp(y) is 0 or infinite."""
     inverse = 1 / alpha
     y = x * inverse
-    return y, -math.rounding_of_product(alpha, y, x) * inverse
+    return y, tl.where(tl.abs(y) < NEAR, -math.rounding_of_product(alpha, y, x) * inverse, 0.0)
 
 
 @triton.jit
 def celu(x, p):
     y, low = _ratio(x, p[0])
-    return tl.where(x > 0, x, p[0] * math.expm1(y, tl.where(tl.abs(y) < NEAR, low, 0.0), False))
+    return tl.where(x > 0, x, p[0] * math.expm1(y, low, False))
 
 
 @triton.jit
 def celu_derivative(x, p):
+    """Where alpha is negative it grows without bound, and its error must stay small beside it."""
+    y, low = _ratio(x, p[0])
+    return (tl.where(x > 0, 1.0, math.exp(y, low)),)
+
+
+@triton.jit
+def celu_derivative_half(x, p):
     return (tl.where(x > 0, 1.0, math.fast_exp(x * (1 / p[0]), 1.0)),)
 
 

@@ -5,7 +5,7 @@ import triton
 import triton.language as tl
 
 from . import math
-from .math import LN_2, LOG2_E, NEAR
+from .math import EXPM1, LN_2, LN_2_HIGH, LN_2_LOW, LOG2_E, NEAR, ROUND
 
 _SOFT_SERIES = tl.constexpr((
     4.4983316069528330e-14, 7.1692159985810778e-13, 1.0706029224547743e-11, 1.4911969277048643e-10, 1.9270852604185937e-09,
@@ -42,6 +42,41 @@ def _soft_logarithm(x, alpha):
 
 
 @triton.jit
+def _exact_sum(a, b):
+    """(sum, rest): a + b is sum + rest."""
+    total = a + b
+    part = total - a
+    return total, (a - (total - part)) + (b - part)
+
+
+@triton.jit
+def _grown(x, v, low, rate):
+    """(exp(v + low) - 1) / rate + rate for v = rate x in float32, exact in relative terms where it crosses zero, too.
+
+    exp(v) is 2^n (1 + r + r^2 R), times 2^40 or 2^-40 far out; 2^n + rate^2 - 1 and 2^n r are added with what rounding takes from
+    the sums. rate from 2 on is added last, for its square may be infinite.
+    """
+    near = math.at_most(math.at_least(v, -104.0), 110.0)
+    t = tl.fma(near, LOG2_E, ROUND)
+    n = t - ROUND
+    upper = tl.fma(n, -LN_2_HIGH, near)
+    lower = tl.fma(n, -LN_2_LOW, low)
+    r = upper + lower
+    tail = tl.fma(math.polynomial(r, EXPM1, 4) * r, r, (upper - r) + lower)
+    shift = tl.where(near < -64.0, 40, tl.where(near > 64.0, -40, 0))
+    power = ((t.to(tl.int32, bitcast=True) + (127 + shift)) << 23).to(tl.float32, bitcast=True)
+    unit = tl.where(near < -64.0, 2.0**40, tl.where(near > 64.0, 2.0**-40, 1.0))
+    small = tl.where(rate < 2.0, rate, 0.0)
+    square = small * small
+    offset, rest = _exact_sum(square, tl.full(square.shape, -1.0, square.dtype))
+    rest += math.rounding_of_product(small, small, square)
+    whole, first = _exact_sum(power, offset * unit)
+    total, second = _exact_sum(whole, power * r)
+    total += tl.fma(power, tail, rest * unit) + (first + second)
+    return tl.where(tl.abs(v) < 2.0**-26, x + rate, total / rate * (1 / unit) + tl.where(rate < 2.0, 0.0, rate))
+
+
+@triton.jit
 def _soft_exponential(x, alpha):
     """(f, df/dx, df/dalpha) for alpha >= 0: (exp(v) - 1) / alpha + alpha with v = alpha x, and x for alpha = 0.
 
@@ -64,7 +99,8 @@ def _soft_exponential(x, alpha):
     finite = math.at_least(v, -1000.0)
     outside = (tl.fma(finite, e, -tl.where(grown < float("inf"), grown, 0.0)) / rate) / rate * unit
     to_alpha = 1 + tl.where(tl.abs(v) < 0.5, x * x * g, outside)
-    return tl.where(alpha > 0, grown / rate * unit + alpha, x), slope, to_alpha
+    value = _grown(x, v, low, rate) if x.dtype == tl.float32 else grown / rate * unit + alpha
+    return tl.where(alpha > 0, value, x), slope, to_alpha
 
 
 @triton.jit

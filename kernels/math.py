@@ -16,8 +16,8 @@ FAR = tl.constexpr(110.0)  # where the logistic function of -x, times x, is 0
 FAR_FLOAT64 = tl.constexpr(800.0)
 NEAR = tl.constexpr(1000.0)  # products beyond it need no low part
 _INTERPRET = tl.constexpr(triton.knobs.runtime.interpret)
-_LN_2_HIGH = tl.constexpr(0.693145751953125)  # its first 15 bits
-_LN_2_LOW = tl.constexpr(1.4286068203094173e-06)
+LN_2_HIGH = tl.constexpr(0.693145751953125)  # its first 15 bits
+LN_2_LOW = tl.constexpr(1.4286068203094173e-06)
 _TINY = tl.constexpr(2.0**-31)
 _HUGE = tl.constexpr(2.0**31)
 ROUND = tl.constexpr(12582912.0)  # 1.5 * 2^23: adding it rounds to an integer, which then stands in the last bits
@@ -31,7 +31,7 @@ _TANHSHRINK = tl.constexpr((
 _TANHSHRINK_SERIES = tl.constexpr((
     929569 / 638512875, -21844 / 6081075, 1382 / 155925, -62 / 2835, 17 / 315, -2 / 15, 1 / 3,
 ))  # x - tanh x in powers of x, from x^15 down to x^3
-_EXPM1 = tl.constexpr((
+EXPM1 = tl.constexpr((
     1.3841916806995869e-03, 8.3677005022764206e-03, 4.1667714715003967e-02, 1.6666534543037415e-01, 4.9999997019767761e-01,
 ))  # R of exp(r) = 1 + r + r^2 R(r), within 2^-26 of exp(r) - 1 for |r| <= 0.35
 _LOG1P = tl.constexpr((
@@ -171,15 +171,15 @@ def exp(y, low):
 def logistic(y, excess):
     """(d, f): 1 / (1 + exp(y - excess)) is f / d, and both are normal numbers where the result is; excess must be tiny.
 
-    f is 2^-31 for y above 64, where exp(y) may overflow, and else 1. float32: |y| at most 110.
+    f is 2^-90 for y above 64, where exp(y) may overflow, and else 1. float32: |y| at most 150.
     """
     if y.dtype == tl.float64:
         d = 1.0 + tl.exp(y)
         f = constant(y, 1.0) + tl.zeros_like(y)
     else:
-        f = tl.where(y > 64.0, _TINY, 1.0)
+        f = tl.where(y > 64.0, 2.0**-90, 1.0)
         t = y * LOG2_E
-        power = tl.exp2(t + tl.where(y > 64.0, -31.0, 0.0))
+        power = tl.exp2(t + tl.where(y > 64.0, -90.0, 0.0))
         d = tl.fma(power, tl.fma(t, -LN_2, y) - excess, power) + f
     return d, f
 
@@ -210,8 +210,8 @@ def expm1(y, low, NEGATIVE: tl.constexpr):
         near = at_least(y, -87.0) if NEGATIVE else at_most(at_least(y, -87.0), 89.0)
         t = tl.fma(near, LOG2_E, ROUND)
         n = t - ROUND
-        r = tl.fma(n, -_LN_2_LOW, tl.fma(n, -_LN_2_HIGH, near) + low)
-        q = tl.fma(polynomial(r, _EXPM1, 4) * r, r, r)
+        r = tl.fma(n, -LN_2_LOW, tl.fma(n, -LN_2_HIGH, near) + low)
+        q = tl.fma(polynomial(r, EXPM1, 4) * r, r, r)
         exponent = t.to(tl.int32, bitcast=True) << 23
         if NEGATIVE:
             power = (exponent + (127 << 23)).to(tl.float32, bitcast=True)
@@ -256,7 +256,7 @@ def log_near_one(u, w):
         k = (bits >> 23) + 32
         near = k == 0
         mantissa = ((bits & 0x7FFFFF) + 0x3F400000).to(tl.float32, bitcast=True)
-        f = tl.where(near, w, mantissa - 1)
+        f = tl.where(near, w, tl.where((w < 0) & (w >= -0.5), tl.fma(w, 2.0, 1.0), mantissa - 1))  # w is closer than u there
         q = polynomial(f, _LOGARITHM, 8)
         logarithm = tl.fma(k.to(tl.float32), LN_2, tl.fma(q * f, f, f))
         edge = tl.where(u == 0, -float("inf"), tl.where(u == float("inf"), u, float("nan")))

@@ -21,6 +21,9 @@ _PI = tl.constexpr(3.1415927410125732)
 _PI_REST = tl.constexpr(-8.742277657347586e-08)
 _PI_REST_OF_REST = tl.constexpr(-3.4302490200117637e-15)
 _INVERSE_PI = tl.constexpr(0.3183098861837907)
+_HALF_PI_REST = tl.constexpr(-4.371138828673793e-08)
+_NEAR_PAIR = tl.constexpr(262144.0)  # up to here half a unit is too small to bring a remainder out of its range
+_KNOWN_PAIR = tl.constexpr(1099511627776.0)  # 2^40; half a unit of it is 2^16
 _MODERATE = tl.constexpr(4194304.0)  # up to here x / pi, rounded, is an integer that float32 holds together with its fraction
 _INVERSE_PI_0 = tl.constexpr(0x517CC1B727220A94)  # the first 256 bits of 1 / pi after the point
 _INVERSE_PI_1 = tl.constexpr(0xFE13ABE8FA9A6EE0)
@@ -50,19 +53,19 @@ def _reduce_huge(x, SHIFTED: tl.constexpr):
 
 
 @triton.jit
-def _beyond_moderate(x, square):
+def _beyond_moderate(x, square, BITS: tl.constexpr = 0x4A800000):
     """Whether any element is beyond 2^22, NaN too: squares are looked at where there are some, which spares the sign."""
     if square is None:
-        return tl.max(tl.reshape(x.to(tl.int32, bitcast=True) & 0x7FFFFFFF, (x.numel,))) > 0x4A800000
+        return tl.max(tl.reshape(x.to(tl.int32, bitcast=True) & 0x7FFFFFFF, (x.numel,))) > BITS
     else:
         return tl.max(tl.reshape(square.to(tl.int32, bitcast=True), (x.numel,))) > 0x55800000
 
 
 @triton.jit
 def _reduce(
-    x, low, SHIFTED: tl.constexpr, square=None, PARTS: tl.constexpr = 3, AT_INFINITY: tl.constexpr = float("nan"),
+    x, SHIFTED: tl.constexpr, square=None, PARTS: tl.constexpr = 3, AT_INFINITY: tl.constexpr = float("nan"),
 ):
-    """(parity, r): x + low, plus pi / 2 if SHIFTED, is n pi + r with |r| <= 1.63; the last bit of parity is that of n. low may be None.
+    """(parity, r): x, plus pi / 2 if SHIFTED, is n pi + r with |r| <= 1.63; the last bit of parity is that of n.
 
     Up to 2^22 by subtracting n times three parts of pi, or two, which leave out 2^-28; where a tile holds a larger number, its
     elements take the other path too. r is AT_INFINITY for infinities, and NaN where that is NaN.
@@ -83,9 +86,33 @@ def _reduce(
         parity = tl.where(huge, other_parity, parity)
         r = tl.where(huge, other, r)
         r = tl.where(tl.abs(x) < float("inf"), r, AT_INFINITY)
-    if low is not None:
-        r = r + low
     return parity, r
+
+
+@triton.jit
+def _reduce_pair(x, low):
+    """(parity, r, rest): x + low is n pi + r + rest as in _reduce, low being what the rounding to x left out; |rest| <= 2^-6.
+
+    Beyond 2^18 x and low are reduced each for itself, and then their sum; beyond 2^40 low is left out. r is NaN at infinity.
+    """
+    t = tl.fma(x, _INVERSE_PI, ROUND)
+    n = t - ROUND
+    r = tl.fma(n, -_PI_REST_OF_REST, tl.fma(n, -_PI_REST, tl.fma(n, -_PI, x)))
+    parity = t.to(tl.int32, bitcast=True)
+    if _beyond_moderate(x, None, 0x48800000):
+        far = tl.abs(x) > _NEAR_PAIR
+        other_parity, other = _reduce_huge(x, False)
+        t = tl.fma(low, _INVERSE_PI, ROUND)
+        n = t - ROUND
+        other += tl.where(tl.abs(x) < _KNOWN_PAIR, tl.fma(n, -_PI_REST, tl.fma(n, -_PI, low)), 0.0)
+        again = tl.fma(other, _INVERSE_PI, ROUND)
+        n = again - ROUND
+        other = tl.fma(n, -_PI_REST, tl.fma(n, -_PI, other))
+        parity = tl.where(far, other_parity + t.to(tl.int32, bitcast=True) + again.to(tl.int32, bitcast=True), parity)
+        r = tl.where(far, other, r)
+        r = tl.where(tl.abs(x) < float("inf"), r, float("nan"))
+        low = tl.where(far, 0.0, low)
+    return parity, r, low
 
 
 @triton.jit
@@ -112,7 +139,7 @@ def sin(x):
     if x.dtype == tl.float64 or _INTERPRET:
         return tl.sin(x)
     else:
-        parity, r = _reduce(x, None, False)
+        parity, r = _reduce(x, False)
         return signed(_sine(r), parity)
 
 
@@ -122,18 +149,31 @@ def cos(x):
     if x.dtype == tl.float64 or _INTERPRET:
         return tl.cos(x)
     else:
-        parity, r = _reduce(x, None, True)
+        parity, r = _reduce(x, True)
         return signed(_sine(r), parity)
 
 
 @triton.jit
-def sin_cos(x, low):
-    """(sin, cos) of x + low for every x; low must be tiny."""
+def sin_cos(x):
+    """(sin, cos) for every x."""
+    if x.dtype == tl.float64 or _INTERPRET:
+        return tl.sin(x), tl.cos(x)
+    else:
+        parity, r = _reduce(x, False)
+        return signed(_sine(r), parity), signed(_cosine(r), parity)
+
+
+@triton.jit
+def sin_cos_of_pair(x, low):
+    """(sin, cos) of x + low for every x, low being what the rounding to x left out."""
     if x.dtype == tl.float64 or _INTERPRET:
         return tl.sin(x + low), tl.cos(x + low)
     else:
-        parity, r = _reduce(x, low, False)
-        return signed(_sine(r), parity), signed(_cosine(r), parity)
+        parity, r, rest = _reduce_pair(x, low)
+        angle = r + rest
+        rest = (r - angle) + rest
+        sine, cosine = _sine(angle), _cosine(angle)
+        return signed(tl.fma(cosine, rest, sine), parity), signed(tl.fma(-sine, rest, cosine), parity)
 
 
 @triton.jit
@@ -153,7 +193,7 @@ def half_phase(x, square):
     if _INTERPRET:
         return tl.zeros_like(x).to(tl.int32), tl.where(tl.abs(x) == float("inf"), 0.0, x)
     else:
-        return _reduce(x, None, False, square, 2, 0.0)
+        return _reduce(x, False, square, 2, 0.0)
 
 
 @triton.jit
@@ -176,16 +216,26 @@ def half_phase_of_product(a, x, AT_INFINITY: tl.constexpr):
 
 
 @triton.jit
-def sin_squared(x, low):
-    """sin(x + low)^2 for every x; low must be tiny. Beyond pi / 4 it is 1 - cos^2, a unit more exact."""
+def sin_squared_of_pair(x, low):
+    """(square, rest): sin(x + low)^2 is square + rest for every x, low being what the rounding to x left out.
+
+    From q + q^2 U(q), q = r^2, and what rounding takes from q; beyond pi / 4 it is 1 - cos^2.
+    """
     if x.dtype == tl.float64 or _INTERPRET:
         sine = tl.sin(x + low)
-        return sine * sine
+        return sine * sine, tl.zeros_like(x)
     else:
-        _, r = _reduce(x, low, False)
-        large = tl.abs(r) > 0.5 * HALF_PI
-        square = sin_squared_near(tl.where(large, HALF_PI - tl.abs(r), r))
-        return tl.where(large, 1 - square, square)
+        _, r, rest = _reduce_pair(x, low)
+        a = tl.abs(r)
+        rest = tl.where(r < 0, -rest, rest)
+        large = a > 0.5 * HALF_PI
+        near = tl.where(large, HALF_PI - a, a)
+        rest = tl.where(large, _HALF_PI_REST - rest, rest)
+        q = near * near
+        q_rest = tl.fma(near + near, rest, tl.fma(near, near, -q))
+        rest = tl.fma(polynomial(q, _SINE_SQUARED, 5) * q, q, q_rest * tl.fma(q, -2 / 3, 1.0))
+        square = 1 - q
+        return tl.where(large, square, q), tl.where(large, ((1 - square) - q) - rest, rest)
 
 
 @triton.jit
