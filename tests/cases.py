@@ -4,6 +4,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -13,6 +14,9 @@ from fastlayers.reference.dtypes import accumulate_dtype
 from fastlayers.specs import ACTIVATIONS, Activation
 
 DTYPES = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
+
+needs_cpp = pytest.mark.skipif(not fastlayers.backends()["cpp"].startswith("available"), reason=fastlayers.backends()["cpp"])
+"""For what only the C++ extension has; .ci/run sets FASTLAYERS_CPP=1, by which an extension that is not built fails there."""
 
 
 @dataclass(frozen=True)

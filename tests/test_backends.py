@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import torch
+from cases import needs_cpp
 
 import fastlayers as fl
 from fastlayers.backends import NAMES, select
@@ -135,7 +136,6 @@ def test_import_is_cheap() -> None:
     assert out.stdout == "[]\n"
 
 
-CPP = pytest.mark.skipif(not fl.backends()["cpp"].startswith("available"), reason=fl.backends()["cpp"])
 
 
 def cpp_with(capability: str) -> tuple[str, str]:
@@ -148,7 +148,7 @@ def cpp_with(capability: str) -> tuple[str, str]:
     return found, line
 
 
-@CPP
+@needs_cpp
 @pytest.mark.parametrize("capability", ["baseline", "avx2", "avx512"])
 def test_every_cpu_capability_can_be_forced(capability: str) -> None:
     """The kernels for older processors run here too; one that this processor lacks, by torch's word, is refused with a clear line."""
@@ -160,7 +160,7 @@ def test_every_cpu_capability_can_be_forced(capability: str) -> None:
                         f"FASTLAYERS_CPU_CAPABILITY must be one that this processor has, got {capability}")
 
 
-@CPP
+@needs_cpp
 def test_unknown_capability_fails_at_import() -> None:
     for value in ("sse9", "AVX2"):
         environment = {**os.environ, "FASTLAYERS_CPU_CAPABILITY": value}

@@ -3,13 +3,13 @@ from __future__ import annotations
 
 import pytest
 import torch
+from cases import needs_cpp
 from cpu_results import SEED, layer_results
 
-import fastlayers as fl
 from fastlayers import reference
 from fastlayers.reference import dropout
 
-pytestmark = pytest.mark.skipif(not fl.backends()["cpp"].startswith("available"), reason=fl.backends()["cpp"])
+pytestmark = needs_cpp
 
 
 def test_masks_are_the_same_bits(cpu_results) -> None:

@@ -6,16 +6,16 @@ import math
 import mpmath
 import pytest
 import torch
+from cases import needs_cpp
 from cpu_results import CASES, DOUBLES, HALF_TYPES, Results, all_arguments, float64_inputs, given, inputs
 from tolerances import assert_errors
 from torch import Tensor
 
-import fastlayers as fl
 from fastlayers import specs
 from fastlayers.reference import activations
 from fastlayers.tolerance import ulp
 
-pytestmark = pytest.mark.skipif(not fl.backends()["cpp"].startswith("available"), reason=fl.backends()["cpp"])
+pytestmark = needs_cpp
 
 
 def case_name(case: object) -> str:

@@ -6,6 +6,7 @@ import warnings
 
 import pytest
 import torch
+from cases import needs_cpp
 from torch.utils.checkpoint import checkpoint
 
 import fastlayers as fl
@@ -232,7 +233,7 @@ def test_refusals(call, kind: type[Exception], message: str) -> None:
         call(torch.ones(2, 3, 5))
 
 
-@pytest.mark.skipif(not fl.backends()["cpp"].startswith("available"), reason=fl.backends()["cpp"])
+@needs_cpp
 def test_the_extension_checks_samples() -> None:
     from fastlayers import _C
 

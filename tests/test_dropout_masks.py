@@ -12,6 +12,7 @@ import cases
 import mask_rule
 import pytest
 import torch
+from cases import needs_cpp
 from mask_rule import kept
 from tolerances import assert_within, gradient_bound, value_bound
 
@@ -22,9 +23,6 @@ from fastlayers.backends import select
 from fastlayers.functional.dropout import CONVENTIONS
 from fastlayers.reference.dropout import DROPOUT_STREAM, alpha_outcome, keep_scale, mask_like, philox, random_numbers, threshold
 
-CPP = pytest.mark.skipif(not fl.backends()["cpp"].startswith("available"), reason=fl.backends()["cpp"])
-
-
 # The mask rule
 
 def test_masks_follow_the_rule(backend: str) -> None:
@@ -33,7 +31,7 @@ def test_masks_follow_the_rule(backend: str) -> None:
         assert torch.equal(mask_rule.by_backend(case), mask_rule.by_rule(case)), case
 
 
-@CPP
+@needs_cpp
 @pytest.mark.parametrize("threads", [1, 4])
 def test_masks_for_any_number_of_threads(threads: int) -> None:
     """The cases, and a tensor that several threads share, against one thread's bits."""
@@ -52,7 +50,7 @@ def test_masks_for_any_number_of_threads(threads: int) -> None:
         torch.set_num_threads(before)
 
 
-@CPP
+@needs_cpp
 @pytest.mark.parametrize("capability", ["baseline", "avx2", "avx512"])
 def test_masks_on_every_instruction_set(capability: str, tmp_path: Path) -> None:
     from fastlayers import _C

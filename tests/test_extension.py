@@ -5,11 +5,12 @@ import sys
 
 import pytest
 import torch
+from cases import needs_cpp
 
 from fastlayers.backends import extension
 from fastlayers.specs import ACTIVATIONS, UPDATE_RULES
 
-pytestmark = pytest.mark.skipif(extension is None, reason="the C++ extension is not built")
+pytestmark = needs_cpp
 
 
 def test_functors_say_of_activations_what_their_rows_say() -> None:

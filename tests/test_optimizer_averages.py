@@ -6,6 +6,7 @@ import copy
 import pytest
 import torch
 from optimizer_cases import EVERY_RULE, layouts, make_params, optimizer_of, resumed, set_grads
+from tolerances import STEP_TOLERANCES
 
 import fastlayers as fl
 
@@ -25,7 +26,7 @@ def test_averages_and_swapping_them(device, name: str, dtype: torch.dtype) -> No
     before = [p.detach().clone() for p in params]
     with optimizer.swap_ema():
         for p, mean in zip(params, want, strict=True):
-            torch.testing.assert_close(p.detach().cpu(), mean.to(dtype), rtol=2 * torch.finfo(dtype).eps, atol=2e-6)
+            torch.testing.assert_close(p.detach().cpu(), mean.to(dtype), rtol=torch.finfo(dtype).eps, atol=STEP_TOLERANCES[torch.float32])
         with pytest.raises(RuntimeError, match=f"^{name}: step must be called after swap_ema"):
             optimizer.step()
         averages = [p.detach().clone() for p in params]

@@ -4,6 +4,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.utils.checkpoint
+from cases import needs_cpp
 from torch.autograd import forward_ad
 
 import fastlayers as fl
@@ -11,7 +12,7 @@ from fastlayers import activation_argument
 from fastlayers.backends import extension
 from fastlayers.specs import ACTIVATIONS
 
-pytestmark = pytest.mark.skipif(extension is None, reason=fl.backends()["cpp"])
+pytestmark = needs_cpp
 
 
 def silu(x):
