@@ -7,7 +7,6 @@ import triton.language as tl
 from . import math
 
 _LARGEST = tl.constexpr(3.4028234663852886e38)
-_LARGEST_FLOAT64 = tl.constexpr(1.7976931348623157e308)
 
 
 @triton.jit
@@ -93,7 +92,38 @@ def _reach(slope):
 
 
 @triton.jit
+def _add(total, low, term, rest):
+    """total + low with term + rest added, in two numbers again: what rounding takes from a sum of lines counts where lines cancel."""
+    total, lost = math.exact_sum(total, term)
+    return total, low + (lost + rest)
+
+
+@triton.jit
+def _add_line(total, low, slope, a, b):
+    """_add of slope (a - b), where a slope of 0 makes 0 even of an infinite difference."""
+    difference, rest = math.exact_sum(a, -b)
+    rest = tl.where(tl.abs(difference) < float("inf"), rest, 0.0)
+    difference = tl.where((slope == 0) & (tl.abs(difference) == float("inf")), 1.0, difference)
+    product = slope * difference
+    return _add(total, low, product, tl.fma(slope, rest, tl.fma(slope, difference, -product)))
+
+
+@triton.jit
+def _joined(total, low):
+    return tl.where(tl.abs(total) < float("inf"), total + low, total)
+
+
+@triton.jit
 def srelu(x, p):
+    t_l, a_l, t_r, a_r = p
+    right = x >= t_r
+    edge = tl.where(right, t_r, t_l)
+    total, low = _add_line(edge, tl.zeros_like(x), tl.where(right, a_r, a_l), x, edge)
+    return tl.where(right | (x <= t_l), _joined(total, low), x)
+
+
+@triton.jit
+def srelu_half(x, p):
     t_l, a_l, t_r, a_r = p
     right = tl.fma(tl.broadcast_to(a_r, x.shape), math.smaller(x - t_r, _reach(a_r)), tl.broadcast_to(t_r, x.shape))
     left = tl.fma(tl.broadcast_to(a_l, x.shape), math.larger(x - t_l, -_reach(a_l)), tl.broadcast_to(t_l, x.shape))
@@ -113,9 +143,23 @@ def srelu_derivative(x, p):
 
 @triton.jit
 def apl(x, p):
+    HINGES: tl.constexpr = len(p) // 2
+    huge = tl.abs(x) > 2.0**100  # then partial sums might overflow
+    scale = tl.where(huge, 2.0**-20, 1.0).to(x.dtype)
+    scaled = x * scale
+    total = math.at_least(scaled, 0.0)
+    low = tl.zeros_like(x)
+    for s in tl.static_range(HINGES):
+        b = p[HINGES + s]
+        total, low = _add_line(total, low, tl.where(x < b, p[s], 0.0), b * scale, scaled)
+    return _joined(total, low) * tl.where(huge, 2.0**20, 1.0)
+
+
+@triton.jit
+def apl_half(x, p):
     """Hinges reach to the largest number only; where x is -infinity, the sum is replaced by its limit."""
     HINGES: tl.constexpr = len(p) // 2
-    finite = math.at_least(x, -_LARGEST if x.dtype == tl.float32 else -_LARGEST_FLOAT64)
+    finite = math.at_least(x, -_LARGEST)
     value = math.at_least(x, 0.0)
     limit = tl.zeros_like(p[0])
     for s in tl.static_range(HINGES):
@@ -127,6 +171,22 @@ def apl(x, p):
 
 @triton.jit
 def apl_derivative(x, p):
+    HINGES: tl.constexpr = len(p) // 2
+    slope = tl.where(x < 0, 0.0, 1.0).to(x.dtype)
+    low = tl.zeros_like(x)
+    to_slopes = ()
+    to_hinges = ()
+    for s in tl.static_range(HINGES):
+        b = p[HINGES + s]
+        bent = tl.where(x < b, p[s], 0.0)
+        slope, low = _add(slope, low, -bent, 0.0)
+        to_slopes += (math.at_least(b - x, 0.0),)
+        to_hinges += (bent,)
+    return (_joined(slope, low),) + to_slopes + to_hinges
+
+
+@triton.jit
+def apl_derivative_half(x, p):
     HINGES: tl.constexpr = len(p) // 2
     slope = tl.where(x < 0, 0.0, 1.0).to(x.dtype)
     to_slopes = ()

@@ -42,14 +42,6 @@ def _soft_logarithm(x, alpha):
 
 
 @triton.jit
-def _exact_sum(a, b):
-    """(sum, rest): a + b is sum + rest."""
-    total = a + b
-    part = total - a
-    return total, (a - (total - part)) + (b - part)
-
-
-@triton.jit
 def _grown(x, v, low, rate):
     """(exp(v + low) - 1) / rate + rate for v = rate x in float32, exact in relative terms where it crosses zero, too.
 
@@ -68,10 +60,10 @@ def _grown(x, v, low, rate):
     unit = tl.where(near < -64.0, 2.0**40, tl.where(near > 64.0, 2.0**-40, 1.0))
     small = tl.where(rate < 2.0, rate, 0.0)
     square = small * small
-    offset, rest = _exact_sum(square, tl.full(square.shape, -1.0, square.dtype))
+    offset, rest = math.exact_sum(square, tl.full(square.shape, -1.0, square.dtype))
     rest += math.rounding_of_product(small, small, square)
-    whole, first = _exact_sum(power, offset * unit)
-    total, second = _exact_sum(whole, power * r)
+    whole, first = math.exact_sum(power, offset * unit)
+    total, second = math.exact_sum(whole, power * r)
     total += tl.fma(power, tail, rest * unit) + (first + second)
     return tl.where(tl.abs(v) < 2.0**-26, x + rate, total / rate * (1 / unit) + tl.where(rate < 2.0, 0.0, rate))
 

@@ -99,6 +99,14 @@ def larger(x, y):
 
 
 @triton.jit
+def exact_sum(a, b):
+    """(sum, rest): a + b is sum + rest."""
+    total = a + b
+    part = total - a
+    return total, (a - (total - part)) + (b - part)
+
+
+@triton.jit
 def rounding_of_product(a, x, y):
     """a x - y, what rounding to y = a x left out; 0 in float64, where nothing is amplified enough to matter."""
     if x.dtype == tl.float64:

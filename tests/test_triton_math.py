@@ -90,12 +90,12 @@ def test_float32(row: specs.Activation) -> None:
         check_float32(row, x, call(row, x, row.start()), row.start())
 
 
-OTHERS = [(row, index) for row, index in CASES if index and not row.random and row.name != "apl"]
+OTHERS = [(row, index) for row, index in CASES if index and not row.random]
 
 
 @pytest.mark.parametrize(("row", "index"), OTHERS, ids=lambda case: getattr(case, "name", str(case)))
 def test_float32_with_other_arguments(row: specs.Activation, index: int) -> None:
-    """Within the same budget; the slopes of a random row are compared below, and apl's sums cancel by more than it."""
+    """Within the same budget; the slopes of a random row are compared below."""
     x, (learnables, constants) = float32_inputs(row), all_arguments(row)[index]
     with emulator.device(arch=90):
         check_float32(row, x, call(row, x, list(learnables), constants), list(learnables), constants)
@@ -103,17 +103,10 @@ def test_float32_with_other_arguments(row: specs.Activation, index: int) -> None
 
 @pytest.mark.parametrize("name", ELSEWHERE)
 def test_float32_with_other_parameters(name: str) -> None:
-    """Within the same budget; x stays where the terms of a sum do not cancel by more than the input's own rounding."""
+    """Within the same budget, where the terms of a sum cancel too."""
     row, x = specs.ACTIVATIONS[name], float32_inputs(specs.ACTIVATIONS[name])
     with emulator.device(arch=90):
-        got = call(row, x, ELSEWHERE[name])
-    value, slope, second = oracle(row, x, ELSEWHERE[name])
-    terms = ulp(x.double().nan_to_num(nan=1.0, posinf=1.0, neginf=1.0).abs().clamp_min(max(map(abs, ELSEWHERE[name]))), torch.float32)
-    cancelling = terms if name in ("srelu", "apl") else torch.zeros_like(terms)
-    own = 0.5 * ulp(x, torch.float32)
-    assert_errors(got[0], value, x, row.ulp * ulp(value, torch.float32) + finite(own * slope.abs()) + 2 * cancelling, name)
-    allowed = (row.derivative_ulp * ulp(slope, torch.float32)).clamp_min(row.derivative_absolute) + finite(own * second.abs())
-    assert_errors(got[1], slope, x, allowed, f"{name}'")
+        check_float32(row, x, call(row, x, ELSEWHERE[name]), ELSEWHERE[name])
 
 
 def check_half(row: specs.Activation, x: Tensor, got: tuple[Tensor, Tensor], learnables: list[float], own: float) -> None:

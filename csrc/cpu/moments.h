@@ -43,6 +43,9 @@ template <class Storage, bool along> struct StatisticsLoop {
     T *const first = r.sums + row * sum_lanes, *const second = first + r.sums_step;
     int64_t i = row * r.stride;
     const int64_t last = i + r.count;
+    if (r.sums_begin) {
+      for (int j = 0; j < sum_lanes; j += V::size) store(first + j, V(static_cast<T>(0))), store(second + j, V(static_cast<T>(0)));
+    }
     while (i + sum_lanes <= last) {
       const int64_t end = smaller(last, i + short_sum);
       V sums[group], squares[group];
@@ -106,8 +109,7 @@ template <class Storage> class MomentsWorker {
   // found_[c] of steps [q0, q1): the mean deviation from the pilot, and the squares of deviations from the mean.
   void sum_deviations(int64_t c0, int64_t c1, int64_t q0, int64_t q1, double count) {
     worker_.enter_group(c0, c1);
-    worker_.clear_sums();
-    worker_.visit(q0, q1);
+    worker_.visit_for_sums(q0, q1);
     worker_.read_sums(sums_.data());
     const double *const sums = sums_.data(), *const squares = sums + pass_.geometry.c;
     Moments* const found = found_.data();

@@ -125,15 +125,17 @@ template <class Storage> class Worker {
   // Calls the pass's loop on steps [q0, q1) of the group.
   void visit(int64_t q0, int64_t q1) {
     if (geometry_.along) visit_along(q0, q1);
-    else visit_planar(q0, q1);
+    else visit_planar(q0, q1, false);
   }
 
-  void clear_sums() {
-    const int64_t size = pass_.sum_count * (geometry_.along ? geometry_.padded_row() : geometry_.group * sum_lanes);
-    for (int64_t i = 0; i < size; ++i) lanes_[i] = 0;
+  // visit, for read_sums to give the sums over these steps.
+  void visit_for_sums(int64_t q0, int64_t q1) {
+    if (!geometry_.along) return visit_planar(q0, q1, true);
+    for (int64_t i = 0; i < pass_.sum_count * geometry_.padded_row(); ++i) lanes_[i] = 0;
+    visit_along(q0, q1);
   }
 
-  // The sums over what was visited since clear_sums: that of channel c and number k to sums[k, c].
+  // The sum of channel c and number k over the steps of visit_for_sums to sums[k, c].
   void read_sums(double* sums) {
     const int64_t channels = last_channel_ - first_channel_;
     for (int k = 0; k < pass_.sum_count; ++k) {
@@ -146,8 +148,7 @@ template <class Storage> class Worker {
   // sums[k, c] += everything that steps [q0, q1) contribute, in the fixed order of the geometry.
   void accumulate(int64_t q0, int64_t q1, double* sums) {
     for (int64_t q = q0; q < q1; q += geometry_.fold) {
-      clear_sums();
-      visit(q, smaller(q1, q + geometry_.fold));
+      visit_for_sums(q, smaller(q1, q + geometry_.fold));
       read_sums(found_.data());
       add_sums(sums, found_.data(), pass_.sum_count, geometry_.c, first_channel_, last_channel_);
     }
@@ -201,26 +202,28 @@ template <class Storage> class Worker {
     }
   }
 
-  void visit_planar(int64_t q0, int64_t q1) {
+  void visit_planar(int64_t q0, int64_t q1, bool begins) {
     for (int64_t q = q0; q < q1; ++q) {
       const int64_t sample = q / geometry_.blocks, start = q % geometry_.blocks * longest_run;
       const int64_t count = smaller(longest_run, geometry_.s - start);
       const int64_t rows = geometry_.blocks > 1 ? 1 : has_numbers() ? larger(1, RandomNumbers::longest / count) : geometry_.group;
       for (int64_t c = first_channel_; c < last_channel_; c += rows) {
         for (int k = 0; k < varying_count_; ++k) run_.columns[varying_[k]] = pass_.run.columns[varying_[k]].from(c);
-        call_planar(sample, c, smaller(rows, last_channel_ - c), start, count);
+        call_planar(sample, c, smaller(rows, last_channel_ - c), start, count, begins && q == q0);
       }
     }
   }
 
   bool has_numbers() const { return pass_.dropout || pass_.random; }
 
-  // The loop on elements [start, start + count) of a sample's channels c .. c + rows - 1, in pieces that have numbers.
-  void call_planar(int64_t sample, int64_t c, int64_t rows, int64_t start, int64_t count) {
+  // The loop on elements [start, start + count) of a sample's channels c .. c + rows - 1, in pieces that have numbers. Their sums begin
+  // here, or go on.
+  void call_planar(int64_t sample, int64_t c, int64_t rows, int64_t start, int64_t count, bool begins) {
     const int64_t row = sample * geometry_.c + c, last = geometry_.blocks > 1 ? row + 1 : sample * geometry_.c + last_channel_;
     const int64_t piece = has_numbers() ? RandomNumbers::longest : count;
     T* const lanes = lanes_.data() + (c - first_channel_) * sum_lanes;
-    for (int64_t end = start + count; start < end; start += piece) {
+    run_.sums_begin = begins;
+    for (int64_t end = start + count; start < end; start += piece, run_.sums_begin = false) {
       const int64_t elements = smaller(piece, end - start);
       call(row * geometry_.s + start, elements, rows, elements, last * geometry_.s, lanes, geometry_.group * sum_lanes);
     }

@@ -131,7 +131,7 @@ template <class Activation, class Storage, bool along, Sweep sweep> struct Backw
   const uint16_t* const numbers;
   const int32_t threshold;
   const V keep, nothing;
-  const bool past_caches, corrected;
+  const bool past_caches, corrected, continues;  // continues: sums are added to those in memory
   T* const sums_memory;
   T* row_sums;  // planar: those of the row
   const int64_t sums_step;
@@ -141,7 +141,7 @@ template <class Activation, class Storage, bool along, Sweep sweep> struct Backw
       : inputs(r), dy(r.dy), dx(r.dx), dresidual(r.dresidual), parked(r.parked), numbers(r.numbers), threshold(r.threshold),
         keep(r.keep_scale), nothing(static_cast<T>(0)),
         past_caches(can_pass_caches<along>(r, r.dx) && can_pass_caches<along>(r, r.dresidual)), corrected(r.corrected),
-        sums_memory(r.sums), row_sums(r.sums), sums_step(r.sums_step) {}
+        continues(r.sums && !r.sums_begin), sums_memory(r.sums), row_sums(r.sums), sums_step(r.sums_step) {}
 
   FL_HD int sum_count() const { return sum_first_parameter + inputs.learnables(); }
 
@@ -200,7 +200,7 @@ template <class Activation, class Storage, bool along, Sweep sweep> struct Backw
     for (int k = first_sum; k < sum_count(); ++k) {
       for (int j = 0; j < group; ++j) {
         T* const address = row_sums + k * sums_step + j * V::size;
-        if constexpr (in) sums[k][j] = sums_memory ? load<V>(address) : V(static_cast<T>(0));
+        if constexpr (in) sums[k][j] = continues ? load<V>(address) : V(static_cast<T>(0));
         else if (sums_memory) store(address, sums[k][j]);
       }
     }

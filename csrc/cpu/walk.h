@@ -45,6 +45,7 @@ template <class Storage> struct Run {
   T* sums;  // sum k is at sums + k * sums_step: 16 partial ones of each row (planar) or one per element of a row. Null: none wanted
   int64_t sums_step;
   bool sums_dz;  // whether those of dz are wanted, beside the parameters'
+  bool sums_begin;  // planar: whether they begin at 0, whatever is in memory
 };
 
 namespace {
