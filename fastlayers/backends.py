@@ -171,6 +171,8 @@ def select(x: Tensor, activation: str | None = None) -> ModuleType:
     chosen = _cpu_default if _choices[-1].name == "auto" and x.is_cpu else _select(x)
     if activation in REGISTERED and any(chosen is _module(name)[0] and _lacks(name, activation) for name in _COMPILED):
         return reference if chosen is _cpp else _uncompiled(x.device.type)
+    if activation is not None and activation not in ACTIVATIONS:
+        raise checks.unregistered(activation)
     return chosen
 
 

@@ -353,6 +353,29 @@ assert kind is fl.nn.OwnGate and kind().beta.item() == 1.5 and fl.nn.OwnTwo().c 
     assert "register_activation: a pickled 'own_two' must be the formula that is registered here, ('x * x', (), ()), got (" in done.stderr
 
 
+def test_exported_programs_want_the_formula(tmp_path) -> None:
+    """Another process that has not registered it is told so, and computes the same once it has."""
+    class Model(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return fl.functional.bias_activation(x, x[0], "own_pieces")
+
+    x, path = torch.randn(5, 4), tmp_path / "model.pt2"
+    torch.export.save(torch.export.export(Model(), (x,)), path)
+    torch.save((x, Model()(x)), tmp_path / "values.pt")
+    run = f"""
+import torch, fastlayers as fl
+x, y = torch.load({str(tmp_path / "values.pt")!r})
+model = torch.export.load({str(path)!r}).module()
+try: model(x)
+except ValueError as refusal: print(refusal)
+fl.register_activation("own_pieces", {FORMULAS["own_pieces"][0]!r})
+torch.testing.assert_close(model(x), y)
+"""
+    done = subprocess.run([sys.executable, "-c", run], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "register_activation: an exported program's activation must be registered before it runs, got 'own_pieces'\n"
+
+
 def test_in_tritons_interpreter() -> None:
     """All functions of formulas, whose libdevice the interpreter has not, against the reference; float32 and float64."""
     done = subprocess.run([sys.executable, "-c", f"""

@@ -91,6 +91,11 @@ def unknown_module(operation: str, module: torch.nn.Module, known: Iterable[str]
     return ValueError(f"{operation}: activation must be a module of {', '.join(known)}, got {type(module).__name__}")
 
 
+def unregistered(name: str) -> ValueError:
+    """The refusal of a program that was exported where a formula of this name was registered."""
+    return ValueError(f"register_activation: an exported program's activation must be registered before it runs, got {name!r}")
+
+
 def unreadable(operation: str, text: str) -> ValueError:
     """The refusal of text that is no name and no call with numbers."""
     return ValueError(f"{operation}: activation must read like name or name(constant=number), got {text!r}")
