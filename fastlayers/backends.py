@@ -13,7 +13,7 @@ from torch import Tensor
 
 from . import checks, reference
 from .generated import REGISTERED
-from .specs import ACTIVATIONS
+from .specs import ACTIVATIONS, UPDATE_RULES
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
@@ -77,6 +77,13 @@ def _reason_against_torch(name: str, module: ModuleType) -> str:
             "pip install --no-build-isolation --force-reinstall --no-deps")
 
 
+def _reason_against_rows(name: str, module: ModuleType) -> str:
+    """Why an extension does not fit specs.py, which has rows that it was built without; "" if it does."""
+    facts = {**module.activation_facts(), **module.update_rule_facts()}
+    lacking = [row for row in (*ACTIVATIONS, *UPDATE_RULES) if row not in facts and row not in REGISTERED]
+    return f"{_TITLES[name]} was built without {', '.join(lacking)}: build or install fastlayers again" if lacking else ""
+
+
 def _load(name: str) -> tuple[ModuleType | None, str]:
     """(the backend's module, "") or (None, the reason why it cannot be imported)."""
     if name == "cuda" and importlib.util.find_spec("fastlayers._CUDA") is None:
@@ -88,7 +95,7 @@ def _load(name: str) -> tuple[ModuleType | None, str]:
                       "-v shows why it was left out")
     try:
         module = importlib.import_module(_MODULES[name])
-        if reason := _reason_against_torch(name, module):
+        if name in _COMPILED and (reason := _reason_against_torch(name, module) or _reason_against_rows(name, module)):
             return None, reason
         return (Completed(module) if name == "cuda" else module), ""
     except (ImportError, OSError, RuntimeError) as error:

@@ -40,3 +40,12 @@ def test_an_extension_of_another_torch_is_left_out(monkeypatch: pytest.MonkeyPat
             "pip install --no-build-isolation --force-reinstall --no-deps"))
     monkeypatch.setattr(extension, "torch_version", ".".join(torch.__version__.split(".")[:2]) + ".99")
     assert backends._load("cpp") == (extension, ""), "releases of one series share their classes"
+
+
+def test_an_extension_without_a_row_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that was built before the row was written: the import of the package asks it about every row."""
+    backends = sys.modules["fastlayers.backends"]
+    facts = {name: value for name, value in extension.activation_facts().items() if name not in ("relu", "mish")}
+    monkeypatch.setattr(extension, "activation_facts", lambda: facts)
+    assert backends._load("cpp") == (
+        None, "the C++ extension fastlayers._C was built without relu, mish: build or install fastlayers again")

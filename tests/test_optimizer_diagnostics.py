@@ -38,7 +38,24 @@ def test_diagnostics_see_the_bfloat16_trap_and_skipped_steps() -> None:
         lost[title] = optimizer.diagnostics().groups[0].lost
         assert not optimizer.state
     assert lost == {"plain": 0.75, "masters": 0, "rounding": 0}
-    for value in (1.0, 0.0, 1.0):
-        optimizer.found_inf = torch.tensor(value)
-        optimizer.step()
-    assert optimizer.diagnostics().skipped == 2
+    for step in (optimizer.step, torch.compile(optimizer.step, fullgraph=True, backend="aot_eager"), optimizer.step):
+        for value in (1.0, 0.0, 1.0):
+            optimizer.found_inf = torch.tensor(value)
+            step()
+    assert optimizer.diagnostics().skipped == 6
+
+
+def test_diagnostics_know_which_masters_a_step_uses() -> None:
+    """A checkpoint may hold some that are not asked for, or a parameter may have become one that needs none."""
+    p = torch.ones(4, dtype=torch.bfloat16, requires_grad=True)
+    p.grad = torch.full_like(p, 0.5)
+    with_masters, without = fl.optim.SGD([p], lr=1e-4, momentum=0.9, master_weights=True), fl.optim.SGD([p], lr=1e-4, momentum=0.9)
+    with_masters.step()
+    assert with_masters.diagnostics().groups[0].lost == 0
+    without.load_state_dict(with_masters.state_dict())
+    assert "master" in without.state[p]
+    assert without.diagnostics().groups[0].lost == 1
+    p.grad = None
+    p.data = p.data.double()
+    p.grad = torch.full_like(p, 0.5)
+    assert with_masters.diagnostics().groups[0].lost == 0

@@ -51,6 +51,28 @@ def test_hooks_of_a_subclass_with_its_own_step_run_once() -> None:
     assert calls == [1, 1]
 
 
+@pytest.mark.parametrize("call", [lambda step: step, lambda step: lambda: step()], ids=["step", "function"])
+def test_a_compiled_step_calls_hooks(call) -> None:
+    """As torch's does: what clips in a hook would else be lost without a word. Hooks may come after compiling."""
+    class Mine(fl.optim.SGD):
+        def step(self, closure=None):
+            return super().step(closure)
+
+    calls = {}
+    for kind in (torch.optim.SGD, fl.optim.SGD, Mine):
+        torch._dynamo.reset()
+        p = torch.ones(3, requires_grad=True)
+        optimizer, calls[kind] = kind([p], lr=0.5), []
+        step = torch.compile(call(optimizer.step), backend="aot_eager")
+        for before in (False, True):
+            p.grad = torch.full((3,), 8.0)
+            if before:
+                optimizer.register_step_pre_hook(lambda *_, p=p: (p.grad.mul_(0.125), None)[1])
+                optimizer.register_step_post_hook(lambda *_, p=p, kind=kind: calls[kind].append(p.tolist()))
+            step()
+    assert calls[fl.optim.SGD] == calls[Mine] == calls[torch.optim.SGD] == [[-3.5] * 3]
+
+
 def test_the_profiler_sees_the_step() -> None:
     _, optimizer, _, _ = pair("Adam")
     set_grads(make_params())
@@ -81,7 +103,8 @@ def test_schedulers(name: str) -> None:
     assert_equal(ours, theirs)
 
 
-def test_closure_is_called_with_gradients_enabled() -> None:
+@pytest.mark.parametrize("compiled", [False, True])
+def test_closure_is_called_with_gradients_enabled(compiled: bool) -> None:
     p = torch.ones(3, requires_grad=True)
     optimizer = fl.optim.SGD([p], lr=0.25)
 
@@ -92,7 +115,8 @@ def test_closure_is_called_with_gradients_enabled() -> None:
         return loss
 
     with torch.no_grad():
-        assert optimizer.step(closure).item() == 3
+        step = torch.compile(optimizer.step, backend="aot_eager") if compiled else optimizer.step
+        assert step(closure).item() == 3
     assert p.tolist() == [0.5] * 3
     assert optimizer.step() is None
 

@@ -228,3 +228,12 @@ def test_a_refused_step_is_not_counted() -> None:
     assert optimizer.diagnostics().skipped == 0
     assert optimizer.state_dict() == other.state_dict()
     assert all(torch.equal(p, q) for p, q in zip(params, others, strict=True))
+
+
+def test_a_refused_first_step_draws_no_seed() -> None:
+    p = torch.ones(8, dtype=torch.bfloat16, requires_grad=True)
+    optimizer = fl.optim.Adam([p], stochastic_rounding=True)
+    p.grad, before = torch.ones_like(p).to_sparse(), optimizer.state_dict()
+    with pytest.raises(RuntimeError, match=r"^Adam: grad must be dense"):
+        optimizer.step()
+    assert optimizer.state_dict() == before

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..backends import select
 from .norms import gradient_norm, on, over_ranks, total_norms
-from .plan import Launch, Work, complete, flags, numbers
+from .plan import Launch, Work, complete, flags, has_master, numbers
 
 if TYPE_CHECKING:
     from .fused import FusedStep
@@ -65,7 +65,7 @@ def _works(optimizer: FusedStep) -> Iterator[Work]:
                 own = dict(optimizer.state.get(p, {}))
                 first = row.is_first(names, own)
                 complete(own, p, group, row, names, own_options)
-                yield Launch(number, group, row, own_options, first, names, "master" in own, [p], [own], direct=False).work()
+                yield Launch(number, group, row, own_options, first, names, has_master(p, own_options), [p], [own], direct=False).work()
 
 
 def _measure(work: Work, norms: dict[int, Tensor]) -> Tensor:

@@ -25,15 +25,17 @@ Arguments = ParamSpec("Arguments")
 def _with_hooks(plain: Callable[Arguments, Any]) -> Callable[Arguments, Any]:
     """A step that calls hooks, which see its arguments as they are given, and records a profile only where there is either.
 
-    torch would wrap every step in both, at a cost where there is neither.
+    torch would wrap every step in both, at a cost where there is neither, which a compiled step has not.
     """
     watched = torch.optim.Optimizer.profile_hook_step(plain)
+    watched_traced = torch.optim.Optimizer.profile_hook_step(lambda self, *args, **kwargs: self._traced_step(*args, **kwargs))
 
     @functools.wraps(plain)
     def step(self: FusedStep, *args: Any, **kwargs: Any) -> Any:
+        outermost = type(self).step is step
         if torch.compiler.is_compiling():
-            return self._traced_step(*args, **kwargs)
-        return (watched if type(self).step is step and self._is_watched() else plain)(self, *args, **kwargs)
+            return watched_traced(self, *args, **kwargs) if outermost else self._traced_step(*args, **kwargs)
+        return (watched if outermost and self._is_watched() else plain)(self, *args, **kwargs)
 
     step.hooked = True  # torch leaves it alone
     return step
@@ -136,7 +138,10 @@ class FusedStep(torch.optim.Optimizer):
         )
 
     def _traced_step(self, closure: Callable[[], Any] | None = None) -> Any:
-        loss = None if closure is None else closure()
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
         with torch.no_grad():
             if not traced.step(self):
                 self._untraced_step()
@@ -157,11 +162,14 @@ class FusedStep(torch.optim.Optimizer):
     def _step(self) -> None:
         own_options = self._group_options()
         checks.not_swapped(type(self).__name__, "step", self._swapped)
+        unseeded = [group for group in self.param_groups if "rounding_seed" not in group]
         self._count(own_options, 1)
         try:
             self._update(own_options)
-        except Exception:
-            self._count(own_options, -1)  # a step that is refused is none
+        except Exception:  # a step that is refused is none
+            self._count(own_options, -1)
+            for group in unseeded:
+                group.pop("rounding_seed", None)
             raise
 
     def _update(self, own_options: list[Options]) -> None:

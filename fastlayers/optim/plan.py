@@ -197,6 +197,11 @@ def next_seed(group: Group, number: int, by: int = 1) -> None:
         seed.add_(by)
 
 
+def has_master(p: Tensor, options: Options) -> bool:
+    """Whether a step works on a float32 copy of p; the state of one may be there from a checkpoint all the same."""
+    return options.master_weights and p.dtype in HALF
+
+
 def make_plan(groups: list[Group], rows: list[UpdateRule], options: list[Options], state: dict[Tensor, dict[str, Tensor]]) -> Plan:
     """Sort what has a gradient into launches; make the states that do not exist yet."""
     launches: dict[tuple, Launch] = {}
@@ -206,7 +211,7 @@ def make_plan(groups: list[Group], rows: list[UpdateRule], options: list[Options
         for p in group["params"]:
             if p.grad is None:
                 continue
-            masters = own_options.master_weights and p.dtype in HALF
+            masters = has_master(p, own_options)
             own = state[p] if names or row.scalars or masters or own_options.ema_decay is not None else {}
             first = row.is_first(names, own)
             complete(own, p, group, row, names, own_options)
@@ -247,7 +252,7 @@ def complete(own: dict[str, Tensor], p: Tensor, group: Group, row: UpdateRule, n
     model = part if is_dense(part) else torch.empty_like(part, memory_format=torch.contiguous_format)
     for name in names:
         _complete_one(row, own, name, p, model, dtype, starts.get(name, 0.0))
-    if options.master_weights and p.dtype in HALF:
+    if has_master(p, options):
         _complete_one(row, own, "master", p, model, torch.float32, part)
     if options.ema_decay is not None:
         _complete_one(row, own, "average", p, model, accumulate_dtype(p), part)

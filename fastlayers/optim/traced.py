@@ -28,6 +28,10 @@ def fill_lists(optimizer: FusedStep, group: Group, number: int, lists: Lists) ->
 
     -1 if the graph cannot hold the step: tensors would have to be copied first, or a state that depends on being the first is new.
     """
+    found_inf = getattr(optimizer, "found_inf", None)
+    if found_inf is not None:  # there has to be something to count in: what is assigned to an optimizer while tracing is lost
+        skipped = optimizer._skipped
+        optimizer._skipped = found_inf.new_zeros((), dtype=torch.int64) if skipped is None else skipped.to(found_inf.device)
     row = optimizer.rule(group)
     own_options = [own for other, own in zip(optimizer.param_groups, optimizer._group_options(), strict=True) if other is group]
     optimizer._check_gradients(optimizer._group_options())
@@ -62,6 +66,9 @@ def step(optimizer: FusedStep) -> bool:
                 launch = Launch(index, group, optimizer.rule(group), own_options[index], False, (), bool(lists[4]), lists[0])
                 works.append(Work(launch, *lists))
             number += 1
+    found_inf = getattr(optimizer, "found_inf", None)
+    if found_inf is not None:
+        optimizer._skipped.add_((found_inf != 0).to(torch.int64).reshape(()))
     for index, group in enumerate(optimizer.param_groups):
         if own_options[index].stochastic_rounding and group["params"]:
             next_seed(group, index)
