@@ -44,7 +44,10 @@ template <class Storage, bool along> struct StatisticsLoop {
     int64_t i = row * r.stride;
     const int64_t last = i + r.count;
     if (r.sums_begin) {
-      for (int j = 0; j < sum_lanes; j += V::size) store(first + j, V(static_cast<T>(0))), store(second + j, V(static_cast<T>(0)));
+      for (int j = 0; j < sum_lanes; j += V::size) {
+        store(first + j, V(static_cast<T>(0)));
+        store(second + j, V(static_cast<T>(0)));
+      }
     }
     while (i + sum_lanes <= last) {
       const int64_t end = smaller(last, i + short_sum);

@@ -93,11 +93,12 @@ template <class Storage> class Worker {
       : pass_(pass), geometry_(pass.geometry), run_(pass.run), numbers_(pass.seed, pass.index),
         uniform_numbers_(pass.seed, activation_stream), copies_columns_(geometry_.along && !in_place()),
         table_(copies_columns_ ? column_count * geometry_.padded_row() : 0),
-        lanes_(pass.sum_count * (geometry_.along ? geometry_.padded_row() : geometry_.group * sum_lanes)),
+        lanes_(lanes_size()),
         found_(pass.sum_count * geometry_.c) {
     for (int k = 0; k < column_count; ++k) {
       if (run_.columns[k].step) varying_[varying_count_++] = k;
     }
+    clear_lanes();  // sums that the loop does not gather stay 0
     streams_.element_bytes = sizeof(Storage);
     streams_.add(run_.x);
     if (run_.dy != run_.x) streams_.add(run_.dy);
@@ -131,7 +132,7 @@ template <class Storage> class Worker {
   // visit, for read_sums to give the sums over these steps.
   void visit_for_sums(int64_t q0, int64_t q1) {
     if (!geometry_.along) return visit_planar(q0, q1, true);
-    for (int64_t i = 0; i < pass_.sum_count * geometry_.padded_row(); ++i) lanes_[i] = 0;
+    clear_lanes();
     visit_along(q0, q1);
   }
 
@@ -155,6 +156,11 @@ template <class Storage> class Worker {
   }
 
  private:
+  int64_t lanes_size() const { return pass_.sum_count * (geometry_.along ? geometry_.padded_row() : geometry_.group * sum_lanes); }
+  void clear_lanes() {
+    for (int64_t i = 0; i < lanes_size(); ++i) lanes_[i] = 0;
+  }
+
   int64_t samples_per_row() const { return geometry_.period / (geometry_.group * geometry_.s); }
   bool in_place() const { return geometry_.s == 1 && samples_per_row() == 1; }
 
