@@ -29,6 +29,7 @@ from compiled import (  # noqa: E402
     CUDA_TRAFFIC,
     LAYER_CALLS,
     Call,
+    access_bits,
     assert_no_nan,
     tensors,
 )
@@ -71,8 +72,7 @@ def wide_bytes(stats: list[ptxsim.Stats]) -> int:
     moved = 0
     for launch in stats:
         for op, lanes in zip(launch.ops, launch.pc_lanes, strict=True):
-            found = re.search(r"\b(?:ld|st)\.(?:volatile\.)?global\.(?:[\w:]+\.)*?(?:v(\d)\.)?[bfus](\d+)", op.where)
-            if found and int(found[1] or 1) * int(found[2]) >= 128:
+            if access_bits(op.where) >= 128:
                 moved += int(lanes) * 16
     return moved
 
