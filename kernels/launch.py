@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-_MAX_ELEMENTS = 2**33  # an int32 counts groups of eight
+_MAX_ELEMENTS = 2**33  # 2^30 groups of eight: half of what an int32 counts, with room for a last tile
 _MAX_SLOTS = 2**31 - 2**16  # of one channel, and rows: an int32 counts them, with room for a last tile; see tiles.divide
 _MULTIPROCESSORS = 132  # of an H100
 _PROGRAMS = 8 * _MULTIPROCESSORS  # of a reduction over a large tensor
