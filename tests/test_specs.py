@@ -36,6 +36,22 @@ def test_every_activation_has_every_cell(row) -> None:
     assert all((row.formula, row.derivative, row.source))
 
 
+def test_every_functor_has_a_row() -> None:
+    """FL_ACTIVATIONS names nothing that specs.py does not."""
+    header = (ROOT / "csrc/common/activations.h").read_text()
+    listed = re.search(r"#define FL_ACTIVATIONS\(X\)((?:.*\\\n)*.*)\n", header)[1]
+    named = re.findall(r"X\((\w+)\)", listed)
+    assert sorted(named) == sorted(ACTIVATIONS), f"specs.py lacks {set(named) - set(ACTIVATIONS)}"
+
+
+def test_a_triton_function_that_is_missing_is_named() -> None:
+    pytest.importorskip("triton", reason="Triton is not installed")
+    from fastlayers.kernels.activations import function
+
+    with pytest.raises(AttributeError, match=r"kernels/activations_\*\.py lack tanhh_derivative"):
+        function("tanhh", "derivative", True)
+
+
 @pytest.mark.parametrize("row", [row for row in ROWS if row.constants or row.learnables], ids=lambda row: row.name)
 def test_every_argument_is_tested_at_other_values(row) -> None:
     """At the defaults alone, what a kernel makes of an argument would not show."""
