@@ -143,7 +143,7 @@ def notes(results: Mapping[str, Any]) -> str:
     return (
         f"Layers: forward and backward. Medians of {results['rounds']} readings taken in turn, {results['threads']} threads, {steady}.\n"
         "copies: ours in units of one copy_ of the tensor. GB/s: the algorithm's least traffic over our time, also in % of the copy's.\n"
-        "Optimizers: one step; eager is torch.optim with fused=True where it has that, else its default; where torch.optim lacks the rule,\n"
+        "Optimizers: one step; eager is torch.optim with fused=True where it has that, else its default; where torch.optim has none,\n"
         "the formula as written."
     )
 
