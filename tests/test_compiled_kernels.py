@@ -156,11 +156,11 @@ def test_traffic_and_instructions(call: Call, layout: str, dtype: torch.dtype, m
             assert launch.thread_instructions <= call.instructions * numel, f"{launch.kernel}: {launch.thread_instructions / numel}"
 
 
-@pytest.mark.parametrize(("shape", "layout"), IRREGULAR, ids=str)
-@pytest.mark.parametrize("call", LAYER_CALLS, ids=str)
+@pytest.mark.parametrize(("call", "shape", "layout"), [
+    pytest.param(call, shape, layout, id=f"{call}-{shape}-{layout}") for call in LAYER_CALLS for shape, layout in IRREGULAR
+    if layout in call.layouts])
 def test_irregular_shapes_stay_inside(call: Call, shape: tuple[int, ...], layout: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    if layout in call.layouts:
-        execute(call, kernels, shape, layout, torch.bfloat16, monkeypatch)
+    execute(call, kernels, shape, layout, torch.bfloat16, monkeypatch)
 
 
 @pytest.mark.parametrize(("shape", "layout"), [
