@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 
 import conftest
 import pytest
@@ -10,11 +9,10 @@ import torch
 
 pytest.importorskip("triton", reason="Triton is not installed")
 pytest.importorskip("ptxsim", reason="the emulator is installed with: pip install -e tools/ptxsim")
-if shutil.which("nvcc") is None:
-    pytest.skip("nvcc, which compiles csrc/cuda, is not installed", allow_module_level=True)
-from compiled import CUDA_INSTRUCTIONS, CUDA_NARROW, CUDA_TRAFFIC, Call
+conftest.need_nvcc(allow_module_level=True)
+from compiled import CUDA_INSTRUCTIONS, CUDA_NARROW, CUDA_TRAFFIC, Call  # noqa: E402
 
-from fastlayers.specs import UPDATE_RULES
+from fastlayers.specs import UPDATE_RULES  # noqa: E402
 
 tool = conftest.tool("document_gpu")
 BACKENDS = ("cuda", "triton")
