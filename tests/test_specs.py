@@ -74,7 +74,10 @@ def test_every_update_rule_has_every_cell(row) -> None:
     assert getattr(fl.optim, row.optimizer).row is row
     assert row.optimizer in fl.optim.__all__, f"fastlayers/optim/__init__.py does not export {row.optimizer}"
     assert any(step.rule == row.name for step in STEPS), f"STEPS in tests/optimizer_cases.py lacks {row.name}"
-    assert f"\n| `{row.optimizer}` |" in (ROOT / "docs/optimizers.md").read_text(), f"docs/optimizers.md lacks {row.optimizer}"
+    described = re.search(rf"^\| `{row.optimizer}` \|.*", (ROOT / "docs/optimizers.md").read_text(), re.M)
+    assert described, f"docs/optimizers.md lacks {row.optimizer}"
+    for fact in (row.formula, row.source):
+        assert fact.replace("|", r"\|") in described[0], f"docs/optimizers.md has another {row.optimizer} than: {fact}"
 
 
 def arguments_of(row, repeats: int | None = None) -> list:
