@@ -59,7 +59,8 @@ wheel: $(VENV)/.build
 	@ls dist/*.whl
 
 clean:
-	rm -rf $(VENV) $(VENV_CUDA) build dist *.egg-info demo.png demo.json .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(VENV_CUDA) build dist *.egg-info demo.png demo.json bench.png activations.png \
+		.pytest_cache .hypothesis .ruff_cache
 	find fastlayers -name '_C*.so' -delete
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 

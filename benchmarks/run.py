@@ -133,8 +133,8 @@ def table(results: Mapping[str, Any], saved: Mapping[str, Any] | None) -> Table:
 
 def _share_of_copy(case: Mapping[str, Any]) -> str:
     """Our GB/s in percent of those of the copy."""
-    ms, moved = case["ms"], case.get("copy_bytes")  # which older runs do not have
-    return "-" if moved is None else f"{100 * (case['bytes'] / ms['ours']) / (moved / ms['copy']):.0f}"
+    ms = case["ms"]
+    return f"{100 * (case['bytes'] / ms['ours']) / (case['copy_bytes'] / ms['copy']):.0f}"
 
 
 def notes(results: Mapping[str, Any]) -> str:
@@ -143,7 +143,8 @@ def notes(results: Mapping[str, Any]) -> str:
     return (
         f"Layers: forward and backward. Medians of {results['rounds']} readings taken in turn, {results['threads']} threads, {steady}.\n"
         "copies: ours in units of one copy_ of the tensor. GB/s: the algorithm's least traffic over our time, also in % of the copy's.\n"
-        "Optimizers: one step; eager is torch.optim with fused=True where it has that, else its default; for Lion the formula as written."
+        "Optimizers: one step; eager is torch.optim with fused=True where it has that, else its default; where torch.optim has none,\n"
+        "the formula as written."
     )
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from . import reference
 from .reference import activations
-from .reference.dropout import random_numbers, threshold, uniform_like
+from .reference.dropout import uniform_like
 from .reference.dtypes import HALF, accumulate_dtype
 from .reference.gated import empty_halved
 from .specs import ACTIVATIONS, UPDATE_RULES, Activation, UpdateRule
@@ -66,12 +66,13 @@ def _derivative_share(kernels: ModuleType, row: Activation, kind: str, x: Tensor
 
 
 def dropout_masks(kernels: ModuleType, device: str, dtype: torch.dtype) -> Findings:
-    """The mask must be the reference's, bit for bit."""
-    for count, p, seed in product((1, 7, 4099), (0.1, 0.5, 1e-6, 1.0), (1234, _SEED)):
-        x = torch.ones(count, device=device, dtype=dtype)
-        y = kernels.epilogue_forward(x, None, None, None, None, None, torch.tensor(seed, device=device), "identity", (), p, 0)
-        expected = random_numbers(0, count, torch.tensor(seed)) >= threshold(p)
-        yield f"p = {p:g}", 0.0 if torch.equal((y != 0).cpu(), expected) else float("inf")
+    """The mask must be the reference's, bit for bit: the one that is applied, and the one that is handed out."""
+    for count, p, number in product((1, 7, 4099), (0.1, 0.5, 1e-6, 1.0), (1234, _SEED)):
+        x, seed = torch.ones(count, device=device, dtype=dtype), torch.tensor(number, device=device)
+        y = kernels.epilogue_forward(x, None, None, None, None, None, seed, "identity", (), p, 0)
+        kept = (y != 0).cpu(), kernels.dropout_mask(0, count, seed, p).cpu()
+        expected = reference.dropout_mask(0, count, seed.cpu(), p)
+        yield f"p = {p:g}", 0.0 if all(torch.equal(mask, expected) for mask in kept) else float("inf")
 
 
 def epilogue_forward(kernels: ModuleType, device: str, dtype: torch.dtype) -> Findings:
@@ -90,6 +91,17 @@ def epilogue_backward(kernels: ModuleType, device: str, dtype: torch.dtype) -> F
         given = (dy, x, *rest, False, (True, True, True, True, bool(row.learnables)))
         terms = _gradient_terms(row, dy, x, z, rest[0], 1.0)
         yield f"{row.name} {layout}", _composed(kernels, "epilogue_backward", given, terms=terms)
+
+
+def epilogue_inverse(kernels: ModuleType, device: str, dtype: torch.dtype) -> Findings:
+    """x from y, of every activation that can be inverted."""
+    for row, layout in product(ACTIVATIONS.values(), _LAYOUTS):
+        if not row.inverts(_constants(row)):
+            continue
+        x, *rest, _, name, constants, _, channel_dim = _epilogue_arguments(row, device, dtype, layout)
+        z = x.double().clamp(-2, 2)  # beyond, some are flat but for rounding
+        y = torch.empty_like(x).copy_(activations.function(name)(z, *_arguments(row, x)[2]))
+        yield f"{name} {layout}", _composed(kernels, "epilogue_inverse", (y, *rest, name, constants, channel_dim))
 
 
 def batch_norm_statistics(kernels: ModuleType, device: str, dtype: torch.dtype) -> Findings:
@@ -113,17 +125,18 @@ def batch_norm_forward(kernels: ModuleType, device: str, dtype: torch.dtype) -> 
 def batch_norm_backward(kernels: ModuleType, device: str, dtype: torch.dtype) -> Findings:
     """All gradients, with the statistics of the batch and with the running ones."""
     for row, layout, training in product(ACTIVATIONS.values(), _LAYOUTS, (True, False)):
-        x, _, weight, bias, residual, parameters, seed, *_ = _epilogue_arguments(row, device, dtype, layout)
-        mean, m2 = reference.batch_norm_statistics(x, 1)
-        rstd = torch.rsqrt(m2 * weight.numel() / x.numel() + 1e-5)
-        z = _pre_activation(x, mean, weight.double() * rstd.double(), bias, residual)
-        dy = _away_from_kinks(row, _random(x.shape, 7, x), z, parameters)
-        given = (
-            dy, x, mean, rstd, weight, bias, residual, parameters, seed, row.name, _constants(row), _P, training, 1,
-            (True, True, True, True, bool(row.learnables)),
-        )
-        terms = _gradient_terms(row, dy, x, z, mean, rstd)
+        shared, z = _batch_norm_arguments(row, device, dtype, layout)
+        given = (*shared, training, 1, (True, True, True, True, bool(row.learnables)))
+        terms = _gradient_terms(row, *shared[:2], z, *shared[2:4])
         yield f"{row.name} {layout}", _composed(kernels, "batch_norm_backward", given, terms=terms)
+
+
+def batch_norm_backward_input(kernels: ModuleType, device: str, dtype: torch.dtype) -> Findings:
+    """The gradient of x alone, with means of dz that come from elsewhere: other processes, in synchronised batch norm."""
+    for row, layout in product(ACTIVATIONS.values(), _LAYOUTS):
+        shared, _ = _batch_norm_arguments(row, device, dtype, layout)
+        means = (_random(shared[2].shape, seed, shared[2]) for seed in (8, 9))
+        yield f"{row.name} {layout}", _composed(kernels, "batch_norm_backward_input", (*shared, 1, *means))
 
 
 def gated(kernels: ModuleType, device: str, dtype: torch.dtype) -> Findings:
@@ -166,8 +179,8 @@ def gradient_norm(kernels: ModuleType, device: str, dtype: torch.dtype) -> Findi
 OPERATIONS: dict[str, Callable[[ModuleType, str, torch.dtype], Findings]] = {
     function.__name__: function
     for function in (
-        activation_values, activation_derivatives, dropout_masks, epilogue_forward, epilogue_backward, batch_norm_statistics,
-        batch_norm_forward, batch_norm_backward, gated, optimizer_step, gradient_norm,
+        activation_values, activation_derivatives, dropout_masks, epilogue_forward, epilogue_backward, epilogue_inverse,
+        batch_norm_statistics, batch_norm_forward, batch_norm_backward, batch_norm_backward_input, gated, optimizer_step, gradient_norm,
     )
 }
 
@@ -275,6 +288,16 @@ def _epilogue_arguments(row: Activation, device: str, dtype: torch.dtype, layout
     mean, scale, shift = (_random(vector.shape, seed, vector) for seed in (2, 3, 4))
     residual, seed = _random(_SHAPE, 5, x), torch.tensor(_SEED, device=device)
     return x, mean, scale.abs() + 0.5, shift, residual, _arguments(row, x)[0], seed, row.name, _constants(row), _P, 1
+
+
+def _batch_norm_arguments(row: Activation, device: str, dtype: torch.dtype, layout: str) -> tuple[tuple, Tensor]:
+    """(dy, x, mean, rstd, weight, bias, residual, parameters, seed, activation, constants, p) of this batch, and z."""
+    x, _, weight, bias, residual, parameters, seed, *rest = _epilogue_arguments(row, device, dtype, layout)
+    mean, m2 = reference.batch_norm_statistics(x, 1)
+    rstd = torch.rsqrt(m2 * weight.numel() / x.numel() + 1e-5)
+    z = _pre_activation(x, mean, weight.double() * rstd.double(), bias, residual)
+    dy = _away_from_kinks(row, _random(x.shape, 7, x), z, parameters)
+    return (dy, x, mean, rstd, weight, bias, residual, parameters, seed, *rest[:3]), z
 
 
 def _pre_activation(x: Tensor, mean: Tensor, scale: Tensor, shift: Tensor, residual: Tensor) -> Tensor:

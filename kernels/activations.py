@@ -19,4 +19,8 @@ def function(name: str, kind: str, half: bool) -> triton.runtime.JITFunction:
     """The function of row ``name`` for half types or not; kind is "", "derivative" or "derivative_from_output"."""
     full = f"{name}_{kind}" if kind else name
     names = (f"{full}_half", full) if half else (full,)
-    return next(getattr(family, name) for name in names for family in _FAMILIES if hasattr(family, name))
+    for candidate in names:
+        for family in _FAMILIES:
+            if hasattr(family, candidate):
+                return getattr(family, candidate)
+    raise AttributeError(f"kernels/activations_*.py lack {full}")

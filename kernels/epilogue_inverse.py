@@ -18,7 +18,7 @@ from .memory import or_reference
 
 @triton.jit
 def _inverse_tile(
-    y, x, residual, tile, mean, scale, shift, vectors, arguments, INVERSE: tl.constexpr, EDGES: tl.constexpr, COMPUTE: tl.constexpr,
+    y, x, residual, tile, shift, vectors, arguments, INVERSE: tl.constexpr, EDGES: tl.constexpr, COMPUTE: tl.constexpr,
 ):
     centre, slope, offset = vectors
     z = INVERSE(tiles.load(y, tile, None, EDGES, COMPUTE), arguments)
@@ -43,7 +43,7 @@ def epilogue_inverse_contiguous(
     end = tl.minimum((chunk + 1) * chunk_slots, slots)
     for start in range(chunk * chunk_slots, end, GROUPS):
         tile = tiles.contiguous_tile(start, end, channel, channels, length, row_groups, multiplier, bits, ONE_ROW, ALIGNED, GROUPS)
-        _inverse_tile(y, x, residual, tile, mean, scale, shift, vectors, arguments, INVERSE, not ALIGNED, COMPUTE)
+        _inverse_tile(y, x, residual, tile, shift, vectors, arguments, INVERSE, not ALIGNED, COMPUTE)
 
 
 @triton.jit(do_not_specialize=["rows", "chunk_rows", "chunks", "channels", "blocks"])
@@ -60,7 +60,7 @@ def epilogue_inverse_channels_last(
     end = tl.minimum((chunk + 1) * chunk_rows, rows)
     for start in range(chunk * chunk_rows, end, GROUPS // COLUMNS):
         tile = tiles.channels_last_tile(start, end, column, channel, present, channels, UNIT, LANES, COLUMNS, GROUPS)
-        _inverse_tile(y, x, residual, tile, mean, scale, shift, vectors, arguments, INVERSE, False, COMPUTE)
+        _inverse_tile(y, x, residual, tile, shift, vectors, arguments, INVERSE, False, COMPUTE)
 
 
 @or_reference

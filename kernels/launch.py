@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-_MAX_ELEMENTS = 2**33  # an int32 counts groups of eight
+_MAX_ELEMENTS = 2**33  # 2^30 groups of eight: half of what an int32 counts, with room for a last tile
 _MAX_SLOTS = 2**31 - 2**16  # of one channel, and rows: an int32 counts them, with room for a last tile; see tiles.divide
 _MULTIPROCESSORS = 132  # of an H100
 _PROGRAMS = 8 * _MULTIPROCESSORS  # of a reduction over a large tensor
@@ -108,8 +108,9 @@ def _plan(layout: Layout, dtype: torch.dtype, sums: bool, many: bool, warp_size:
         plan = _plan_channels_last(images, channels, compute)
     else:
         plan = _plan_contiguous(images, channels, length, compute, sums)
-    if images * channels * length >= _MAX_ELEMENTS or plan.sizes[0] >= _MAX_SLOTS:
-        raise ValueError("triton: x must have fewer than 2^33 elements, and 2^31 pieces of rows in one channel, "
+    rows = 0 if plan.channels_last else images * channels  # an int32 counts them, too: where rows are of two or three elements
+    if images * channels * length >= _MAX_ELEMENTS or plan.sizes[0] >= _MAX_SLOTS or rows >= 2**31:
+        raise ValueError("triton: x must have fewer than 2^33 elements, 2^31 rows, and 2^31 pieces of rows in one channel, "
                          f"got (N, C, S) = {(images, channels, length)}")
     plan.constants["num_warps"] = max(1, plan.constants["GROUPS"] // warp_size) * (2 if many and plan.channels_last else 1)
     return plan

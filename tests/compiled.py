@@ -134,6 +134,12 @@ def accesses(files: dict[str, Path]) -> Accesses:
     return Accesses(spilled, *(found.count(kind) for kind in ((True, True), (True, False), (False, True), (False, False))))
 
 
+def access_bits(where: str) -> int:
+    """Bits that an executed PTX instruction moves in global memory, 0 if none; generic accesses are those through tables of addresses."""
+    found = re.search(r"\b(?:ld|st)\.(?!(?:volatile\.)?(?:param|shared|local|const))(?:[\w:]+\.)*?(?:v(\d)\.)?[bfus](\d+)", where)
+    return int(found[1] or 1) * int(found[2]) if found else 0
+
+
 @dataclass(frozen=True)
 class Call:
     """One call of the kernel interface: ``run(kernels, x, dy)``, and how many times it must at least read or write a whole tensor."""

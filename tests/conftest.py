@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
-import shutil
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -26,13 +25,18 @@ def tool(name: str) -> ModuleType:
     return module
 
 
+def need_nvcc(**options: object) -> None:
+    """Skips where there is no nvcc, which .ci/run does not allow; where setup.py finds it, so do the tests."""
+    if tool("cuda_toolkit").find_nvcc() is None:
+        pytest.skip("nvcc, which compiles csrc/cuda for the emulator, is not installed", **options)
+
+
 @contextlib.contextmanager
 def emulated_cuda(module: ModuleType | None = None, **options: object):
     """The cuda backend, or this module in its place, is on CPU tensors in the block, its launches and Triton's in the emulator; yields
     where they are counted."""
     simulator = pytest.importorskip("ptxsim.triton", reason="the emulator is installed with: pip install -e tools/ptxsim")
-    if shutil.which("nvcc") is None:
-        pytest.skip("nvcc, which compiles csrc/cuda for the emulator, is not installed")
+    need_nvcc()
     from emulated_cuda import emulated
 
     module = module or emulated()

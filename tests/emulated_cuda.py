@@ -38,7 +38,7 @@ def sources(root: Path) -> dict[Path, list[str]]:
 def _object(folder: Path, source: Path, options: list[str]) -> None:
     """Compile an object file, unless it is current; beside that of a .cu file lies its PTX."""
     target = folder / f"{source.stem}.o"
-    compiler = ["nvcc", "--keep", "--keep-dir", str(folder)] if source.suffix == ".cu" else ["g++"]
+    compiler = [cuda_toolkit.find_nvcc(), "--keep", "--keep-dir", str(folder)] if source.suffix == ".cu" else ["g++"]
     command = [*compiler, *options, "-MD", "-MF", str(target.with_suffix(".d")), "-c", str(source), "-o", str(target)]
     stamp = target.with_suffix(".command")
     if build_extensions.is_current(target) and stamp.exists() and stamp.read_text() == " ".join(command):

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import sysconfig
@@ -115,14 +116,14 @@ def test_setup_leaves_out_what_it_is_told_to(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_a_source_distribution_has_what_builds_it_and_no_part_of_the_tests(tmp_path: Path) -> None:
-    """setuptools would add test_*.py, which without the other files of tests/ cannot run."""
+def test_a_source_distribution_has_what_builds_tests_and_describes_it(tmp_path: Path) -> None:
+    """All of tests/ and the emulator, not the test_*.py alone that setuptools would add; nothing that is built."""
     subprocess.run([sys.executable, "setup.py", "--quiet", "egg_info", "--egg-base", str(tmp_path), "sdist", "--dist-dir", str(tmp_path)],
                    cwd=ROOT, capture_output=True, check=True)
     (archive,) = tmp_path.glob("*.tar.gz")
     with tarfile.open(archive) as file:
         names = {name.partition("/")[2] for name in file.getnames()}
-    needed = [path for folder in ("csrc", "fastlayers", "kernels", "benchmarks") for path in (ROOT / folder).rglob("*.[chp]*")
-              if path.suffix in (".h", ".cpp", ".cu", ".cuh", ".py")]
-    assert names >= {*(str(path.relative_to(ROOT)) for path in needed), "tools/build_extensions.py", "tools/cuda_toolkit.py", "LICENSE"}
-    assert not any(name.startswith("tests") for name in names)
+    needed = [path for folder in ("csrc", "fastlayers", "kernels", "benchmarks", "docs", "examples", "tests", "tools")
+              for path in (ROOT / folder).rglob("*") if path.is_file() and not re.search(r"\.(so|pyc|egg-info|pytest_cache)\b", str(path))]
+    assert names >= {*(str(path.relative_to(ROOT)) for path in needed), "LICENSE", "Makefile", "CONTRIBUTING.md", "CHANGELOG.md"}
+    assert not [name for name in names if name.endswith((".so", ".pyc"))]

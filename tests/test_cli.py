@@ -131,25 +131,34 @@ def test_exit_code_and_version_in_a_new_process():
     assert wrong.stderr == "fastlayers demo: --net must be one of mlp, cnn, all, got 'vgg'\n"
 
 
-def test_check_passes(capsys):
-    """The whole check of one dtype on the reference backend; test_kernels.py holds the others to the same reference."""
+def test_check_passes(capsys, monkeypatch):
+    """The whole check of one dtype on the reference backend, every kernel of it; test_kernels.py holds the others to the same reference."""
+    kernels = Kernels()
+    monkeypatch.setattr(check, "select", lambda x: kernels)
     assert main(["check", "--backend", "reference", "--dtype", "float32"]) == 0
     printed = capsys.readouterr().out
     assert "batch_norm_backward" in printed
     held = len(check.OPERATIONS) - sum(name == "reference" for name, _ in check.NOT_HELD)
     assert f"{held} of {held} checks passed" in printed
+    assert kernels.asked_for == set(reference.__all__)
 
 
 class Kernels:
     """The reference under another name."""
 
+    def __init__(self):
+        self.asked_for = set()
+
     def __getattr__(self, name):
+        self.asked_for.add(name)
         return getattr(reference, name)
 
 
 @pytest.mark.parametrize(("operation", "broken"), [
     ("epilogue_forward", lambda y: y * (1 + 1e-5)),
     ("dropout_masks", lambda y: y.flip(0)),
+    ("epilogue_inverse", lambda x: x * (1 + 1e-5)),
+    ("batch_norm_backward_input", lambda dx: dx.flip(0)),
     ("batch_norm_statistics", lambda results: (results[0], results[1] * 1.001)),
     ("gradient_norm", lambda norm: norm * torch.tensor([1, 0])),
     ("activation_values", lambda y: torch.where(y.isnan(), 0, y)),

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import emulated_cuda, need_nvcc
 
 pytest.importorskip("triton", reason="Triton is not installed, and the calls in compiled.py are those of its kernels too")
 ptxsim = pytest.importorskip("ptxsim", reason="the emulator is installed with: pip install -e tools/ptxsim")
-if shutil.which("nvcc") is None:
-    pytest.skip("nvcc, which compiles csrc/cuda, is not installed", allow_module_level=True)
+need_nvcc(allow_module_level=True)
 import cases  # noqa: E402
 import test_kernels  # noqa: E402
 from compiled import (  # noqa: E402
@@ -29,10 +29,10 @@ from compiled import (  # noqa: E402
     CUDA_TRAFFIC,
     LAYER_CALLS,
     Call,
+    access_bits,
     assert_no_nan,
     tensors,
 )
-from conftest import emulated_cuda  # noqa: E402
 from emulated_cuda import FOLDER, ROOT, Emulated, build, emulated  # noqa: E402
 from ptxsim import MemoryFault, RaceError  # noqa: E402
 from ptxsim.resources import tools  # noqa: E402
@@ -71,8 +71,7 @@ def wide_bytes(stats: list[ptxsim.Stats]) -> int:
     moved = 0
     for launch in stats:
         for op, lanes in zip(launch.ops, launch.pc_lanes, strict=True):
-            found = re.search(r"\b(?:ld|st)\.(?:volatile\.)?global\.(?:[\w:]+\.)*?(?:v(\d)\.)?[bfus](\d+)", op.where)
-            if found and int(found[1] or 1) * int(found[2]) >= 128:
+            if access_bits(op.where) >= 128:
                 moved += int(lanes) * 16
     return moved
 
@@ -102,11 +101,11 @@ def test_traffic_and_instructions(call: Call, layout: str, dtype: torch.dtype) -
             assert taken <= CUDA_INSTRUCTIONS.get(name, call.instructions), f"{launch.kernel}: {taken}"
 
 
-@pytest.mark.parametrize(("shape", "layout"), IRREGULAR, ids=str)
-@pytest.mark.parametrize("call", LAYER_CALLS, ids=str)
+@pytest.mark.parametrize(("call", "shape", "layout"), [
+    pytest.param(call, shape, layout, id=f"{call}-{shape}-{layout}") for call in LAYER_CALLS for shape, layout in IRREGULAR
+    if layout in call.layouts])
 def test_irregular_shapes_stay_inside(call: Call, shape: tuple[int, ...], layout: str) -> None:
-    if layout in call.layouts:
-        execute(call, emulated(), shape, layout, torch.bfloat16)
+    execute(call, emulated(), shape, layout, torch.bfloat16)
 
 
 @pytest.mark.parametrize("call", LAYER_CALLS, ids=str)

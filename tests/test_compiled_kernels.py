@@ -35,7 +35,7 @@ from compiled import (  # noqa: E402
     compiling,
     tensors,
 )
-from fastlayers.kernels.launch import reciprocal  # noqa: E402
+from fastlayers.kernels.launch import Layout, _plan, reciprocal  # noqa: E402
 from optimizer_cases import RICHEST, STEPS, Step, lists, run  # noqa: E402
 from ptxsim import MemoryFault, RaceError  # noqa: E402
 
@@ -156,11 +156,11 @@ def test_traffic_and_instructions(call: Call, layout: str, dtype: torch.dtype, m
             assert launch.thread_instructions <= call.instructions * numel, f"{launch.kernel}: {launch.thread_instructions / numel}"
 
 
-@pytest.mark.parametrize(("shape", "layout"), IRREGULAR, ids=str)
-@pytest.mark.parametrize("call", LAYER_CALLS, ids=str)
+@pytest.mark.parametrize(("call", "shape", "layout"), [
+    pytest.param(call, shape, layout, id=f"{call}-{shape}-{layout}") for call in LAYER_CALLS for shape, layout in IRREGULAR
+    if layout in call.layouts])
 def test_irregular_shapes_stay_inside(call: Call, shape: tuple[int, ...], layout: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    if layout in call.layouts:
-        execute(call, kernels, shape, layout, torch.bfloat16, monkeypatch)
+    execute(call, kernels, shape, layout, torch.bfloat16, monkeypatch)
 
 
 @pytest.mark.parametrize(("shape", "layout"), [
@@ -186,6 +186,15 @@ def test_blocks_for_every_multiprocessor(layout: str) -> None:
     assert len(device.stats) == 6
     for launch in device.stats:
         assert launch.grid[0] >= 132 or launch.kernel.startswith(SECOND_STAGE), launch.kernel
+
+
+@pytest.mark.parametrize(("sizes", "fits"), [
+    ((1, 1, 2**33 - 8), True), ((1, 1, 2**33), False), ((2**15, 2**15, 7), True), ((2**16, 2**15 + 1, 2), False), ((2**30, 4, 1), True),
+    ((2**30, 2, 2), False)], ids=str)
+def test_more_than_kernels_count_is_refused(sizes: tuple[int, int, int], fits: bool) -> None:
+    """Groups, rows and pieces of rows are counted by int32."""
+    with contextlib.nullcontext() if fits else pytest.raises(ValueError, match=r"^triton: x must have fewer than 2\^33 elements, "):
+        _plan(Layout(*sizes), torch.bfloat16, False, False, 32)
 
 
 def test_division_by_multiplication() -> None:

@@ -265,7 +265,9 @@ def test_feature_norm_refuses() -> None:
     x = torch.randn(2, 4)
     torch.testing.assert_close(torch.compile(layer, fullgraph=True, backend="aot_eager")(x), layer(x))
     for bad, message in (([torch.ones(3, 2) * 1j], "loader must hold real numbers, got complex64"),
-                         ([()], "loader must be a Tensor, got tuple")):
+                         ([()], "loader must yield tensors, got tuple"), ([5], "loader must yield tensors, got int"),
+                         (5, "loader must be iterable, got int"),
+                         (torch.ones(3, 2, 2), "loader must be an iterable of batches, got a Tensor")):
         with pytest.raises((RuntimeError, TypeError), match=f"FeatureNorm: {message}"):
             nn.FeatureNorm(2).fit(bad)
     with pytest.raises(ValueError, match="FeatureNorm: loader must hold at least one sample, got none"):

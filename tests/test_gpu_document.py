@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 
 import conftest
 import pytest
@@ -10,12 +9,14 @@ import torch
 
 pytest.importorskip("triton", reason="Triton is not installed")
 pytest.importorskip("ptxsim", reason="the emulator is installed with: pip install -e tools/ptxsim")
-if shutil.which("nvcc") is None:
-    pytest.skip("nvcc, which compiles csrc/cuda, is not installed", allow_module_level=True)
-from compiled import CUDA_INSTRUCTIONS, CUDA_NARROW, CUDA_TRAFFIC
+conftest.need_nvcc(allow_module_level=True)
+from compiled import CUDA_INSTRUCTIONS, CUDA_NARROW, CUDA_TRAFFIC, Call  # noqa: E402
+
+from fastlayers.specs import UPDATE_RULES  # noqa: E402
 
 tool = conftest.tool("document_gpu")
 BACKENDS = ("cuda", "triton")
+OPTIMIZERS = (*(f"{rule} step" for rule in UPDATE_RULES), "gradient norm")
 SAMPLES = ("batch norm + relu", "batch norm + relu + dropout, channels_last", "silu forward", "prelu backward")
 
 
@@ -30,6 +31,7 @@ def table(backend: str) -> list[dict[str, str]]:
 def test_every_call_and_kernel_is_there(backend: str) -> None:
     rows = table(backend)
     assert {row["call"] for row in rows} >= {tool.title(call, layout) for call, layout in tool.calls()}
+    assert backend != "cuda" or {row["call"] for row in rows} >= set(OPTIMIZERS), "docs/gpu.md is stale: make gpu-docs"
     assert {row["dtype"] for row in rows} == {"float32", "bfloat16"}
     if backend == "cuda":
         sources = "".join(path.read_text() for path in (tool.ROOT / "csrc/cuda").glob("*.cu*"))
@@ -53,6 +55,7 @@ def test_counts_are_fresh(backend: str, call: str, dtype: torch.dtype) -> None:
 def test_limits(backend: str) -> None:
     """At most 1.10 times the least traffic, 35 instructions a bfloat16 element and sweep, accesses of 128 bits; or the stated exception."""
     limits = {tool.title(call, layout): (call, layout) for call, layout in tool.calls()}
+    limits |= {name: (Call(name, None, 0), "") for name in OPTIMIZERS}
     for row in table(backend):
         if row["call"] not in limits or row["kernel"].startswith(("finish", "running", "slopes")):
             continue

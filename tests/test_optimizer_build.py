@@ -34,7 +34,7 @@ def test_build_makes_groups() -> None:
 
 
 def test_build_refuses() -> None:
-    with pytest.raises(ValueError, match=r"^build: name must be one of sgd, adagrad, .*, lion, got 'adamq'$"):
+    with pytest.raises(ValueError, match=rf"^build: name must be one of {', '.join(fl.specs.UPDATE_RULES)}, got 'adamq'$"):
         fl.optim.build("adamq", Net())
     with pytest.raises(ValueError, match=r"^build: overrides must fit a parameter, got 'haed'$"):
         fl.optim.build("sgd", Net(), overrides={"haed": {"lr": 1.0}})

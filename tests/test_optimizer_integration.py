@@ -85,7 +85,7 @@ def test_the_profiler_sees_the_step() -> None:
 def test_what_is_printed_is_torchs_and_the_options(name: str) -> None:
     p = torch.ones(3, requires_grad=True)
     text = repr(getattr(fl.optim, name)([p]))
-    assert text == repr(twin(name)([p])).replace("PaperLion", "Lion")
+    assert text == repr(twin(name)([p])).removeprefix("Paper")
     with_options = repr(getattr(fl.optim, name)([p], max_grad_norm=1.0, ema_decay=0.9, master_weights=False))
     assert with_options == text.removesuffix(")") + "\nOptions\n    max_grad_norm: 1.0\n    ema_decay: 0.9\n)"
 
@@ -191,7 +191,8 @@ def test_meta_parameters_get_states(name: str) -> None:
     for _ in range(2):
         p.grad = torch.empty_like(p)
         optimizer.step()
-    assert any(value.is_meta and value.shape == p.shape for value in optimizer.state[p].values())
+    held = [value for value in optimizer.state[p].values() if value.is_meta and value.shape == p.shape]
+    assert bool(held) == bool(optimizer.row.states)
 
 
 def test_a_gradient_may_be_dropped_while_a_step_runs(cpu_backend: str) -> None:

@@ -36,6 +36,22 @@ def test_every_activation_has_every_cell(row) -> None:
     assert all((row.formula, row.derivative, row.source))
 
 
+def test_every_functor_has_a_row() -> None:
+    """FL_ACTIVATIONS names nothing that specs.py does not."""
+    header = (ROOT / "csrc/common/activations.h").read_text()
+    listed = re.search(r"#define FL_ACTIVATIONS\(X\)((?:.*\\\n)*.*)\n", header)[1]
+    named = re.findall(r"X\((\w+)\)", listed)
+    assert sorted(named) == sorted(ACTIVATIONS), f"specs.py lacks {set(named) - set(ACTIVATIONS)}"
+
+
+def test_a_triton_function_that_is_missing_is_named() -> None:
+    pytest.importorskip("triton", reason="Triton is not installed")
+    from fastlayers.kernels.activations import function
+
+    with pytest.raises(AttributeError, match=r"kernels/activations_\*\.py lack tanhh_derivative"):
+        function("tanhh", "derivative", True)
+
+
 @pytest.mark.parametrize("row", [row for row in ROWS if row.constants or row.learnables], ids=lambda row: row.name)
 def test_every_argument_is_tested_at_other_values(row) -> None:
     """At the defaults alone, what a kernel makes of an argument would not show."""
@@ -58,7 +74,10 @@ def test_every_update_rule_has_every_cell(row) -> None:
     assert getattr(fl.optim, row.optimizer).row is row
     assert row.optimizer in fl.optim.__all__, f"fastlayers/optim/__init__.py does not export {row.optimizer}"
     assert any(step.rule == row.name for step in STEPS), f"STEPS in tests/optimizer_cases.py lacks {row.name}"
-    assert f"\n| `{row.optimizer}` |" in (ROOT / "docs/optimizers.md").read_text(), f"docs/optimizers.md lacks {row.optimizer}"
+    described = re.search(rf"^\| `{row.optimizer}` \|.*", (ROOT / "docs/optimizers.md").read_text(), re.M)
+    assert described, f"docs/optimizers.md lacks {row.optimizer}"
+    for fact in (row.formula, row.source):
+        assert fact.replace("|", r"\|") in described[0], f"docs/optimizers.md has another {row.optimizer} than: {fact}"
 
 
 def arguments_of(row, repeats: int | None = None) -> list:

@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 import ptxsim.cuda  # noqa: E402
 import ptxsim.triton as emulator  # noqa: E402
-from compiled import ACTIVATION_CALLS, GATED_CALLS, LAYER_CALLS, TARGETS, Call, compiling, tensors  # noqa: E402
+from compiled import ACTIVATION_CALLS, GATED_CALLS, LAYER_CALLS, TARGETS, Call, access_bits, compiling, tensors  # noqa: E402
 from emulated_cuda import emulated  # noqa: E402
 from optimizer_cases import RICHEST, lists, run  # noqa: E402
 from ptxsim.resources import occupancy, resources, tools  # noqa: E402
@@ -101,9 +101,7 @@ def _rows(name: str, dtype: torch.dtype, stats: list[ptxsim.Stats], numel: int, 
 
 
 def _widest(launch: ptxsim.Stats) -> int:
-    found = [re.search(r"\b(?:ld|st)\.(?:volatile\.)?global\.(?:[\w:]+\.)*?(?:v(\d)\.)?[bfus](\d+)", op.where)
-             for op, lanes in zip(launch.ops, launch.pc_lanes, strict=True) if lanes]
-    return max((int(match[1] or 1) * int(match[2]) for match in found if match), default=0)
+    return max((access_bits(op.where) for op, lanes in zip(launch.ops, launch.pc_lanes, strict=True) if lanes), default=0)
 
 
 def shown(kernel: str) -> str:

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 
 import torch
 
+from .tensors import real
+
 
 def module(operation: str, model: object) -> None:
     """A model is one of torch's modules."""
@@ -46,6 +48,21 @@ def any_dropout(operation: str, modules: Sequence[object]) -> None:
     """A model without dropout is no ensemble."""
     if not modules:
         raise ValueError(f"{operation}: model must hold a dropout layer with p above 0, got none")
+
+
+def loader(operation: str, value: object) -> None:
+    """value yields batches; a tensor would yield its samples, each taken for a batch."""
+    if isinstance(value, torch.Tensor):
+        raise TypeError(f"{operation}: loader must be an iterable of batches, got a Tensor")
+    if not hasattr(value, "__iter__") and not hasattr(value, "__getitem__"):
+        raise TypeError(f"{operation}: loader must be iterable, got {type(value).__name__}")
+
+
+def yielded(operation: str, batch: object) -> None:
+    """What a loader yields is a tensor of real numbers."""
+    if not isinstance(batch, torch.Tensor):
+        raise TypeError(f"{operation}: loader must yield tensors, got {type(batch).__name__}")
+    real(operation, "loader", batch)
 
 
 def some_samples(operation: str, count: int) -> None:

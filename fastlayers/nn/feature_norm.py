@@ -35,7 +35,7 @@ class FeatureNorm(WideStatistics, torch.nn.Module):
 
     Raises:
         RuntimeError: ``FeatureNorm: mean must have shape (3,) for x of shape (8, 3) ..., got (4,)``
-        TypeError: ``FeatureNorm: loader must be a Tensor, got int``, of what it yields
+        TypeError: ``FeatureNorm: loader must be iterable, got int``, ``FeatureNorm: loader must yield tensors, got int``
         ValueError: ``FeatureNorm: loader must hold at least one sample, got none``
 
     Accuracy: batches are merged in float64 by Welford's method (Chan's rule), whatever their number and the mean's size.
@@ -90,12 +90,13 @@ class FeatureNorm(WideStatistics, torch.nn.Module):
             self.
         """
         name = type(self).__name__
+        checks.loader(name, loader)
         device, count = self.mean.device, 0
         mean = torch.zeros(self.num_features, dtype=torch.float64, device=device)
         m2 = torch.zeros_like(mean)
         for batch in _watched(loader, progress):
             x = batch[0] if isinstance(batch, (tuple, list)) and batch else batch
-            checks.real(name, "loader", x)
+            checks.yielded(name, x)
             x = x.to(device, torch.float64)
             dim = checks.channel_dimension(name, x, self.channel_dim)
             checks.channel_vectors(name, x, dim, mean=mean)
