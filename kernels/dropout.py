@@ -125,7 +125,7 @@ def uniform_number(value, place):
     return tl.fma(number.to(tl.float32), 2.0**-16, 2.0**-17)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["threshold", "first", "count"])
 def mask_kernel(kept, seed, threshold, first, count, BLOCK: tl.constexpr):
     i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     key = dropout_key(seed, threshold, None, None, None, tl.float32)
