@@ -87,7 +87,7 @@ def _soft_exponential(x, alpha):
     small = tl.where(tl.abs(v) < 0.5, v, 0.0)
     g = tl.full(x.shape, 0.0, x.dtype)
     for k in tl.static_range(10 if x.dtype == tl.float32 else 16):
-        g = tl.fma(g, small, _SOFT_SERIES[(6 if x.dtype == tl.float32 else 0) + k])
+        g = tl.fma(g, small, math.constant(x, _SOFT_SERIES[(6 if x.dtype == tl.float32 else 0) + k]))
     finite = math.at_least(v, -1000.0)
     outside = (tl.fma(finite, e, -tl.where(grown < float("inf"), grown, 0.0)) / rate) / rate * unit
     to_alpha = 1 + tl.where(tl.abs(v) < 0.5, x * x * g, outside)

@@ -57,7 +57,7 @@ def dropout_key(seed, threshold, keep_scale, keep_shift, drop_value, COMPUTE: tl
 
 @triton.jit
 def mask_place(tile, channel, channels, sample_rows, CHANNELS_LAST: tl.constexpr, UNIT: tl.constexpr):
-    """(group, index): where the elements of a tile stand in the mask. One of them is None: index where row g of the tile is group[g].
+    """Where the elements of a tile stand in the mask: the group that each row is, or, in a matrix, the index of each element.
 
     ``sample_rows`` is None where every element has a place of its own; else the rows of a sample, whose channels have one place each:
     n * channels + channel, with n the row divided by sample_rows.
@@ -65,27 +65,31 @@ def mask_place(tile, channel, channels, sample_rows, CHANNELS_LAST: tl.constexpr
     group, offsets, _inside, _full, row = tile
     if sample_rows is None:
         if not CHANNELS_LAST or UNIT == 8:
-            return group, None
+            return group
         else:
-            return None, offsets
+            return offsets
     elif not CHANNELS_LAST:
-        return None, ((row // sample_rows).to(tl.int64) * channels + channel)[:, None]
+        return ((row // sample_rows).to(tl.int64) * channels + channel)[:, None]
     elif UNIT == 8:
-        return row // sample_rows * (channels // 8) + (group - row * (channels // 8)), None
+        return row // sample_rows * (channels // 8) + (group - row * (channels // 8))
     else:
-        return None, (row // sample_rows).to(tl.int64)[:, None] * channels + channel
+        return (row // sample_rows).to(tl.int64)[:, None] * channels + channel
+
+
+@triton.jit
+def _keeps_each(key, index):
+    """Whether the elements of these indices are kept; key is from dropout_key."""
+    return _keep(tl.randint4x(key[0], index >> 3), (index & 7).to(tl.int32), key[1])
 
 
 @triton.jit
 def keeps(key, place):
     """Whether the elements at mask_place are kept; key is from dropout_key."""
-    value, threshold, _scale, _shift, _dropped = key
-    group, index = place
-    if index is None:
-        w0, w1, w2, w3 = tl.randint4x(value, group)
-        return _keep((w0[:, None], w1[:, None], w2[:, None], w3[:, None]), tl.arange(0, 8)[None, :], threshold)
+    if len(place.shape) == 1:
+        w0, w1, w2, w3 = tl.randint4x(key[0], place)
+        return _keep((w0[:, None], w1[:, None], w2[:, None], w3[:, None]), tl.arange(0, 8)[None, :], key[1])
     else:
-        return _keep(tl.randint4x(value, index >> 3), (index & 7).to(tl.int32), threshold)
+        return _keeps_each(key, place)
 
 
 @triton.jit
@@ -116,20 +120,19 @@ def half_word(words, column):
 @triton.jit
 def uniform_number(value, place):
     """What a random activation takes: (number + 1/2) / 65536 for every element at mask_place; value is the seed's."""
-    group, index = place
-    if index is None:
-        w0, w1, w2, w3 = _activation_words(value, group)
+    if len(place.shape) == 1:
+        w0, w1, w2, w3 = _activation_words(value, place)
         number = half_word((w0[:, None], w1[:, None], w2[:, None], w3[:, None]), tl.arange(0, 8)[None, :])
     else:
-        number = half_word(_activation_words(value, index >> 3), (index & 7).to(tl.int32))
+        number = half_word(_activation_words(value, place >> 3), (place & 7).to(tl.int32))
     return tl.fma(number.to(tl.float32), 2.0**-16, 2.0**-17)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["threshold", "first", "count"])
 def mask_kernel(kept, seed, threshold, first, count, BLOCK: tl.constexpr):
     i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     key = dropout_key(seed, threshold, None, None, None, tl.float32)
-    tl.store(kept + i, keeps(key, (None, first.to(tl.int64) + i)) & (threshold < 65536), mask=i < count)
+    tl.store(kept + i, _keeps_each(key, first.to(tl.int64) + i) & (threshold < 65536), mask=i < count)
 
 
 def outcome_bits(outcome: Sequence[float] | None) -> tuple[int | None, int | None, int | None]:

@@ -39,7 +39,7 @@ def _tiles(
 ):
     """The tiles (see tiles.py) of y, of a and of b for slots start .. start + GROUPS - 1 of y, ``end`` of which the program has.
 
-    length is that of a row of y: in groups of eight if ALIGNED, else in elements.
+    They have no row. length is that of a row of y: in groups of eight if ALIGNED, else in elements.
     """
     slot = start + tl.arange(0, GROUPS)
     column = tl.arange(0, 8)[None, :]
@@ -56,9 +56,9 @@ def _tiles(
         first = offsets + _row(offsets, length, multiplier, bits, ROWS) * tl.cast(length, tl.int64)
         second = first + length
     if GATE_FIRST:
-        return (slot, offsets, inside, full, None), (slot, second, inside, full, None), (slot, first, inside, full, None)
+        return (slot, offsets, inside, full), (slot, second, inside, full), (slot, first, inside, full)
     else:
-        return (slot, offsets, inside, full, None), (slot, first, inside, full, None), (slot, second, inside, full, None)
+        return (slot, offsets, inside, full), (slot, first, inside, full), (slot, second, inside, full)
 
 
 @triton.jit(do_not_specialize=["threshold", "slots", "chunk_slots", "numel", "length", "multiplier", "bits"])
@@ -74,7 +74,7 @@ def gated_forward_halves(
         out, value, gate = _tiles(start, end, numel, length, multiplier, bits, GATE_FIRST, ALIGNED, ROWS, GROUPS)
         result = tiles.load(x, value, None, False, COMPUTE) * ACTIVATION(tiles.load(x, gate, None, False, COMPUTE), arguments)
         if seed is not None:
-            result = result * tl.where(keeps(key, (out[0], None)), key[2], 0.0)
+            result = result * tl.where(keeps(key, out[0]), key[2], 0.0)
         tiles.store(y, result, out, not ALIGNED)
 
 
@@ -94,7 +94,7 @@ def gated_backward_halves(
         out, value, gate = _tiles(start, end, numel, length, multiplier, bits, GATE_FIRST, ALIGNED, ROWS, GROUPS)
         gradient = tiles.load(dy, out, OTHER, not ALIGNED, COMPUTE)
         if seed is not None:
-            gradient = gradient * tl.where(keeps(key, (out[0], None)), key[2], 0.0)
+            gradient = gradient * tl.where(keeps(key, out[0]), key[2], 0.0)
         b = tiles.load(x, gate, OTHER, False, COMPUTE)
         outer = gradient * tiles.load(x, value, OTHER, False, COMPUTE)
         activated = ACTIVATION(b, arguments)

@@ -1,7 +1,8 @@
 """One optimizer step over a whole list of tensors in Triton, in one launch: loads and stores, whatever the update rule.
 
 Functions and conventions are those of fastlayers/reference/optimizers.py; the rules are in optimizers.py. Lists reach the GPU as a
-table of addresses, [arrays, n]: params, grads, states, scalars, masters, averages.
+table of addresses, [arrays, n]: params, grads, states, scalars, masters, averages. What may be missing comes as a tuple of one or
+none: Triton 3.5 and 3.6 cannot return None, nor have it in a tuple.
 """
 from __future__ import annotations
 
@@ -36,50 +37,50 @@ def _arrays(
     table, count, tensor, start, PARAM: tl.constexpr, STATE: tl.constexpr, STATES: tl.constexpr, SCALARS: tl.constexpr,
     MASTER: tl.constexpr, AVERAGE: tl.constexpr, ALIGNED: tl.constexpr,
 ):
-    """(param, grad, states, master, average) of a chunk; masters and averages of half types are float32."""
+    """(param, grad, states, masters, averages) of a chunk, one master and average or none; those of half types are float32."""
     WIDE: tl.constexpr = tl.float64 if tl.float64 == PARAM else tl.float32
     states = ()
     for k in tl.static_range(STATES):
         states = states + (array(table, 2 + k, count, tensor, start, STATE, ALIGNED),)
-    master, average = None, None
+    masters, averages = (), ()
     if MASTER:
-        master = array(table, 2 + STATES + SCALARS, count, tensor, start, WIDE, ALIGNED)
+        masters = (array(table, 2 + STATES + SCALARS, count, tensor, start, WIDE, ALIGNED),)
     if AVERAGE:
-        average = array(table, 2 + STATES + SCALARS + MASTER, count, tensor, start, WIDE, ALIGNED)
+        averages = (array(table, 2 + STATES + SCALARS + MASTER, count, tensor, start, WIDE, ALIGNED),)
     param = array(table, 0, count, tensor, start, PARAM, ALIGNED)
-    return param, array(table, 1, count, tensor, start, PARAM, ALIGNED), states, master, average
+    return param, array(table, 1, count, tensor, start, PARAM, ALIGNED), states, masters, averages
 
 
 @triton.jit
 def _numbers_of(key, first_group, BLOCK: tl.constexpr):
-    """The 16-bit numbers of a block: a row for each Philox counter, eight columns. None without a key."""
-    if key is None:
-        return None
+    """(the 16-bit numbers of a block,), a row for each Philox counter, eight columns; () without a key."""
+    if len(key) == 0:
+        return ()
     else:
         group = first_group + tl.arange(0, BLOCK // 8)
         low, high = (group & 0xFFFFFFFF).to(tl.uint32), (group >> 32).to(tl.uint32)
-        words = tl.philox(key, low, high, tl.zeros_like(low) + _ROUNDING_STREAM, tl.zeros_like(low))
+        words = tl.philox(key[0], low, high, tl.zeros_like(low) + _ROUNDING_STREAM, tl.zeros_like(low))
         words = (words[0][:, None], words[1][:, None], words[2][:, None], words[3][:, None])
-        return half_word(words, tl.arange(0, 8)[None, :]).to(tl.uint32)
+        return (half_word(words, tl.arange(0, 8)[None, :]).to(tl.uint32),)
 
 
 @triton.jit
 def _walk(seed, sizes, count, tensor, start, BLOCK: tl.constexpr):
-    """(Philox key, first counter of the chunk, offsets of a block): with a seed a block is a matrix, eight elements in a row."""
+    """((Philox key,), first counter of the chunk, offsets of a block): with a seed a block is a matrix, eight elements in a row."""
     if seed is None:
-        return None, 0, tl.arange(0, BLOCK)
+        return (), 0, tl.arange(0, BLOCK)
     else:
         offsets = tl.arange(0, BLOCK // 8)[:, None] * 8 + tl.arange(0, 8)[None, :]
-        return tl.load(seed), (tl.load(sizes + count + tensor) + start) // 8, offsets
+        return (tl.load(seed),), (tl.load(sizes + count + tensor) + start) // 8, offsets
 
 
 @triton.jit
 def _rounded(value, numbers, STORAGE: tl.constexpr):
     """value as memory of this type keeps it: rounded to nearest, or to bfloat16 by the numbers, where there are any."""
-    if numbers is None or tl.bfloat16 != STORAGE:
+    if len(numbers) == 0 or tl.bfloat16 != STORAGE:
         return value.to(STORAGE)
     else:
-        cut = ((value.to(tl.uint32, bitcast=True) + numbers) >> 16).to(tl.uint16).to(tl.bfloat16, bitcast=True)
+        cut = ((value.to(tl.uint32, bitcast=True) + numbers[0]) >> 16).to(tl.uint16).to(tl.bfloat16, bitcast=True)
         return tl.where(value != value, value.to(tl.bfloat16), cut)
 
 
@@ -88,28 +89,28 @@ def _update_block(
     arrays, offsets, mask, numbers, factor, average_weight, values, RULE: tl.constexpr, FLAGS: tl.constexpr, COMPUTE: tl.constexpr
 ):
     """Load, update and store one block; mask is None where all of it exists. values: what RULE takes as its numbers."""
-    param, grad, states, master, average = arrays
+    param, grad, states, masters, averages = arrays
     STORAGE: tl.constexpr = param.dtype.element_ty
     p = tl.load(param + offsets, mask).to(COMPUTE)
-    if master is not None:
-        exact = tl.load(master + offsets, mask)
+    if len(masters) > 0:
+        exact = tl.load(masters[0] + offsets, mask)
         p = tl.where(exact.to(STORAGE).to(COMPUTE) == p, exact, p)  # somebody may have changed the parameter
     g = tl.load(grad + offsets, mask).to(COMPUTE) * factor
     own = ()
     for k in tl.static_range(len(states)):
         own = own + (tl.load(states[k] + offsets, mask).to(COMPUTE),)
     p, own = RULE(p, g, own, values, FLAGS)
-    if master is None:
+    if len(masters) == 0:
         kept = _rounded(p, numbers, STORAGE)
     else:
         kept = p.to(STORAGE)
-        tl.store(master + offsets, p, mask)
+        tl.store(masters[0] + offsets, p, mask)
     tl.store(param + offsets, kept, mask)
     for k in tl.static_range(len(states)):
         tl.store(states[k] + offsets, _rounded(own[k], numbers, states[k].dtype.element_ty), mask)
-    if average is not None:
-        mean = tl.load(average + offsets, mask)
-        tl.store(average + offsets, mean + average_weight * (kept.to(COMPUTE) - mean), mask)
+    if len(averages) > 0:
+        mean = tl.load(averages[0] + offsets, mask)
+        tl.store(averages[0] + offsets, mean + average_weight * (kept.to(COMPUTE) - mean), mask)
 
 
 @triton.jit
@@ -121,11 +122,11 @@ def _double(parts, k: tl.constexpr):
 
 @triton.jit
 def _hyperparameters(parts, tensors):
-    """[lr, weight_decay, ...] in float64."""
+    """[lr, weight_decay, ...] in float64; tensors[k] is empty, or holds the tensor that number k is in."""
     values = ()
     for k in tl.static_range(len(tensors)):
-        if tensors[k] is not None:
-            values = values + (tl.load(tensors[k]).to(tl.float64),)
+        if len(tensors[k]) > 0:
+            values = values + (tl.load(tensors[k][0]).to(tl.float64),)
         else:
             values = values + (_double(parts, k),)
     return values
@@ -232,7 +233,8 @@ def optimizer_step(
     with device_guard(params[0]):
         optimizer_step_kernel[(lists.chunk_tensors.numel(),)](
             lists.table, lists.sizes, lists.chunk_tensors, lists.chunk_numbers, lists.tickets, len(params),
-            tuple(tensors) or (None,) * len(hyperparameters), grad_scale, found_inf, norm, seed,
+            tuple(() if tensor is None else (tensor,) for tensor in tensors or (None,) * len(hyperparameters)),
+            grad_scale, found_inf, norm, seed,
             tuple(part for value in (*hyperparameters, max_grad_norm, 1 - ema_decay) for part in _split(value)),
             RULE=getattr(optimizers, rule), NUMBERS=getattr(optimizers, f"{rule}_numbers"),
             ADVANCE=getattr(optimizers, f"{rule}_scalars", None), FLAGS=tuple(flags), STATES=len(states) // len(params),

@@ -93,7 +93,7 @@ def widened(value, COMPUTE: tl.constexpr):
 @triton.jit
 def load(pointer, tile, other, EDGES: tl.constexpr, COMPUTE: tl.constexpr):
     """The tile's elements in the compute dtype, ``other`` outside. EDGES: whole groups at once, the others element by element."""
-    _group, offsets, inside, full, _row = tile
+    offsets, inside, full = tile[1], tile[2], tile[3]
     if EDGES:
         whole = tl.load(pointer + offsets, mask=full[:, None], other=other)
         edge = tl.load(pointer + offsets, mask=inside & ~full[:, None], other=other)
@@ -105,7 +105,7 @@ def load(pointer, tile, other, EDGES: tl.constexpr, COMPUTE: tl.constexpr):
 @triton.jit
 def store(pointer, value, tile, EDGES: tl.constexpr):
     """Write the tile, rounded to the pointer's dtype."""
-    _group, offsets, inside, full, _row = tile
+    offsets, inside, full = tile[1], tile[2], tile[3]
     rounded = value.to(pointer.dtype.element_ty)
     if EDGES:
         tl.store(pointer + offsets, rounded, mask=full[:, None])

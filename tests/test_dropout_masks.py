@@ -72,6 +72,13 @@ def test_far_elements(backend: str, first: int) -> None:
         assert mask.tolist() == kept(first, 300, seed, p)
 
 
+@pytest.mark.parametrize("count", [1, 64])
+@pytest.mark.parametrize("p", [2**-16, 0.5])
+def test_arguments_of_one(backend: str, p: float, count: int) -> None:
+    """Triton makes a constant of an argument that is 1, unless the kernel says otherwise."""
+    assert F.dropout_mask((count,), p, 1234, first=1).tolist() == kept(1, count, 1234, p)
+
+
 @pytest.mark.parametrize(("p", "seed", "bits"), [
     (0.5, 1234, "10111001110001101011010111000001"), (0.1, 0x123456789ABCDEF, "11111011010101111111111111111011"),
 ])
