@@ -199,13 +199,15 @@ def test_a_gradient_may_be_dropped_while_a_step_runs(cpu_backend: str) -> None:
     """By another thread, which runs while kernels do: they go on with the memory that they were given."""
     p = torch.nn.Parameter(torch.zeros(30_000_000))  # of which malloc gives the memory back at once
     optimizer = fl.optim.SGD([p], lr=1.0)
+    p.grad = torch.zeros_like(p)
+    optimizer.step()  # the first one looks for gradients for longer
     begins, dropped = threading.Event(), threading.Event()
 
     def drop() -> None:
         for _ in range(6):
             begins.wait()
             begins.clear()
-            time.sleep(1e-3)
+            time.sleep(5e-3)  # so long that kernels run, which take three times that
             p.grad = None
             dropped.set()
 
