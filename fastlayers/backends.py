@@ -79,7 +79,7 @@ def _reason_against_torch(name: str, module: ModuleType) -> str:
 
 def _reason_against_rows(name: str, module: ModuleType) -> str:
     """Why an extension does not fit specs.py, which has rows that it was built without; "" if it does."""
-    facts = {**module.activation_facts(), **module.update_rule_facts()}
+    facts = {**getattr(module, "activation_facts", dict)(), **getattr(module, "update_rule_facts", dict)()}  # older ones say nothing
     lacking = [row for row in (*ACTIVATIONS, *UPDATE_RULES) if row not in facts and row not in REGISTERED]
     return f"{_TITLES[name]} was built without {', '.join(lacking)}: build or install fastlayers again" if lacking else ""
 

@@ -49,3 +49,6 @@ def test_an_extension_without_a_row_is_left_out(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(extension, "activation_facts", lambda: facts)
     assert backends._load("cpp") == (
         None, "the C++ extension fastlayers._C was built without relu, mish: build or install fastlayers again")
+    for name in ("activation_facts", "update_rule_facts"):
+        monkeypatch.delattr(extension, name)
+    assert backends._load("cpp")[1].startswith("the C++ extension fastlayers._C was built without identity, "), "before it told its rows"
