@@ -7,6 +7,7 @@ import pickle
 import cases
 import pytest
 import torch
+from tolerances import close
 
 import fastlayers as fl
 from fastlayers import functional as F
@@ -182,7 +183,7 @@ def test_parameter_gradients_beside_autograd(backend: str, row, columns: int) ->
             twin(x.double()).sum().backward()
         for ours, oracle in zip(module.parameters(), twin.parameters(), strict=True):
             assert ours.grad.shape == ours.shape
-            torch.testing.assert_close(ours.grad.double(), oracle.grad, rtol=1e-6, atol=0)
+            close(ours.grad, oracle.grad.float())
 
 
 @pytest.mark.parametrize("shape", [(1, 100), (3, 4, 7, 7), (5, 7)], ids=str)
@@ -197,7 +198,7 @@ def test_what_lies_beside_a_tensor_does_not_count(backend: str, shape: tuple[int
         module(x).sum().backward()
         with fl.backend("reference"):
             twin(x.double()).sum().backward()
-        torch.testing.assert_close(module.alpha.grad.double(), twin.alpha.grad, rtol=1e-5, atol=0)
+        close(module.alpha.grad, twin.alpha.grad.float())
 
 
 def test_learnable_activations_learn(backend: str) -> None:
@@ -226,7 +227,7 @@ def test_slopes_are_drawn_from_the_seed(backend: str) -> None:
         y = F.rrelu(x, 0.1, 0.4, training=True, seed=SEED)
         numbers = random_numbers(0, x.numel(), SEED, ACTIVATION_STREAM).as_strided(x.size(), x.stride())
         slopes = 0.1 + (0.4 - 0.1) * (numbers.double() + 0.5) / 65536
-        torch.testing.assert_close(-y.detach(), slopes.float(), rtol=1e-6, atol=0)
+        close(-y.detach(), slopes.float())
         assert torch.equal(torch.autograd.grad(y.sum(), x)[0], -y.detach())
 
 
@@ -246,7 +247,7 @@ def test_random_activation_with_dropout_in_a_block(backend: str) -> None:
     block = F.batch_norm(x, None, None, training=True, activation=nn.RReLU(), dropout=0.25, seed=SEED)
     normalised = F.batch_norm(x, None, None, training=True)
     alone = F.rrelu(normalised, training=True, seed=SEED)
-    torch.testing.assert_close(block, F.dropout(alone, 0.25, seed=SEED), rtol=2e-6, atol=1e-6)
+    close(block, F.dropout(alone, 0.25, seed=SEED))
 
 
 @pytest.mark.parametrize("row", RANDOM, ids=lambda row: row.name)

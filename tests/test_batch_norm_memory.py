@@ -4,6 +4,7 @@ from __future__ import annotations
 import pytest
 import torch
 from cases import ACTIVATIONS, arrange
+from tolerances import close
 
 import fastlayers as fl
 from fastlayers import nn
@@ -144,7 +145,7 @@ def test_inplace_compiles(cpu_backend: str) -> None:
     x = torch.randn(4, 3, 5, 5, requires_grad=True)
     expected, = torch.autograd.grad(block(x).square().sum(), x)
     actual, = torch.autograd.grad(torch.compile(block, fullgraph=True, backend="aot_eager")(x).square().sum(), x)
-    torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5)
+    close(actual, expected)
 
 
 def test_where_there_are_no_values_to_look_at() -> None:

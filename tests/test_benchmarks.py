@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from fastlayers.benchmarks import cases, run
+from tolerances import close
 
 from fastlayers import measure
 from fastlayers.cli import main
@@ -75,7 +76,7 @@ def test_contenders_of_a_case_agree():
     (case,) = cases.select(cases.all_cases(), "batch_norm+silu+residual 64x512")
     contenders = case.build(torch.device("cpu"), False)
     for theirs, ours in zip(contenders["eager"](), contenders["ours"](), strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+        close(ours, theirs)
 
 
 def test_save_compare_and_plot(tmp_path, capsys):

@@ -8,13 +8,13 @@ from unittest import mock
 import pytest
 import torch
 from cases import Twice, bn_relu
+from tolerances import close
 
 import fastlayers as fl
 from fastlayers import nn
 
 T = torch.nn
 DROP_IN = sorted(name for name in nn.__all__ if hasattr(T, name))
-TIGHT = {"rtol": 1e-11, "atol": 1e-11}
 """Float64 on both sides: what is left is the order of sums."""
 
 
@@ -115,7 +115,7 @@ def test_numbers_and_state_are_torchs(cpu_backend: str, name: str, training: boo
     expected = two_steps(theirs, name)
     for model in (ours, back):
         for value, other in zip(two_steps(model, name), expected, strict=True):
-            torch.testing.assert_close(value, other, **TIGHT)
+            close(value, other)
     theirs.load_state_dict(ours.state_dict())
     ours.load_state_dict(theirs.state_dict())
 
@@ -253,7 +253,7 @@ def test_compiled_training(fuse: bool) -> None:
     theirs = settled("mlp")
     ours = torch.compile(fl.convert(copy.deepcopy(theirs), fuse=fuse), backend="aot_eager", fullgraph=True)
     for value, expected in zip(two_steps(ours, "mlp"), two_steps(theirs, "mlp"), strict=True):
-        torch.testing.assert_close(value, expected, **TIGHT)
+        close(value, expected)
 
 
 def test_a_compiled_model_is_compiled_again() -> None:
@@ -344,8 +344,7 @@ def test_half_models(dtype: torch.dtype, affine: bool) -> None:
     x = torch.randn(2, 3, 4, 4).to(dtype)
     ours = fl.convert(copy.deepcopy(theirs), fuse=True)
     assert ours[0].running_mean.dtype == ours[1].running_var.dtype == torch.float32
-    tolerance = torch.finfo(dtype).eps * 4  # one rounding after each layer of torch's
-    torch.testing.assert_close(ours(x), theirs(x), rtol=tolerance, atol=tolerance)
+    close(ours(x), theirs(x))
     ours[0].train()(x)
     fl.revert(ours)
     assert ours[0].running_mean.dtype == (dtype if affine else torch.float32)

@@ -7,6 +7,7 @@ import re
 import cases
 import pytest
 import torch
+from tolerances import close
 
 from fastlayers import functional as F
 from fastlayers import nn
@@ -27,7 +28,6 @@ def test_is_the_composition(cpu_backend: str, row, dtype: torch.dtype) -> None:
     wide = torch.promote_types(dtype, torch.float32)
     gate = from_name("test", row.text).to(dtype)
     twin = copy.deepcopy(gate).to(wide)
-    eps, wide_eps = torch.finfo(dtype).eps, torch.finfo(wide).eps
     for dim, layout, p in ((-1, "contiguous", 0.0), (1, "channels_last", 0.3), (0, "permuted", 0.3)):
         x = cases.arrange(torch.randn(4, 6, 3, 10) * 2, layout).to(dtype)
         leaves = [x.clone().requires_grad_(), x.to(wide, copy=True).requires_grad_()]
@@ -38,13 +38,13 @@ def test_is_the_composition(cpu_backend: str, row, dtype: torch.dtype) -> None:
         if cpu_backend == "cpp":
             assert torch.equal(y, want.to(dtype))
         else:
-            torch.testing.assert_close(y, want.to(dtype), rtol=4 * eps, atol=4 * wide_eps)
+            close(y, want.to(dtype))
         dy = torch.randn_like(y)
         y.backward(dy)
         want.backward(dy.to(wide))
-        torch.testing.assert_close(leaves[0].grad, leaves[1].grad.to(dtype), rtol=max(eps, 64 * wide_eps), atol=64 * wide_eps)
+        close(leaves[0].grad, leaves[1].grad.to(dtype))
         for ours, theirs in zip(gate.parameters(), twin.parameters(), strict=True):
-            torch.testing.assert_close(ours.grad, theirs.grad.to(dtype), rtol=max(2 * eps, 64 * wide_eps), atol=1024 * wide_eps)
+            close(ours.grad, theirs.grad.to(dtype))
             ours.grad = theirs.grad = None
 
 
@@ -62,11 +62,11 @@ def test_is_torchs_glu(cpu_backend: str, dim: int, layout: str) -> None:
     leaves = [x.detach().requires_grad_() for _ in range(2)]
     ours, theirs = nn.GLU(dim)(leaves[0]), torch.nn.GLU(dim)(leaves[1])
     assert isinstance(nn.GLU(dim), torch.nn.GLU)
-    torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-7)
+    close(ours, theirs)
     dy = torch.randn(ours.shape)
     ours.backward(dy)
     theirs.backward(dy)
-    torch.testing.assert_close(leaves[0].grad, leaves[1].grad, rtol=1e-5, atol=1e-6)
+    close(leaves[0].grad, leaves[1].grad)
     if layout == "channels_last":
         assert ours.is_contiguous(memory_format=torch.channels_last)
 
@@ -76,9 +76,9 @@ def test_named_units(cpu_backend: str) -> None:
     x = torch.randn(5, 12)
     a, b = x.chunk(2, -1)
     for kind, function in ((nn.SwiGLU, torch.nn.functional.silu), (nn.GEGLU, torch.nn.functional.gelu), (nn.ReGLU, torch.relu)):
-        torch.testing.assert_close(kind()(x), a * function(b), rtol=1e-6, atol=1e-6)
-        torch.testing.assert_close(kind(gate_first=True)(x), function(a) * b, rtol=1e-6, atol=1e-6)
-        torch.testing.assert_close(kind(0)(x.t()), (a * function(b)).t(), rtol=1e-6, atol=1e-6)
+        close(kind()(x), a * function(b))
+        close(kind(gate_first=True)(x), function(a) * b)
+        close(kind(0)(x.t()), (a * function(b)).t())
     with pytest.raises(TypeError, match=r"^SwiGLU.__init__\(\) got an unexpected keyword argument 'activation'$"):
         nn.SwiGLU(activation="relu")
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tolerances import close
 from torch import Tensor
 
 import fastlayers as fl
@@ -16,7 +17,6 @@ LAYERS = {
     "in place": lambda: nn.BatchNorm1d(6, **BLOCK), "evaluated": lambda: nn.BatchNorm1d(6).eval(), "gated": nn.SwiGLU,
 }
 ORDERS = {"contiguous": lambda x: x, "transposed": lambda x: x.t().contiguous().t()}
-CLOSE = {"rtol": 1e-12, "atol": 1e-12}
 
 
 def negated(x: Tensor) -> Tensor:
@@ -36,16 +36,16 @@ def test_batched_gradients(backend: str, make, order) -> None:
         expected = [torch.autograd.grad(y, leaves, gradient, retain_graph=True) for gradient in gradients]
         actual = torch.autograd.grad(y, leaves, gradients, is_grads_batched=True, retain_graph=True)
         for got, *wanted in zip(actual, *expected, strict=True):
-            torch.testing.assert_close(got, torch.stack(wanted), **CLOSE)
+            close(got, torch.stack(wanted))
 
 
 @pytest.mark.parametrize("make", [nn.SiLU, nn.SwiGLU, LAYERS["evaluated"]], ids=["silu", "gated", "batch norm"])
 def test_vectorised_jacobian_and_hessian(cpu_backend: str, make) -> None:
     layer, x = make().double(), torch.randn(4, 6, dtype=torch.float64)
     jacobian, hessian = torch.autograd.functional.jacobian, torch.autograd.functional.hessian
-    torch.testing.assert_close(jacobian(layer, x, vectorize=True), jacobian(layer, x), **CLOSE)
+    close(jacobian(layer, x, vectorize=True), jacobian(layer, x))
     energy = lambda x: layer(x).exp().sum()  # noqa: E731
-    torch.testing.assert_close(hessian(energy, x, vectorize=True), hessian(energy, x), **CLOSE)
+    close(hessian(energy, x, vectorize=True), hessian(energy, x))
     assert torch.autograd.gradcheck(layer, x.requires_grad_(), check_batched_grad=True)
 
 
@@ -66,16 +66,16 @@ def test_negated_and_zero_tensors(backend: str, make) -> None:
     expected, zero = run(x, dy), run(x, torch.zeros_like(dy))
     for given in ((x, negated(dy)), (negated(x), dy), (x, dy, negated)):
         for actual, want in zip(run(*given), expected, strict=True):
-            torch.testing.assert_close(actual, want, **CLOSE)
+            close(actual, want)
     for actual, want in zip(run(x, torch._efficientzerotensor(dy.shape, dtype=dy.dtype)), zero, strict=True):
-        torch.testing.assert_close(actual, want, **CLOSE)
+        close(actual, want)
 
 
 def test_negated_residuals_and_seeds(backend: str) -> None:
     x, residual = torch.randn(2, 3, 4, 6, dtype=torch.float64)
     dropout = lambda x, residual: fl.functional.dropout(x, 0.3, seed=4, residual_after=residual)  # noqa: E731
     for layer in (nn.BatchNorm1d(4, activation="tanh").double(), dropout):
-        torch.testing.assert_close(layer(x, negated(residual)), layer(x, residual), **CLOSE)
+        close(layer(x, negated(residual)), layer(x, residual))
     seed = torch.tensor(-77)
     assert torch.equal(fl.functional.dropout(x, 0.3, seed=negated(seed)), fl.functional.dropout(x, 0.3, seed=seed))
 

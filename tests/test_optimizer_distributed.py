@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from processes import in_processes, needs_gloo
+from tolerances import close
 from torch import distributed, nn
 
 RULES = {"SGD": {"momentum": 0.9}, "AdamW": {"weight_decay": 0.1}, "NAdam": {}, "Lion": {}, "Adagrad": {}}
@@ -56,7 +57,7 @@ def _ddp(rank: int) -> None:
         optimizer = getattr(fl.optim, name)(model.parameters(), lr=0.01, max_grad_norm=1.0, **arguments)
         _train(model, optimizer, range(6), _part(rank))
         for p, q in zip(model.parameters(), _alone(name, 6).parameters(), strict=True):
-            torch.testing.assert_close(p, q, rtol=1e-5, atol=1e-5)
+            close(p, q)
     torch.manual_seed(rank)  # replicas stay equal, whatever the ranks' generators do
     model = nn.parallel.DistributedDataParallel(_net().bfloat16())
     optimizer = fl.optim.AdamW(model.parameters(), lr=0.01, stochastic_rounding=True)
@@ -111,7 +112,7 @@ def _fsdp(rank: int, folder: str) -> None:
 
         alone = _alone(name, 8)
         for p, q in zip(model.parameters(), alone.parameters(), strict=True):
-            torch.testing.assert_close(p.full_tensor(), q, rtol=1e-5, atol=1e-5)
+            close(p.full_tensor(), q)
         assert found.groups[0].gradient_norm == 0  # no gradients yet
         norm = optimizer.diagnostics().groups[0].gradient_norm
         grads = [p.grad.full_tensor() for p in model.parameters()]

@@ -4,6 +4,7 @@ from __future__ import annotations
 import pytest
 import torch
 from processes import in_processes, needs_gloo
+from tolerances import close
 from torch.autograd import forward_ad
 
 import fastlayers as fl
@@ -105,23 +106,22 @@ def test_ranks_together_are_one_process_with_the_whole_batch(shares: tuple[int, 
 
 def check_way(way: str, shares: tuple[int, ...], found: list[dict[str, list]]) -> None:
     whole = train("eager" if way in ("compiled", "ddp", "inplace", "reference") else way, make(way), slice(0, 8))
-    half = way == "bfloat16"
     for step, expected in enumerate(whole):
         together = [one[way][step] for one in found]
         elementwise, parameters = 3 if step < 2 else 1, 3
         for k in range(elementwise):
             actual = torch.cat([results[k] for results in together])
-            torch.testing.assert_close(actual, expected[k], rtol=1e-2 if half else 1e-5, atol=2e-2 if half else 2e-5)
+            close(actual, expected[k])
         if step == 2:
             continue
         for k in range(elementwise, elementwise + parameters):
             total = torch.stack([results[k] for results in together]).sum(0)  # DDP has averaged already
             total = total / len(shares) if way != "ddp" else total
-            torch.testing.assert_close(total * (1 if way == "ddp" else len(shares)), expected[k], rtol=1e-4, atol=2e-4)
+            close(total * (1 if way == "ddp" else len(shares)), expected[k])
         for k in range(elementwise + parameters, len(expected)):
             for results in together:
                 assert torch.equal(results[k], together[0][k]), "all ranks have the same bits"
-            torch.testing.assert_close(together[0][k], expected[k], rtol=1e-5, atol=1e-6)
+            close(together[0][k], expected[k])
 
 
 def test_what_is_no_group_is_refused() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 import cases
 import pytest
 import torch
+from tolerances import close
 from torch.autograd import forward_ad
 
 import fastlayers as fl
@@ -45,7 +46,7 @@ def test_gradients_per_sample_in_eval(make) -> None:
         leaf = x[k].clone().requires_grad_()
         expected = torch.autograd.grad(layer(leaf).square().sum(), [leaf, *parameters.values()])
         for actual, want in zip((inputs[k], *(weights[name][k] for name in parameters)), expected, strict=True):
-            torch.testing.assert_close(actual, want, rtol=1e-5, atol=1e-6)
+            close(actual, want)
 
 
 @pytest.mark.parametrize("make", LAYERS.values(), ids=LAYERS)
@@ -164,10 +165,10 @@ def test_training_under_vmap_returns_statistics(dim: int, momentum: float | None
                                      num_batches_tracked=own[2])
         gradient, = torch.autograd.grad(y.square().sum(), leaf)
         for actual, want in zip((*(result[k] for result in results), gradients[k]), (y, *own, gradient), strict=True):
-            torch.testing.assert_close(actual, want, rtol=1e-5, atol=1e-5)
+            close(actual, want)
     single = step(x.movedim(dim, 0)[0], *[value[0] for value in state], weight[0])
     for actual, want in zip(single, results, strict=True):
-        torch.testing.assert_close(actual, want[0], rtol=1e-5, atol=1e-5)
+        close(actual, want[0])
 
 
 def test_the_functional_form_of_an_empty_batch() -> None:
@@ -200,7 +201,7 @@ def test_transforms_compile(make) -> None:
     for function, given in ((torch.func.grad(loss), x[0]), (torch.vmap(torch.func.grad(loss)), x)):
         torch._dynamo.reset()
         compiled = torch.compile(lambda x, function=function: function(x), fullgraph=True, backend="aot_eager")
-        torch.testing.assert_close(compiled(given), function(given), rtol=1e-5, atol=1e-6)
+        close(compiled(given), function(given))
 
 
 @pytest.mark.parametrize("make", [nn.SiLU, lambda: nn.GELU(dropout=0.3), lambda: nn.BatchNorm1d(3)], ids=["silu", "gelu", "batch norm"])
@@ -211,4 +212,4 @@ def test_a_tensor_that_outlived_its_transform(backend: str, make) -> None:
     torch.manual_seed(5)
     expected = layer(x)
     torch.manual_seed(5)
-    torch.testing.assert_close(layer(kept[0]), expected, rtol=1e-12, atol=1e-12)
+    close(layer(kept[0]), expected)

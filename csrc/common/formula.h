@@ -6,14 +6,6 @@
 
 namespace fastlayers::FL_NAMESPACE {
 
-// What a storage type is computed in.
-template <class Storage> struct Compute {
-  using type = float;
-};
-template <> struct Compute<double> {
-  using type = double;
-};
-
 // z without the residual; centred is x - mean.
 template <class T> FL_HD T affine_of(T centred, T scale, T shift) { return multiply_add(centred, scale, shift); }
 

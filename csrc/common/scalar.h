@@ -8,6 +8,14 @@
 
 namespace fastlayers::FL_NAMESPACE {
 
+// What a storage type is computed in.
+template <class Storage> struct Compute {
+  using type = float;
+};
+template <> struct Compute<double> {
+  using type = double;
+};
+
 FL_HD float select(bool mask, float a, float b) { return mask ? a : b; }
 FL_HD double select(bool mask, double a, double b) { return mask ? a : b; }
 FL_HD int32_t select(bool mask, int32_t a, int32_t b) { return mask ? a : b; }

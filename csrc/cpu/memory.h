@@ -3,7 +3,7 @@
 // load<Vector<float>>(const Half*) and the like accept any alignment. 16-bit results are rounded to nearest even, once; NaN stays NaN.
 #pragma once
 
-#include "../common/formula.h"
+#include "../common/elementary.h"
 #include "interleaved.h"
 #include "sleef.h"
 

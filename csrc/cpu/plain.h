@@ -1,6 +1,7 @@
 // An activation alone, y = f(x) or dx = dy f'(x): nothing is set up for a small tensor, nothing but f is in the loop for a large one.
 #pragma once
 
+#include "../common/formula.h"
 #include "walk.h"
 
 namespace fastlayers::FL_CPU_CAPABILITY {

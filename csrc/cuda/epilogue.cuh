@@ -2,6 +2,7 @@
 #pragma once
 
 #include "layers.h"
+#include "../common/formula.h"
 #include "../common/moments.h"
 #include "lanes.cuh"
 #include "reductions.cuh"

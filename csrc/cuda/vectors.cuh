@@ -1,7 +1,7 @@
 // Vectors of neighbouring elements between memory and registers, converted to the type they are computed in; 16-bit results are rounded once.
 #pragma once
 
-#include "../common/formula.h"
+#include "../common/scalar.h"
 
 namespace fastlayers::cuda {
 
