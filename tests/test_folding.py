@@ -263,8 +263,9 @@ def test_a_batch_norm_without_a_size_is_refused(kind) -> None:
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
 def test_folded_models_of_any_dtype(dtype: torch.dtype) -> None:
     """As near to float64 as the model itself may be, in units of the terms that are added up."""
-    model = T.Sequential(T.Linear(6, 8), settled(nn.BatchNorm1d(8, activation="silu"))).eval().to(dtype)
-    x = torch.randn(5, 6).to(dtype)
+    exact = torch.float64  # whose digits float32 has not
+    model = T.Sequential(T.Linear(6, 8, dtype=exact), settled(nn.BatchNorm1d(8, dtype=exact, activation="silu"))).eval().to(dtype)
+    x = torch.randn(5, 6, dtype=exact).to(dtype)
     layer, norm = (copy.deepcopy(module).double() for module in model[:2])
     scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
     terms = (x.double().abs() @ layer.weight.abs().T + layer.bias.abs() + norm.running_mean.abs()) * scale.abs() + norm.bias.abs()

@@ -12,6 +12,8 @@ from optimizer_cases import NAMES, assert_equal, make_params, make_steps, pair, 
 from torch import Tensor
 
 import fastlayers as fl
+from fastlayers import reference
+from fastlayers.optim import layout
 
 
 @pytest.mark.parametrize("how", ["deepcopy", "pickle", "torch.save", "state_dict"])
@@ -140,10 +142,25 @@ def _decouple_the_weight_decay(params: list[Tensor], optimizer: torch.optim.Opti
     optimizer.param_groups[0].update(weight_decay=0.4, decoupled_weight_decay=True)
 
 
+def _replace_the_count(params: list[Tensor], optimizer: torch.optim.Optimizer) -> None:
+    optimizer.state[params[1]]["step"] = torch.tensor(7.0, dtype=torch.float64)
+
+
+def _move_memory(params: list[Tensor], optimizer: torch.optim.Optimizer) -> None:
+    params[0].data = torch.stack([params[0].data] * 2, -1)[..., 0]  # with gaps
+    state = optimizer.state[params[4]]
+    state["exp_avg"] = state["exp_avg"].to(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("compiled", [True, False], ids=["extension", "no extension"])
 @pytest.mark.parametrize("change", [
     _replace_data, _clear_state, _replace_state, _change_options, _drop_a_parameter, _replace_a_parameter, _replace_a_group,
-    _decouple_the_weight_decay])
-def test_changes_between_steps_are_noticed(change) -> None:
+    _decouple_the_weight_decay, _replace_the_count, _move_memory])
+def test_changes_between_steps_are_noticed(change, compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whether the extension looks for them or its twin in Python."""
+    if not compiled:
+        monkeypatch.setattr(layout, "extension", None)
+        monkeypatch.setattr(fl.optim.fused, "select", lambda _: reference)
     ours, optimizer, theirs, theirs_optimizer = pair("Adam")
     make_steps(3, optimizer, theirs_optimizer)
     change(ours, optimizer)

@@ -343,7 +343,7 @@ class FusedStep(torch.optim.Optimizer):
                     new.setdefault(name, old[name])
         for p, saved in self._saved_states(self._loading):
             for name, value in saved.items():
-                if name != "step" and isinstance(value, Tensor) and _is_kept(value, p):
+                if isinstance(value, Tensor) and _is_kept(value, p):
                     self.state[p][name] = value.to(p.device)
 
 
