@@ -196,6 +196,20 @@ def test_a_model_that_changes_its_dtype_takes_its_states_along(
     assert models[0][0].weight.dtype == after
 
 
+def test_one_of_two_parameters_with_gaps_changes_its_dtype(cpu_backend: str) -> None:
+    """Both had been in one launch."""
+    params = [torch.ones(6, 8)[:, :5].requires_grad_() for _ in range(2)]
+    optimizer = fl.optim.SGD(params, lr=0.25, momentum=0.5)
+    for step in range(2):
+        if step:
+            params[1].grad = None
+            params[1].data = params[1].data.bfloat16()
+        for p in params:
+            p.grad = torch.ones_like(p)
+        optimizer.step()
+    assert all(p.unique().tolist() == [1 - 0.25 - 0.375] for p in params)
+
+
 def test_options_that_add_a_state_later() -> None:
     params, optimizer, _, _ = pair("SGD", lr=0.1)
     make_steps(2, optimizer)
@@ -277,6 +291,46 @@ def test_groups_draw_numbers_of_their_own() -> None:
         p.grad = torch.ones_like(p)
     optimizer.step()
     assert not torch.equal(*params)
+
+
+def _spoilt(name: str) -> tuple[list[Tensor], ...]:
+    """params, states, scalars, masters, averages of two float16 parameters, of which one thing does not fit."""
+    def like(dtype, *shape):
+        return [torch.ones(shape or ((4, 1) if name == "size 1" else (4, 3)), dtype=dtype) for _ in range(2)]
+
+    params = like(torch.float16)
+    given = [like(torch.bfloat16), like(torch.float32, 1), like(torch.float32), like(torch.float32)]
+    for p in params:
+        p.grad = torch.ones_like(p)
+    spoilt = {"state": (0, torch.ones(4, 3)), "shape": (0, torch.ones(3, 4).bfloat16()), "scalar": (1, torch.ones(1, dtype=torch.float64)),
+              "master": (2, torch.ones(4, 3).half()), "average": (3, torch.ones(3, 4).t())}
+    if name in spoilt:
+        number, value = spoilt[name]
+        given[number][1] = value
+    elif name == "no gradient":
+        params[1].grad = None
+    elif name == "order of the gradient":
+        params[1].grad = torch.ones(3, 4).half().t()
+    elif name == "size 1":
+        params[1].grad = torch.ones(1, 4).half().t()
+    elif name == "gaps":
+        params[1] = torch.ones(4, 6).half()[:, ::2]
+        params[1].grad = torch.ones(4, 6).half()[:, ::2]
+    return params, *given
+
+
+@pytest.mark.parametrize("compiled", [True, False], ids=["extension", "no extension"])
+@pytest.mark.parametrize("name", [
+    "nothing", "size 1", "state", "shape", "scalar", "master", "average", "no gradient", "order of the gradient", "gaps"])
+def test_what_kernels_cannot_take_as_it_is(name: str, compiled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not compiled:
+        monkeypatch.setattr(layout, "extension", None)
+    lists = _spoilt(name)
+    grads = layout.gradients_if_ready(*lists)
+    if name in ("nothing", "size 1"):  # strides there mean nothing
+        assert all(grad is p.grad for grad, p in zip(grads, lists[0], strict=True))
+    else:
+        assert grads is None
 
 
 @pytest.mark.parametrize("step", [torch.tensor(4.0, dtype=torch.float64), torch.tensor(4), torch.tensor([4.0]), 4, 4.0], ids=str)
