@@ -158,7 +158,7 @@ class PaperLion(torch.optim.Optimizer):
 
 
 PAPERS = {"Lion": PaperLion}
-"""What stands for a class that torch.optim lacks."""
+"""What stands for a class that torch.optim lacks, called the same with Paper before it."""
 
 
 def twin(name: str) -> type[torch.optim.Optimizer]:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from cases import ELSEWHERE, HALF_ELSEWHERE
 from cpu_results import OTHER_ARGUMENTS
-from optimizer_cases import STEPS
+from optimizer_cases import PAPERS, STEPS
 
 import fastlayers as fl
 from fastlayers.reference import activations
@@ -63,6 +63,14 @@ def test_every_argument_is_tested_at_other_values(row) -> None:
     assert not row.learnables or row.name in {*ELSEWHERE, *dict(HALF_ELSEWHERE)}, f"ELSEWHERE in tests/cases.py lacks {row.name}"
 
 
+def test_backward_may_keep_y_from_the_bound_on() -> None:
+    assert [ACTIVATIONS["leaky_relu"].derives_from_output((slope,)) for slope in (-0.1, 0.0, 0.1)] == [False, True, True]
+
+
+def test_hinges_start_evenly_spaced() -> None:
+    assert [fl.nn.APL(num_hinges=count).b.flatten().tolist() for count in (1, 2, 3)] == [[0.0], [-1.0, 1.0], [-1.0, 0.0, 1.0]]
+
+
 @pytest.mark.parametrize("row", list(UPDATE_RULES.values()), ids=lambda row: row.name)
 def test_every_update_rule_has_every_cell(row) -> None:
     name = row.name
@@ -75,6 +83,7 @@ def test_every_update_rule_has_every_cell(row) -> None:
     assert getattr(fl.optim, row.optimizer).row is row
     assert row.optimizer in fl.optim.__all__, f"fastlayers/optim/__init__.py does not export {row.optimizer}"
     assert any(step.rule == row.name for step in STEPS), f"STEPS in tests/optimizer_cases.py lacks {row.name}"
+    assert row.optimizer in PAPERS or hasattr(torch.optim, row.optimizer), f"PAPERS in tests/optimizer_cases.py lacks {row.optimizer}"
     described = re.search(rf"^\| `{row.optimizer}` \|.*", (ROOT / "docs/optimizers.md").read_text(), re.M)
     assert described, f"docs/optimizers.md lacks {row.optimizer}"
     for fact in (row.formula, row.source):

@@ -127,6 +127,13 @@ def test_without_statistics_there_are_none_to_skip() -> None:
     assert torch.equal(plain, skipping)
 
 
+def test_statistics_keep_their_dtype() -> None:
+    given = torch.randn(8, 3).bfloat16(), torch.zeros(3).bfloat16(), torch.ones(3).bfloat16()
+    _, *alone = fl.functional.batch_norm_and_statistics(*given)
+    _, *mapped = torch.vmap(fl.functional.batch_norm_and_statistics)(*(value[None] for value in given))
+    assert {value.dtype for value in (*alone, *mapped)} == {torch.bfloat16}
+
+
 @pytest.mark.parametrize("place", [1, 2])
 def test_gradients_flow_through_y_alone(place: int) -> None:
     x, mean, var = torch.randn(4, 3), torch.zeros(3), torch.ones(3)
