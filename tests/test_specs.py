@@ -67,6 +67,14 @@ def test_backward_may_keep_y_from_the_bound_on() -> None:
     assert [ACTIVATIONS["leaky_relu"].derives_from_output((slope,)) for slope in (-0.1, 0.0, 0.1)] == [False, True, True]
 
 
+@pytest.mark.parametrize(("name", "constants", "inverts"), [
+    ("leaky_relu", (0.01,), True), ("leaky_relu", (2.0**-15,), False), ("leaky_relu", (-0.5,), False),
+    ("softplus", (1.0, 20.0), True), ("softplus", (1.0, 10.0), False), ("softplus", (0.0, 20.0), False), ("softplus", (-1.0, 20.0), False)])
+def test_x_follows_from_y_where_every_condition_holds(name: str, constants: tuple[float, ...], inverts: bool) -> None:
+    """And no slope is so small that float16 would lose y."""
+    assert ACTIVATIONS[name].inverts(constants) == inverts
+
+
 def test_hinges_start_evenly_spaced() -> None:
     assert [fl.nn.APL(num_hinges=count).b.flatten().tolist() for count in (1, 2, 3)] == [[0.0], [-1.0, 1.0], [-1.0, 0.0, 1.0]]
 
