@@ -39,6 +39,13 @@ def test_sparse_and_complex_gradients_are_refused_before_anything_changes(name: 
     assert all(torch.equal(a, b) for a, b in zip(before, _snapshot(params, optimizer), strict=True))
 
 
+def test_a_parameter_of_another_dtype_is_refused() -> None:
+    p = torch.zeros(3, dtype=torch.float8_e4m3fn, requires_grad=True)
+    p.grad = torch.zeros_like(p)
+    with pytest.raises(RuntimeError, match=r"^SGD: params must be float32, bfloat16, float16 or float64, got float8_e4m3fn$"):
+        fl.optim.SGD([p]).step()
+
+
 def test_a_gradient_on_another_device_is_refused_before_anything_changes() -> None:
     """torch does not let one be assigned; a subclass may still have one."""
     class Elsewhere(Tensor):
@@ -106,6 +113,7 @@ def test_numbers_out_of_range_are_refused_wherever_they_come_from(name: str) -> 
     for argument in names:
         with pytest.raises(ValueError, match=r"nan"):
             make(make_params(), **{argument: NAN})
+        make(make_params(), **{argument: float("inf")})  # as torch.optim's do
         for value in (NAN, -0.5):
             if (argument, value) == ("dampening", -0.5):
                 continue

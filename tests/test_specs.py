@@ -13,7 +13,7 @@ from optimizer_cases import PAPERS, STEPS
 
 import fastlayers as fl
 from fastlayers.reference import activations
-from fastlayers.specs import ACTIVATIONS, UPDATE_RULES
+from fastlayers.specs import ACTIVATIONS, UPDATE_RULES, Activation
 
 ROOT = Path(__file__).parents[1]
 ROWS = list(ACTIVATIONS.values())
@@ -73,6 +73,12 @@ def test_backward_may_keep_y_from_the_bound_on() -> None:
 def test_x_follows_from_y_where_every_condition_holds(name: str, constants: tuple[float, ...], inverts: bool) -> None:
     """And no slope is so small that float16 would lose y."""
     assert ACTIVATIONS[name].inverts(constants) == inverts
+
+
+@pytest.mark.parametrize("fact", ["from_output", "invertible"])
+def test_a_condition_names_an_argument(fact: str) -> None:
+    with pytest.raises(ValueError, match=f"^mine: {fact} names no constant"):
+        Activation("mine", "Mine", "f(x) = x", "f'(x) = 1", "-", **{fact: "slope >= 0"})
 
 
 def test_hinges_start_evenly_spaced() -> None:

@@ -99,7 +99,7 @@ def like_x(operation: str, argument: str, value: Tensor, x: Tensor) -> None:
 def own_memory(operation: str, **vectors: Tensor) -> None:
     """A vector that is written to has a place in memory for each of its elements, which one made by expand() has not."""
     for argument, vector in vectors.items():
-        if vector.stride() == (0,) and vector.numel() > 1:
+        if vector.stride() == (0,):
             raise RuntimeError(f"{operation}: {argument} must have memory for each channel, got {vector.numel()} views of one element")
 
 
