@@ -10,7 +10,7 @@ import torch
 from cases import needs_cpp
 
 import fastlayers as fl
-from fastlayers.backends import NAMES, select
+from fastlayers.backends import NAMES, _choices, select
 
 
 def name_of(x: torch.Tensor) -> str:
@@ -196,6 +196,17 @@ def test_a_choice_in_a_block_stays_after_it() -> None:
     assert name_of(x) == "fastlayers.reference"
     chosen.__exit__()
     assert name_of(x) == default
+
+
+def test_choices_do_not_pile_up() -> None:
+    """In a process that chooses again and again and ends nothing."""
+    default = name_of(torch.zeros(1))
+    chosen = [fl.backend("reference") for _ in range(300)]
+    assert len(_choices) <= 101
+    assert name_of(torch.zeros(1)) == "fastlayers.reference"
+    for one in chosen:
+        one.__exit__()
+    assert name_of(torch.zeros(1)) == default
 
 
 def test_decorators_refuse_what_works_after_it_has_returned() -> None:

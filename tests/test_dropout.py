@@ -216,6 +216,8 @@ def test_infinities_and_nan_as_torch() -> None:
     (lambda x: F.dropout(x, residual_after=x[0]), RuntimeError, "dropout: residual_after must have the shape of x"),
     (lambda x: F.dropout(x, training=False, residual_after=x.double()), RuntimeError, "dropout: residual_after must have the dtype of x"),
     (lambda x: F.dropout(x, generator=3), TypeError, "dropout: generator must be a torch.Generator, got int"),
+    (lambda x: F.dropout(x.to("meta"), generator=torch.Generator()), RuntimeError,
+     "dropout: generator must be on meta like x, got one on cpu"),
     (lambda x: F.dropout(x, seed=3, generator=torch.Generator()), ValueError,
      "dropout: generator must be None where seed is given, got both"),
     (lambda x: F.dropout_mask((3,), 0.5, 1, first=-1), ValueError, f"dropout_mask: first must be between 0 and {2**63 - 4}, got -1"),

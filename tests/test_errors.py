@@ -148,6 +148,7 @@ REFUSED = [
      "batch_norm: activation must read like name or name(constant=number), got 'leaky_relu(x'"),
     (lambda: batch_norm(activation="threshold"), ValueError, "batch_norm: threshold must be given threshold and value, got 'threshold'"),
     (lambda: batch_norm(activation="isru(-1)"), ValueError, "batch_norm: alpha must be a number above 0, got -1.0"),
+    (lambda: nn.ISRU(1.0, alpha=2.0), TypeError, "ISRU: arguments must be alpha, got (1.0,) and {'alpha': 2.0}"),
     (lambda: nn.APL(num_hinges=0), ValueError, "APL: num_hinges must be between 1 and 8, got 0"),
     (lambda: nn.APL(num_hinges=2.0), TypeError, "APL: num_hinges must be a whole number, got float"),
     (lambda: nn.SReLU(num_parameters=0), ValueError, "SReLU: num_parameters must be at least 1, got 0"),
