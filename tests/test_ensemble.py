@@ -208,3 +208,39 @@ def test_early_stopping_loads_all_or_nothing_and_gives_copies() -> None:
     assert (stopping.best, stopping.best_step) == (1.0, 1)
     stopping.load_state_dict(saved)
     assert stopping.best == 2.0
+
+
+class Noting(torch.nn.Module):
+    """Has a state that is no tensor, and parameters that may grow."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.notes = torch.nn.Parameter(torch.zeros(3)), {"seen": 0}
+
+    def get_extra_state(self) -> dict[str, int]:
+        return self.notes
+
+    def set_extra_state(self, state: dict[str, int]) -> None:
+        self.notes = state
+
+
+def test_early_stopping_keeps_what_the_model_was() -> None:
+    """Its other states too, of whatever shape; nothing after reset; and what it was loaded from is left alone."""
+    model, stopping = Noting(), fl.EarlyStopping(restore_best=True)
+    stopping(1.0, model)
+    model.weight = torch.nn.Parameter(torch.ones(5))
+    stopping(0.5, model)
+    saved = stopping.state_dict()
+    model.weight.data.fill_(2.0)
+    model.notes["seen"] = 7
+    other = fl.EarlyStopping(restore_best=True)
+    other.load_state_dict(saved)
+    other(0.25, model)
+    assert saved["weights"]["weight"].tolist() == [1.0] * 5
+    stopping.restore(model)
+    assert model.weight.tolist() == [1.0] * 5
+    assert model.notes == {"seen": 0}
+    stopping.reset()
+    model.weight.data.fill_(3.0)
+    stopping.restore(model)
+    assert model.weight.tolist() == [3.0] * 5
