@@ -300,3 +300,14 @@ def test_a_block_drops_while_training_alone() -> None:
     x = torch.randn(64, 3)
     assert torch.equal(F.bias_activation(x, None, dropout=0.5, training=False), x)
     assert not torch.equal(F.bias_activation(x, None, dropout=0.5), x)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_inplace_returns_x_itself(training: bool) -> None:
+    """One sample without its batch too, and with a residual where nothing is dropped."""
+    x, residual = torch.ones(3, 4), torch.full((3, 4), 2.0)
+    assert F.dropout1d(x, 0.5, training, inplace=True) is x
+    x = torch.ones(3, 4)
+    y = F.dropout(x, 0.5, training, inplace=True, residual_after=residual, seed=1)
+    assert y is x
+    assert torch.equal(x, F.dropout(torch.ones(3, 4), 0.5, training, residual_after=residual, seed=1))
