@@ -145,11 +145,10 @@ def _can_fold(layer: torch.nn.Module, norm: torch.nn.Module) -> bool:
         return False
     evaluating = not norm.training or getattr(norm, "frozen", False)
     hooks = any((layer._forward_hooks, layer._forward_pre_hooks, norm._forward_hooks, norm._forward_pre_hooks))
-    parametrised = torch.nn.utils.parametrize.is_parametrized(layer)
     known = type(norm).forward in _FORWARDS and not any("forward" in vars(module) for module in (layer, norm))
     outputs = layer.out_features if isinstance(layer, torch.nn.Linear) else layer.out_channels
     statistics = norm.running_mean is not None and norm.running_var is not None and norm.running_mean.numel() == outputs
-    return evaluating and statistics and not hooks and not parametrised and known
+    return evaluating and statistics and not hooks and known
 
 
 @torch.no_grad()

@@ -107,7 +107,6 @@ def give_back(part: Part) -> None:
     block, name, layer, _ = part
     del layer._part
     value = getattr(block, name)
-    setattr(block, name, options(type(block))[name])
     if name == "dropout":
         layer.__class__, layer.p = nn.Dropout, value
     elif value is None:

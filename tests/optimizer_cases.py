@@ -157,9 +157,13 @@ class PaperLion(torch.optim.Optimizer):
                 momentum.copy_(beta2 * momentum + (1 - beta2) * grad)
 
 
+PAPERS = {"Lion": PaperLion}
+"""What stands for a class that torch.optim lacks, called the same with Paper before it."""
+
+
 def twin(name: str) -> type[torch.optim.Optimizer]:
     """The class of torch.optim, or what stands for it."""
-    return PaperLion if name == "Lion" else getattr(torch.optim, name)
+    return PAPERS.get(name) or getattr(torch.optim, name)
 
 
 def on_backends(every: Sequence, few: Sequence) -> list:

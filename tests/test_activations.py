@@ -286,3 +286,18 @@ def test_random_activation_keeps_a_seed_and_x() -> None:
     with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor):
         nn.RReLU()(x)
     assert sorted(tensor.numel() * tensor.element_size() for tensor in kept) == [8, 4000]
+
+
+def test_dropout_takes_the_place_of_inplace() -> None:
+    """As in a module: the mask needs a tensor of its own."""
+    x = torch.ones(64)
+    assert 0 < (fl.functional.relu(x, inplace=True, dropout=0.5) == 0).sum() < 64
+    assert (x == 1).all()
+    assert fl.functional.relu(x, inplace=True, dropout=0.0) is x
+
+
+def test_parameters_without_a_dimension_are_one_value() -> None:
+    x = torch.randn(4, 3)
+    for compute, values in ((fl.functional.prelu, [0.25]), (fl.functional.srelu, [-1.0, 0.1, 1.0, 0.5])):
+        scalars, vectors = ([torch.tensor(value).view(shape) for value in values] for shape in ((), (1,)))
+        assert torch.equal(compute(x, *scalars), compute(x, *vectors))

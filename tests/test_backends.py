@@ -4,13 +4,16 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import types
 
 import pytest
 import torch
 from cases import needs_cpp
+from conftest import running_on
 
 import fastlayers as fl
-from fastlayers.backends import NAMES, select
+from fastlayers import reference
+from fastlayers.backends import NAMES, Completed, _choices, select
 
 
 def name_of(x: torch.Tensor) -> str:
@@ -196,6 +199,28 @@ def test_a_choice_in_a_block_stays_after_it() -> None:
     assert name_of(x) == "fastlayers.reference"
     chosen.__exit__()
     assert name_of(x) == default
+
+
+def test_what_was_not_compiled_for_a_gpu_is_tritons() -> None:
+    """And where Triton cannot run the reference's."""
+    compiled = types.ModuleType("compiled")
+    compiled.device_type, compiled.gradient_norm = "cpu", object()
+    completed = Completed(compiled)
+    assert completed.gradient_norm is compiled.gradient_norm
+    assert completed.gated_forward is reference.gated_forward
+    with running_on("triton"):
+        assert completed.gated_forward is sys.modules["fastlayers.kernels"].gated_forward
+
+
+def test_choices_do_not_pile_up() -> None:
+    """In a process that chooses again and again and ends nothing."""
+    default = name_of(torch.zeros(1))
+    chosen = [fl.backend("reference") for _ in range(300)]
+    assert len(_choices) <= 101
+    assert name_of(torch.zeros(1)) == "fastlayers.reference"
+    for one in chosen:
+        one.__exit__()
+    assert name_of(torch.zeros(1)) == default
 
 
 def test_decorators_refuse_what_works_after_it_has_returned() -> None:

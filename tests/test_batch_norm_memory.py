@@ -63,6 +63,17 @@ def test_inplace_keeps_what_the_next_layer_keeps(cpu_backend: str, name: str, dt
     assert saved_bytes(lambda: blocks(name, 8)[0](x * 1), block) >= x.numel() * dtype.itemsize
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("name", [name for name in INVERTIBLE if ACTIVATIONS[name].saturates])
+def test_what_rounding_flattens_in_half_types_keeps_x(cpu_backend: str, name: str, dtype: torch.dtype) -> None:
+    """Near the end, however far this batch stays from it."""
+    _, block = blocks(name, 3)
+    x, kept = torch.randn(64, 3, 2, 2).to(dtype).requires_grad_(), []
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor.data_ptr()) or tensor, lambda tensor: tensor):
+        block(x)
+    assert x.data_ptr() in kept
+
+
 @pytest.mark.parametrize(("spoil", "options"), [
     (lambda block: block.weight.data.__setitem__(2, 0.0), {}),
     (lambda block: block.weight.data.__setitem__(2, 1e-5), {}),

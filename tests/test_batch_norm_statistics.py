@@ -308,3 +308,12 @@ def test_buffers_may_have_become_attributes(cpu_backend: str) -> None:
         layer.__dict__["running_mean"] = mean
     close(*(layer(x) for layer in layers))
     close(*(layer.running_mean for layer in layers))
+
+
+def test_statistics_of_one_channel_may_have_a_stride_of_0(backend: str) -> None:
+    """All of it is in memory, though expand() made it."""
+    mean, var = torch.zeros(()).expand(1), torch.ones(()).expand(1)
+    x = torch.randn(50, 1) + 3
+    fl.functional.batch_norm(x, mean, var, training=True, momentum=1.0)
+    close(mean, x.mean(0))
+    close(var, x.var(0))

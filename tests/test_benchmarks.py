@@ -228,3 +228,17 @@ def test_a_measuring_command_starts_itself_again_with_the_allocator_settings():
     )
     result = subprocess.run([sys.executable, "-c", code, "one", "two"], env=environment, capture_output=True, text=True, check=True)
     assert result.stdout == "['one', 'two'] True\n"
+
+
+def test_contenders_take_turns_and_every_other_round_runs_backwards() -> None:
+    """Of which the median counts, for a single call."""
+    order, readings = [], iter([5.0, 1.0, 2.0, 40.0, 30.0, 6.0])
+
+    def read(function, count: int) -> float:
+        function()
+        return next(readings) * count if len(order) > 4 else 1.0  # after two contenders have been warmed up and counted
+
+    contenders = {name: (lambda name=name: order.append(name)) for name in "ab"}
+    found = measure.interleave(contenders, 3, read, milliseconds_per_reading=3.0)
+    assert order[4:] == ["a", "b", "b", "a", "a", "b"]
+    assert found == {"a": 30.0, "b": 2.0}

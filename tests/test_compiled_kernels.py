@@ -190,7 +190,8 @@ def test_blocks_for_every_multiprocessor(layout: str) -> None:
 
 @pytest.mark.parametrize(("sizes", "fits"), [
     ((1, 1, 2**33 - 8), True), ((1, 1, 2**33), False), ((2**15, 2**15, 7), True), ((2**16, 2**15 + 1, 2), False), ((2**30, 4, 1), True),
-    ((2**30, 2, 2), False)], ids=str)
+    ((2**30, 2, 2), False), ((2**31 - 2**16 - 1, 2, 1), True), ((2**31 - 2**16, 2, 1), False), ((2**29, 2, 7), True),
+    ((2**30, 1, 7), False)], ids=str)
 def test_more_than_kernels_count_is_refused(sizes: tuple[int, int, int], fits: bool) -> None:
     """Groups, rows and pieces of rows are counted by int32."""
     with contextlib.nullcontext() if fits else pytest.raises(ValueError, match=r"^triton: x must have fewer than 2\^33 elements, "):

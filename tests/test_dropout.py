@@ -215,7 +215,11 @@ def test_infinities_and_nan_as_torch() -> None:
     (lambda x: F.feature_alpha_dropout(x[0, 0], training=True), RuntimeError, "feature_alpha_dropout: x must be at least 2-D, got 1-D"),
     (lambda x: F.dropout(x, residual_after=x[0]), RuntimeError, "dropout: residual_after must have the shape of x"),
     (lambda x: F.dropout(x, training=False, residual_after=x.double()), RuntimeError, "dropout: residual_after must have the dtype of x"),
+    (lambda x: F.dropout(x.long(), 0.5, False, convention="eval"), RuntimeError,
+     "dropout: x must be float32, bfloat16, float16 or float64, got int64"),
     (lambda x: F.dropout(x, generator=3), TypeError, "dropout: generator must be a torch.Generator, got int"),
+    (lambda x: F.dropout(x.to("meta"), generator=torch.Generator()), RuntimeError,
+     "dropout: generator must be on meta like x, got one on cpu"),
     (lambda x: F.dropout(x, seed=3, generator=torch.Generator()), ValueError,
      "dropout: generator must be None where seed is given, got both"),
     (lambda x: F.dropout_mask((3,), 0.5, 1, first=-1), ValueError, f"dropout_mask: first must be between 0 and {2**63 - 4}, got -1"),
@@ -260,3 +264,50 @@ def test_a_bad_residual_leaves_x_alone(p: float, training: bool, convention: str
     with pytest.raises(RuntimeError, match=r"^dropout: residual_after must have the shape of x"):
         F.dropout(x, p, training, True, convention=convention, residual_after=torch.ones(5))
     assert x.tolist() == [1.0] * 4
+
+
+def test_in_place_under_autocast_x_keeps_its_dtype() -> None:
+    """It would be a copy else, and x left as it was."""
+    x, residual = torch.ones(4, dtype=torch.bfloat16), torch.ones(4)
+    with torch.autocast("cpu"):
+        with pytest.raises(RuntimeError, match=r"^dropout: residual_after must have the dtype of x, bfloat16, got float32$"):
+            F.dropout(x, 0.5, inplace=True, residual_after=residual)
+        assert F.dropout(x, 0.5, residual_after=residual).dtype == torch.float32
+
+
+def test_a_mask_lies_where_its_seed_does() -> None:
+    with torch.device("meta"):
+        assert F.dropout_mask((8,), 0.5, torch.tensor(1234, device="cpu")).device.type == "cpu"
+        assert F.dropout_mask((8,), 0.5, 1234).device.type == "meta"
+
+
+def test_slopes_are_drawn_anew_beside_a_dropout_that_is_off() -> None:
+    """Even where it would drop all, whatever the numbers."""
+    x, layer = -torch.ones(64), fl.nn.RReLU()
+    first, second = (F.bias_activation(x[None], None, layer, dropout=1.0, training=False) for _ in range(2))
+    assert not torch.equal(first, second)
+
+
+def test_a_scalar_is_dropped_by_its_own_generator() -> None:
+    state, generator = torch.get_rng_state(), torch.Generator().manual_seed(5)
+    before = generator.get_state()
+    F.dropout(torch.ones(()), generator=generator)
+    assert torch.equal(state, torch.get_rng_state())
+    assert not torch.equal(before, generator.get_state())
+
+
+def test_a_block_drops_while_training_alone() -> None:
+    x = torch.randn(64, 3)
+    assert torch.equal(F.bias_activation(x, None, dropout=0.5, training=False), x)
+    assert not torch.equal(F.bias_activation(x, None, dropout=0.5), x)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_inplace_returns_x_itself(training: bool) -> None:
+    """One sample without its batch too, and with a residual where nothing is dropped."""
+    x, residual = torch.ones(3, 4), torch.full((3, 4), 2.0)
+    assert F.dropout1d(x, 0.5, training, inplace=True) is x
+    x = torch.ones(3, 4)
+    y = F.dropout(x, 0.5, training, inplace=True, residual_after=residual, seed=1)
+    assert y is x
+    assert torch.equal(x, F.dropout(torch.ones(3, 4), 0.5, training, residual_after=residual, seed=1))

@@ -45,6 +45,12 @@ def test_mc_dropout(library) -> None:
     assert not torch.equal(fl.mc_dropout(model, x).mean, fl.mc_dropout(model, x).mean)
 
 
+@pytest.mark.parametrize("seed", [-(2**63), -1, 2**64 - 1])
+def test_mc_dropout_takes_the_seeds_of_torch(seed: int) -> None:
+    first, second = (fl.mc_dropout(nn.Dropout(0.5), torch.ones(4, 3), samples=4, seed=seed).samples for _ in range(2))
+    assert torch.equal(first, second)
+
+
 def test_mc_dropout_on_a_cpu_leaves_gpus_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     seeded = []
     monkeypatch.setattr(torch.cuda, "manual_seed_all", seeded.append)
@@ -85,7 +91,7 @@ def test_mc_dropout_finds_every_kind_of_dropout(make) -> None:
     assert (variance > 0).float().mean() > 0.4
     assert mean.shape == (4, 3, 8)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-    assert not model[-1]._forward_hooks if isinstance(model, torch.nn.Sequential) else True
+    assert not any(module._forward_hooks for module in model.modules())
 
 
 @pytest.mark.parametrize("library", [torch.nn, nn], ids=["torch", "fastlayers"])
@@ -204,3 +210,39 @@ def test_early_stopping_loads_all_or_nothing_and_gives_copies() -> None:
     assert (stopping.best, stopping.best_step) == (1.0, 1)
     stopping.load_state_dict(saved)
     assert stopping.best == 2.0
+
+
+class Noting(torch.nn.Module):
+    """Has a state that is no tensor, and parameters that may grow."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.notes = torch.nn.Parameter(torch.zeros(3)), {"seen": 0}
+
+    def get_extra_state(self) -> dict[str, int]:
+        return self.notes
+
+    def set_extra_state(self, state: dict[str, int]) -> None:
+        self.notes = state
+
+
+def test_early_stopping_keeps_what_the_model_was() -> None:
+    """Its other states too, of whatever shape; nothing after reset; and what it was loaded from is left alone."""
+    model, stopping = Noting(), fl.EarlyStopping(restore_best=True)
+    stopping(1.0, model)
+    model.weight = torch.nn.Parameter(torch.ones(5))
+    stopping(0.5, model)
+    saved = stopping.state_dict()
+    model.weight.data.fill_(2.0)
+    model.notes["seen"] = 7
+    other = fl.EarlyStopping(restore_best=True)
+    other.load_state_dict(saved)
+    other(0.25, model)
+    assert saved["weights"]["weight"].tolist() == [1.0] * 5
+    stopping.restore(model)
+    assert model.weight.tolist() == [1.0] * 5
+    assert model.notes == {"seen": 0}
+    stopping.reset()
+    model.weight.data.fill_(3.0)
+    stopping.restore(model)
+    assert model.weight.tolist() == [3.0] * 5

@@ -7,6 +7,7 @@ import pytest
 import torch
 from cases import needs_cpp
 
+import fastlayers as fl
 from fastlayers.backends import extension
 from fastlayers.specs import ACTIVATIONS, UPDATE_RULES
 
@@ -52,3 +53,13 @@ def test_an_extension_without_a_row_is_left_out(monkeypatch: pytest.MonkeyPatch)
     for name in ("activation_facts", "update_rule_facts"):
         monkeypatch.delattr(extension, name)
     assert backends._load("cpp")[1].startswith("the C++ extension fastlayers._C was built without identity, "), "before it told its rows"
+
+
+def test_an_extension_that_is_loaded_after_a_formula_is_registered_is_not_left_out() -> None:
+    """As that for GPUs may be: it cannot know the formula, which others compute."""
+    pytest.importorskip("sympy", reason="SymPy is not installed")
+    fl.register_activation("loaded_before", "x**3")
+    try:
+        assert sys.modules["fastlayers.backends"]._load("cpp") == (extension, "")
+    finally:
+        fl.unregister_activation("loaded_before")

@@ -38,14 +38,17 @@ def settled(norm: T.Module) -> T.Module:
 @pytest.mark.parametrize("name", LAYERS)
 def test_folding_keeps_the_numbers(name: str, library) -> None:
     make, dimensions, shape = LAYERS[name]
-    norm = settled(getattr(library, f"BatchNorm{dimensions}d")(8, affine=name != "conv1d"))
+    norm = settled(getattr(library, f"BatchNorm{dimensions}d")(8, eps=0.25, affine=name != "conv1d"))
     model = T.Sequential(make(), norm, T.ReLU()).double().eval()
+    model[0].weight.requires_grad_(name != "conv2d")
     before = {key: value.clone() for key, value in model.state_dict().items()}
     folded = fl.fold_batch_norm(model)
     x = torch.randn(shape, dtype=torch.float64)
     torch.testing.assert_close(folded(x), model(x))
     assert isinstance(folded[1], fl.folding.FoldedBatchNorm)
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items()), "the model itself is left alone"
+    assert not any(module.training for module in folded.modules())
+    assert {parameter.requires_grad for parameter in folded.parameters()} == {name != "conv2d"}
 
 
 class Residual(T.Module):
@@ -148,26 +151,68 @@ def test_a_batch_norm_of_two_names_is_folded_under_both() -> None:
 class Optional(T.Module):
     """The layer's output goes elsewhere too, but where an optional argument is left out; or where it is given."""
 
-    def __init__(self, without: bool) -> None:
+    def __init__(self, elsewhere) -> None:
         super().__init__()
-        self.layer, self.norm, self.without = T.Linear(3, 3), settled(nn.BatchNorm1d(3)), without
+        self.layer, self.norm, self.elsewhere = T.Linear(3, 3), settled(nn.BatchNorm1d(3)), elsewhere
         self.other, self.other_norm = T.Linear(3, 3), settled(nn.BatchNorm1d(3))
 
-    def forward(self, x, shortcut=None, *, scale=2.0):
+    def forward(self, x, shortcut=None, *, scale=None):
         x = self.other_norm(self.other(x))
         y = self.layer(x)
-        z = self.norm(y) * scale
-        return z + y if (shortcut is None) is self.without else z
+        z = self.norm(y) * (2.0 if scale is None else scale)
+        return z + y if self.elsewhere(shortcut is None, scale is None) else z
 
 
-@pytest.mark.parametrize("without", [True, False])
-def test_data_may_flow_otherwise_without_an_optional_argument(without: bool) -> None:
+@pytest.mark.parametrize("elsewhere", [
+    lambda shortcut, scale: shortcut, lambda shortcut, scale: not shortcut, lambda shortcut, scale: shortcut and scale,
+    lambda shortcut, scale: shortcut and not scale,
+], ids=["without", "with", "without both", "without one"])
+def test_data_may_flow_otherwise_without_an_optional_argument(elsewhere) -> None:
     """torch.fx traces one of the ways."""
-    model, x = Optional(without).eval(), torch.randn(5, 3)
+    model, x = Optional(elsewhere).eval(), torch.randn(5, 3)
     folded = fl.fold_batch_norm(model)
     assert [isinstance(norm, fl.folding.FoldedBatchNorm) for norm in (folded.norm, folded.other_norm)] == [False, True]
     for given in ((), (x,)):
-        torch.testing.assert_close(folded(x, *given), model(x, *given))
+        for named in ({}, {"scale": 3.0}):
+            torch.testing.assert_close(folded(x, *given, **named), model(x, *given, **named))
+
+
+class SharedNorm(T.Module):
+    """One batch norm after two layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.norm = T.Linear(3, 3), T.Linear(3, 3), settled(nn.BatchNorm1d(3))
+
+    def forward(self, x):
+        return self.norm(self.a(x)) + self.norm(self.b(x))
+
+
+def hooked(norm: T.Module) -> T.Module:
+    norm.register_forward_hook(lambda module, arguments, y: y + 1)
+    return norm
+
+
+@pytest.mark.parametrize("make", [
+    SharedNorm, lambda: T.Sequential(T.Linear(3, 3), hooked(settled(nn.BatchNorm1d(3)))),
+    lambda: T.Sequential(hooked(T.Linear(3, 3)), settled(nn.BatchNorm1d(3))),
+    lambda: T.Sequential(T.utils.parametrizations.weight_norm(T.Linear(3, 3)), settled(nn.BatchNorm1d(3))),
+], ids=["used twice", "hook on the norm", "hook on the layer", "parametrised"])
+def test_what_others_have_a_say_in_stays(make) -> None:
+    model, x = make().eval(), torch.randn(5, 3)
+    folded = fl.fold_batch_norm(model)
+    assert not any(isinstance(module, fl.folding.FoldedBatchNorm) for module in folded.modules())
+    assert torch.equal(folded(x), model(x))
+
+
+def test_a_batch_norm_in_training_stays_and_a_frozen_one_does_not() -> None:
+    model, x = T.Sequential(T.Linear(3, 3), settled(nn.BatchNorm1d(3))).eval(), torch.randn(5, 3)
+    model[1].train()
+    assert type(fl.fold_batch_norm(model)[1]) is nn.BatchNorm1d
+    model[1].freeze()
+    folded = fl.fold_batch_norm(model)
+    assert isinstance(folded[1], fl.folding.FoldedBatchNorm)
+    torch.testing.assert_close(folded(x), model(x))
 
 
 class Branching(T.Module):
@@ -215,11 +260,12 @@ def test_a_batch_norm_without_a_size_is_refused(kind) -> None:
     assert isinstance(fl.fold_batch_norm(model)[1], fl.folding.FoldedBatchNorm)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_folded_half_models(dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+def test_folded_models_of_any_dtype(dtype: torch.dtype) -> None:
     """As near to float64 as the model itself may be, in units of the terms that are added up."""
-    model = T.Sequential(T.Linear(6, 8), settled(nn.BatchNorm1d(8, activation="silu"))).eval().to(dtype)
-    x = torch.randn(5, 6).to(dtype)
+    exact = torch.float64  # whose digits float32 has not
+    model = T.Sequential(T.Linear(6, 8, dtype=exact), settled(nn.BatchNorm1d(8, dtype=exact, activation="silu"))).eval().to(dtype)
+    x = torch.randn(5, 6, dtype=exact).to(dtype)
     layer, norm = (copy.deepcopy(module).double() for module in model[:2])
     scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
     terms = (x.double().abs() @ layer.weight.abs().T + layer.bias.abs() + norm.running_mean.abs()) * scale.abs() + norm.bias.abs()

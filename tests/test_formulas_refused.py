@@ -42,6 +42,8 @@ REFUSED = [
     (refuse(formula="x - x"), "formula must depend on x, got 'x - x'"),
     (refuse(formula="x", parameters={"beta": 1.0}), "formula must depend on beta, got 'x'"),
     (refuse(formula="x", constants={"c": 1.0}), "formula must depend on c, got 'x'"),
+    (refuse(formula="a * x", constants={"a": float("inf")}), "a must be finite, got inf"),
+    (refuse(formula="a * x", parameters={"a": float("-inf")}), "a must be finite, got -inf"),
     (refuse(formula="x + 1/0"), "formula must be real and finite, got '1 / 0'"),
     (refuse(formula="x * log(-1)"), "formula must be real and finite, got 'log(-1)'"),
     (refuse(formula="x * (-1)**0.5"), "formula must be real and finite, got '(-1) ** 0.5'"),

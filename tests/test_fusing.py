@@ -42,6 +42,8 @@ FUSED = {
     "inplace first": (lambda: T.Sequential(T.ReLU(inplace=True), T.Dropout(0.5)), ["ReLU", "Dropout"]),
     "hook on the batch norm": (lambda: T.Sequential(hooked(T.BatchNorm1d(4)), T.ReLU()), ["BatchNorm1d", "ReLU"]),
     "hook on the activation": (lambda: T.Sequential(T.BatchNorm1d(4), hooked(T.ReLU())), ["BatchNorm1d", "ReLU"]),
+    "an activation of its own": (lambda: T.Sequential(nn.BatchNorm1d(4, activation="silu"), T.ReLU()), ["BatchNorm1d", "ReLU"]),
+    "a forward of its own": (lambda: T.Sequential(T.BatchNorm1d(4), patched(T.ReLU()), T.Dropout(0.5)), ["BatchNorm1d", "ReLU", "Dropout"]),
     "modes": (lambda: T.Sequential(T.BatchNorm1d(4).eval(), T.ReLU()), ["BatchNorm1d", "ReLU"]),
     "twice": (lambda: T.Sequential(*(bn_relu() * 2)), ["BatchNorm1d", "ReLU"] * 2),
     "subclass": (lambda: T.Sequential(T.BatchNorm1d(4), Twice()), ["BatchNorm1d", "Twice"]),

@@ -106,6 +106,7 @@ MODULES = {
     "SoftExponential(alpha < 0)": lambda: cases.module("SoftExponential", alpha=-0.3),
     "BinaryStep(straight through)": lambda: nn.BinaryStep(False, dropout=0.3),
     "GELU(tanh, dropout)": lambda: nn.GELU("tanh", dropout=0.3),
+    "Sigmoid(dropout)": lambda: nn.Sigmoid(dropout=0.3),
     "Dropout": lambda: nn.Dropout(0.4),
     "BatchNorm1d": lambda: nn.BatchNorm1d(4),
     "BatchNorm1d(silu, dropout)": lambda: nn.BatchNorm1d(4, activation="silu", dropout=0.2),
@@ -145,11 +146,21 @@ def test_gradcheck_with_residual(cpu_backend: str) -> None:
 
     assert torch.autograd.gradcheck(function, (x, residual))
     assert torch.autograd.gradgradcheck(function, (x, residual))
-    bias = torch.randn(4, dtype=torch.float64, requires_grad=True)
-    scale = torch.randn(4, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(
-        lambda x, b, s, r: fl.functional.bias_activation(x, b, "silu", scale=s, residual=r, dropout=0.3, seed=5, channel_dim=-1),
-        (x, bias, scale, residual))
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+@pytest.mark.parametrize("activation", ["identity", "silu", "sigmoid"])
+def test_gradcheck_of_bias_and_activation(cpu_backend: str, activation: str, dropout: float) -> None:
+    """What is kept for backward is x, y or nothing, and with a scale x whatever the activation."""
+    x, residual = (torch.randn(5, 4, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    scale, bias = (torch.randn(4, dtype=torch.float64, requires_grad=True) for _ in range(2))
+
+    def function(x, bias, scale, residual):
+        return fl.functional.bias_activation(
+            x, bias, activation, scale=scale, residual=residual, residual_after=residual, dropout=dropout, seed=5, channel_dim=-1)
+
+    assert torch.autograd.gradcheck(function, (x, bias, scale, residual))
+    assert torch.autograd.gradcheck(lambda x, bias, residual: function(x, bias, None, residual), (x, bias, residual))
 
 
 def test_seeds_come_from_torch(cpu_backend: str) -> None:

@@ -29,6 +29,9 @@ def test_build_makes_groups() -> None:
         (0.5, 0.1, ["head.weight"]), (0.25, 0.0, ["head.bias"])]
     for row in fl.specs.UPDATE_RULES.values():
         assert type(fl.optim.build(row.name, Net(), no_decay=())).__name__ == row.optimizer
+    decaying = fl.optim.build("adamw", Net(), weight_decay=0.1, overrides={"layers.2.bias": {"weight_decay": 0.3}})
+    assert {path: group["weight_decay"] for group in decaying.param_groups for path in group["param_names"] if "bias" in path} == {
+        "layers.0.bias": 0.0, "layers.1.bias": 0.0, "layers.2.bias": 0.3, "head.bias": 0.0}
     words, word = (fl.optim.build("adamw", Net(), no_decay=value) for value in (("norm",), "norm"))
     assert [group["param_names"] for group in word.param_groups] == [group["param_names"] for group in words.param_groups]
 

@@ -1,6 +1,8 @@
 """Optimizer.diagnostics: norms and lost updates before a step, and the steps that were skipped."""
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from optimizer_cases import EVERY_RULE, make_params, optimizer_of, set_grads
@@ -59,3 +61,52 @@ def test_diagnostics_know_which_masters_a_step_uses() -> None:
     p.data = p.data.double()
     p.grad = torch.full_like(p, 0.5)
     assert with_masters.diagnostics().groups[0].lost == 0
+
+
+def test_diagnostics_where_nothing_moves() -> None:
+    optimizer = fl.optim.SGD([torch.nn.Parameter(torch.ones(3))], lr=0.1)
+    assert optimizer.diagnostics().groups == [(0.0, 0.0, 0.0)]
+    optimizer.param_groups[0]["params"][0].grad = torch.zeros(3)
+    assert optimizer.diagnostics().groups == [(0.0, 0.0, 0.0)]
+
+
+def test_diagnostics_make_no_states_and_refuse_what_a_step_refuses() -> None:
+    p = torch.nn.Parameter(torch.ones(4, dtype=torch.bfloat16))
+    optimizer = fl.optim.Adam([p])
+    p.grad = torch.ones_like(p)
+    optimizer.step()
+    optimizer.ema_decay, optimizer.master_weights = 0.5, True
+    names = {*optimizer.state[p]}
+    optimizer.diagnostics()
+    assert {*optimizer.state[p]} == names
+    p.grad = p.grad.to_sparse()
+    with pytest.raises(RuntimeError, match=r"^Adam: grad must be dense"):
+        optimizer.diagnostics()
+    p.grad, p.data = None, p.data.half()
+    p.grad, optimizer.stochastic_rounding = torch.ones_like(p), True
+    with pytest.raises(RuntimeError, match=r"^Adam: params must not be float16 with stochastic_rounding"):
+        optimizer.diagnostics()
+
+
+def test_diagnostics_know_that_float32_is_rounded_to_nearest() -> None:
+    p = torch.nn.Parameter(torch.full((4,), 1e8))
+    p.grad = torch.ones_like(p)
+    assert fl.optim.SGD([p], lr=1.0, stochastic_rounding=True).diagnostics().groups[0].lost == 1
+
+
+def test_diagnostics_start_from_a_parameter_that_was_changed() -> None:
+    """As a step does: its master stands for it only where it rounds to it."""
+    p = torch.nn.Parameter(torch.ones(4, dtype=torch.bfloat16))
+    optimizer = fl.optim.SGD([p], lr=0.5, weight_decay=1.0, master_weights=True)
+    p.grad = torch.ones_like(p)
+    optimizer.step()
+    p.data.fill_(3.0)
+    assert optimizer.diagnostics().groups[0].update_norm == 4.0
+
+
+def test_copies_know_how_many_steps_were_skipped() -> None:
+    p = torch.nn.Parameter(torch.ones(4))
+    optimizer = fl.optim.SGD([p])
+    p.grad, optimizer.found_inf = torch.ones_like(p), torch.tensor(1.0)
+    optimizer.step()
+    assert copy.deepcopy(optimizer).diagnostics().skipped == 1

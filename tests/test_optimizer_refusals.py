@@ -39,6 +39,13 @@ def test_sparse_and_complex_gradients_are_refused_before_anything_changes(name: 
     assert all(torch.equal(a, b) for a, b in zip(before, _snapshot(params, optimizer), strict=True))
 
 
+def test_a_parameter_of_another_dtype_is_refused() -> None:
+    p = torch.zeros(3, dtype=torch.float8_e4m3fn, requires_grad=True)
+    p.grad = torch.zeros_like(p)
+    with pytest.raises(RuntimeError, match=r"^SGD: params must be float32, bfloat16, float16 or float64, got float8_e4m3fn$"):
+        fl.optim.SGD([p]).step()
+
+
 def test_a_gradient_on_another_device_is_refused_before_anything_changes() -> None:
     """torch does not let one be assigned; a subclass may still have one."""
     class Elsewhere(Tensor):
@@ -106,6 +113,7 @@ def test_numbers_out_of_range_are_refused_wherever_they_come_from(name: str) -> 
     for argument in names:
         with pytest.raises(ValueError, match=r"nan"):
             make(make_params(), **{argument: NAN})
+        make(make_params(), **{argument: float("inf")})  # as torch.optim's do
         for value in (NAN, -0.5):
             if (argument, value) == ("dampening", -0.5):
                 continue
@@ -190,6 +198,9 @@ def test_a_parameter_that_changes_its_shape_is_refused_before_anything_changes(c
     ("exp_avg", "x", TypeError, "state 'exp_avg' must be a Tensor, got str"),
     ("exp_avg", torch.zeros(5, dtype=torch.complex64), ValueError, "state 'exp_avg' must be real and dense, got complex64, strided"),
     ("exp_avg", torch.zeros(5).to_sparse(), ValueError, "state 'exp_avg' must be real and dense, got float32, sparse_coo"),
+    ("average", torch.zeros(4), ValueError, r"state 'average' must have its parameter's shape \(5,\), got \(4,\)"),
+    ("master", torch.zeros(4), ValueError, r"state 'master' must have its parameter's shape \(5,\), got \(4,\)"),
+    ("weights", torch.zeros(4), ValueError, r"state 'weights' must have its parameter's shape \(5,\), got \(4,\)"),
     ("step", None, TypeError, "state 'step' must be a number or a Tensor, got NoneType"),
     ("step", torch.zeros(2), ValueError, r"state 'step' must have one element, got shape \(2,\)"),
     ("mu_product", torch.ones((), dtype=torch.complex64), ValueError, "state 'mu_product' must be real, got complex64"),
@@ -204,7 +215,7 @@ def test_a_state_dict_that_does_not_fit_is_refused_before_anything_changes(
     params, optimizer, _, _ = pair("NAdam")
     make_steps(2, optimizer)
     before, groups, saved = _snapshot(params, optimizer), copy.deepcopy(optimizer.state_dict()), copy.deepcopy(optimizer.state_dict())
-    (saved["state"][1] if key in ("exp_avg", "step", "mu_product") else saved["param_groups"][0])[key] = value
+    (saved["param_groups"][0] if key in saved["param_groups"][0] or key == "max_grad_norm" else saved["state"][1])[key] = value
     with pytest.raises(kind, match=f"^NAdam: {message}$"):
         optimizer.load_state_dict(saved)
     assert optimizer.state_dict()["param_groups"] == groups["param_groups"]

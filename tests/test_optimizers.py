@@ -80,6 +80,20 @@ def test_signature_is_torchs_and_the_options(name: str) -> None:
         assert issubclass(getattr(fl.optim, name), twin(name))
 
 
+def test_a_subclass_with_arguments_of_its_own_has_their_signature() -> None:
+    import inspect
+
+    class Mine(fl.optim.Adam):
+        def __init__(self, params, rate: float = 0.5) -> None:
+            super().__init__(params, lr=rate)
+
+    class Plain(fl.optim.Adam):
+        pass
+
+    assert str(inspect.signature(Mine)) == "(params, rate: 'float' = 0.5)"
+    assert inspect.signature(Plain) == inspect.signature(fl.optim.Adam)
+
+
 @pytest.mark.parametrize("max_grad_norm", [0.0, 0.5, 1e6])
 @pytest.mark.parametrize(("device", "name"), EVERY_RULE, indirect=["device"])
 def test_max_grad_norm_is_clip_grad_norm(device, name: str, max_grad_norm: float) -> None:

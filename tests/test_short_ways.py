@@ -81,6 +81,16 @@ def test_modes_have_a_say(mode):
     assert silu(x) is not None
 
 
+def test_evaluation_in_a_mode_keeps_the_statistics_that_it_used():
+    """Those that a later batch moves are others."""
+    layer, x = fl.nn.BatchNorm1d(3).eval(), torch.randn(4, 3)
+    with _Mode():
+        y = layer(x)
+    layer.running_mean.add_(1.0)
+    (y * x).sum().backward()
+    torch.testing.assert_close(layer.weight.grad, (x * x).sum(0) / (1 + layer.eps) ** 0.5)
+
+
 def test_inference_mode_has_none():
     x = torch.randn(4, 6)
     with torch.inference_mode():

@@ -9,12 +9,12 @@ import pytest
 import torch
 from cases import ELSEWHERE, HALF_ELSEWHERE
 from cpu_results import OTHER_ARGUMENTS
-from optimizer_cases import STEPS
+from optimizer_cases import PAPERS, STEPS
 from tolerances import close
 
 import fastlayers as fl
 from fastlayers.reference import activations
-from fastlayers.specs import ACTIVATIONS, UPDATE_RULES
+from fastlayers.specs import ACTIVATIONS, UPDATE_RULES, Activation
 
 ROOT = Path(__file__).parents[1]
 ROWS = list(ACTIVATIONS.values())
@@ -42,7 +42,8 @@ def test_every_functor_has_a_row() -> None:
     header = (ROOT / "csrc/common/activations.h").read_text()
     listed = re.search(r"#define FL_ACTIVATIONS\(X\)((?:.*\\\n)*.*)\n", header)[1]
     named = re.findall(r"X\((\w+)\)", listed)
-    assert sorted(named) == sorted(ACTIVATIONS), f"specs.py lacks {set(named) - set(ACTIVATIONS)}"
+    assert not {*named} - {*ACTIVATIONS}, f"specs.py lacks {', '.join({*named} - {*ACTIVATIONS})}"
+    assert len(named) == len({*named}), "FL_ACTIVATIONS names one twice"
 
 
 def test_a_triton_function_that_is_missing_is_named() -> None:
@@ -63,6 +64,28 @@ def test_every_argument_is_tested_at_other_values(row) -> None:
     assert not row.learnables or row.name in {*ELSEWHERE, *dict(HALF_ELSEWHERE)}, f"ELSEWHERE in tests/cases.py lacks {row.name}"
 
 
+def test_backward_may_keep_y_from_the_bound_on() -> None:
+    assert [ACTIVATIONS["leaky_relu"].derives_from_output((slope,)) for slope in (-0.1, 0.0, 0.1)] == [False, True, True]
+
+
+@pytest.mark.parametrize(("name", "constants", "inverts"), [
+    ("leaky_relu", (0.01,), True), ("leaky_relu", (2.0**-15,), False), ("leaky_relu", (-0.5,), False),
+    ("softplus", (1.0, 20.0), True), ("softplus", (1.0, 10.0), False), ("softplus", (0.0, 20.0), False), ("softplus", (-1.0, 20.0), False)])
+def test_x_follows_from_y_where_every_condition_holds(name: str, constants: tuple[float, ...], inverts: bool) -> None:
+    """And no slope is so small that float16 would lose y."""
+    assert ACTIVATIONS[name].inverts(constants) == inverts
+
+
+@pytest.mark.parametrize("fact", ["from_output", "invertible"])
+def test_a_condition_names_an_argument(fact: str) -> None:
+    with pytest.raises(ValueError, match=f"^mine: {fact} names no constant"):
+        Activation("mine", "Mine", "f(x) = x", "f'(x) = 1", "-", **{fact: "slope >= 0"})
+
+
+def test_hinges_start_evenly_spaced() -> None:
+    assert [fl.nn.APL(num_hinges=count).b.flatten().tolist() for count in (1, 2, 3)] == [[0.0], [-1.0, 1.0], [-1.0, 0.0, 1.0]]
+
+
 @pytest.mark.parametrize("row", list(UPDATE_RULES.values()), ids=lambda row: row.name)
 def test_every_update_rule_has_every_cell(row) -> None:
     name = row.name
@@ -75,6 +98,7 @@ def test_every_update_rule_has_every_cell(row) -> None:
     assert getattr(fl.optim, row.optimizer).row is row
     assert row.optimizer in fl.optim.__all__, f"fastlayers/optim/__init__.py does not export {row.optimizer}"
     assert any(step.rule == row.name for step in STEPS), f"STEPS in tests/optimizer_cases.py lacks {row.name}"
+    assert row.optimizer in PAPERS or hasattr(torch.optim, row.optimizer), f"PAPERS in tests/optimizer_cases.py lacks {row.optimizer}"
     described = re.search(rf"^\| `{row.optimizer}` \|.*", (ROOT / "docs/optimizers.md").read_text(), re.M)
     assert described, f"docs/optimizers.md lacks {row.optimizer}"
     for fact in (row.formula, row.source):

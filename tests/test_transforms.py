@@ -121,6 +121,27 @@ def test_dual_numbers_skip_nonfinite(momentum: float | None) -> None:
         torch.testing.assert_close(actual, expected)
 
 
+def test_without_statistics_there_are_none_to_skip() -> None:
+    xs = torch.randn(5, 4, 3)
+    plain, skipping = (torch.vmap(lambda x, skip=skip: fl.functional.batch_norm(x, None, None, training=True, skip_nonfinite=skip))(xs)
+                       for skip in (False, True))
+    assert torch.equal(plain, skipping)
+
+
+def test_statistics_keep_their_dtype() -> None:
+    given = torch.randn(8, 3).bfloat16(), torch.zeros(3).bfloat16(), torch.ones(3).bfloat16()
+    _, *alone = fl.functional.batch_norm_and_statistics(*given)
+    _, *mapped = torch.vmap(fl.functional.batch_norm_and_statistics)(*(value[None] for value in given))
+    assert {value.dtype for value in (*alone, *mapped)} == {torch.bfloat16}
+
+
+@pytest.mark.parametrize("place", [1, 2])
+def test_gradients_flow_through_y_alone(place: int) -> None:
+    x, mean, var = torch.randn(4, 3), torch.zeros(3), torch.ones(3)
+    gradient = torch.func.grad(lambda x: fl.functional.batch_norm_and_statistics(x, mean, var)[place].sum())(x)
+    assert torch.equal(gradient, torch.zeros_like(x))
+
+
 @pytest.mark.parametrize("layout", ["contiguous", "transposed"])
 def test_masks_under_grad_are_those_without(layout: str) -> None:
     x = torch.randn(6, 3) if layout == "contiguous" else torch.randn(3, 6).t()

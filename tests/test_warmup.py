@@ -106,3 +106,18 @@ def test_what_is_no_model_and_no_optimizer_is_refused() -> None:
         fl.warmup(torch.relu, torch.randn(3))
     with pytest.raises(TypeError, match=r"^warmup: optimizer must be an Optimizer, got int$"):
         fl.warmup(nn.ReLU(), torch.randn(3), optimizer=3)
+
+
+def test_backward_and_the_step_belong_together() -> None:
+    """Also where gradients are off: those that the model's copy has found are what the optimizer's steps with."""
+    steps = []
+
+    class Noting(torch.optim.SGD):
+        def step(self, closure=None) -> None:
+            steps.append([p.grad is not None for group in self.param_groups for p in group["params"]])
+
+    model = torch.nn.Linear(3, 2)
+    with torch.no_grad():
+        fl.warmup(model, torch.randn(4, 3), optimizer=Noting(model.parameters(), lr=0.1))
+    assert steps == [[True, True]]
+    assert model.weight.grad is None
