@@ -83,7 +83,10 @@ def resolve(operation: str, activation: str | torch.nn.Module, training: bool = 
             raise checks.own_dropout(operation, activation)
         if type(activation) not in _ROWS_OF_CLASS or "forward" in activation.__dict__:
             _check_inherits(operation, activation)
-        return resolve_module(operation, activation)
+        resolved = resolve_module(operation, activation)
+        if resolved.parameters is not None:
+            checks.up_to_date(operation, activation, [learnable.name for learnable in resolved.row.learnables])
+        return resolved
     raise checks.no_activation(operation, activation)
 
 

@@ -259,3 +259,57 @@ def _gradients_fake(x: Tensor, parameters: Tensor | None, channel_dim: int, outp
         _channels(x, channel_dim) if want_shift else x.new_empty(0),
         torch.empty_like(parameters) if want_parameters else x.new_empty(0),
     )
+
+
+# What follows is for programs of torch.export and graphs of make_fx, which hold the ops above without the autograd functions that called
+# them: pipeline stages and quantization-aware training differentiate those. No op has a derivative of second order.
+
+
+def _keep(ctx, inputs: tuple, output: object) -> None:
+    """Tensors for backward apart from the other arguments; saved as they are, for no argument of these ops is changed but statistics."""
+    ctx.save_for_backward(*(value if isinstance(value, Tensor) else None for value in inputs))
+    ctx.others = [None if isinstance(value, Tensor) else value for value in inputs]
+
+
+def _keep_batch_norm(ctx, inputs: tuple, output: tuple[Tensor, Tensor, Tensor]) -> None:
+    x, weight, bias, _, _, _, residual, parameters, seed, *ctx.others = inputs
+    _, mean, rstd = output
+    ctx.mark_non_differentiable(mean, rstd)
+    ctx.save_for_backward(x, mean, rstd, weight, bias, residual, parameters, seed)
+
+
+def _differentiate_epilogue(ctx, dy: Tensor) -> tuple[Tensor | None, ...]:
+    x, mean, scale, shift, residual, parameters, seed = ctx.saved_tensors[:7]
+    activation, constants, p, channel_dim, _, sample, outcome = ctx.others[7:]
+    wants_x, wants_mean, wants_scale, wants_shift, wants_residual, wants_parameters = ctx.needs_input_grad[:6]
+    apart = scale is not None  # else dx is dresidual
+    mask = (wants_x or (wants_residual and not apart), wants_residual and apart, wants_scale, wants_shift or wants_mean, wants_parameters)
+    dx, dresidual, dscale, dshift, dparameters = epilogue_backward(
+        dy, x, mean, scale, shift, residual, parameters, seed, activation, constants, p, channel_dim, False, mask, sample, outcome)
+    if not apart:
+        dresidual = dx
+    dmean = None if not wants_mean else -dshift if scale is None else -dshift * scale
+    gradients = (dx, dmean, dscale, dshift, dresidual, dparameters)
+    asked = (gradient if wanted else None for gradient, wanted in zip(gradients, ctx.needs_input_grad, strict=False))
+    return (*asked, None, None, None, None, None, dy if any(ctx.needs_input_grad[11:12]) else None, None, None)
+
+
+def _differentiate_gated(ctx, dy: Tensor) -> tuple[Tensor | None, ...]:
+    x, parameters, seed = ctx.saved_tensors[:3]
+    return (*gated_backward(dy, x, parameters, seed, *ctx.others[3:], ctx.needs_input_grad[:2]), None, None, None, None, None, None)
+
+
+def _differentiate_batch_norm(ctx, dy: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+    activation, constants, p, training, _, _, channel_dim = ctx.others
+    wants_x, wants_weight, wants_bias = ctx.needs_input_grad[:3]
+    wants_residual, wants_parameters = ctx.needs_input_grad[6:8]
+    dx, dresidual, dweight, dbias, dparameters = batch_norm_backward(
+        dy, *ctx.saved_tensors, activation, constants, p, training, channel_dim,
+        (wants_x, wants_residual, wants_weight, wants_bias, wants_parameters))
+    return (dx, dweight, dbias, None, None, None, dresidual, dparameters, *[None] * 8)
+
+
+_epilogue_forward.register_autograd(_differentiate_epilogue, setup_context=_keep)
+_gated_forward.register_autograd(_differentiate_gated, setup_context=_keep)
+# register_autograd() refuses ops that change an argument; what this one changes are statistics, which have no gradient.
+_batch_norm_forward._backward_fn, _batch_norm_forward._setup_context_fn = _differentiate_batch_norm, _keep_batch_norm

@@ -79,3 +79,23 @@ def test_an_activation_with_a_forward_of_its_own_is_refused() -> None:
     activation.forward = lambda x: x
     with pytest.raises(ValueError, match=r"^BatchNorm1d: activation must have the forward of ReLU, got ReLU with one of its own$"):
         nn.BatchNorm1d(3, activation=activation)(torch.randn(4, 3))
+
+
+@pytest.mark.parametrize(("hooked", "kind"), [
+    (lambda module: torch.nn.utils.prune.l1_unstructured(module, "weight", 2), nn.PReLU),
+    (lambda module: torch.nn.utils.weight_norm(module), torch.nn.PReLU),
+], ids=["prune", "weight_norm"])
+def test_an_activation_whose_parameter_a_hook_makes_is_refused(hooked, kind) -> None:
+    """The hook would run where the module is called: a block would go on with what it made when it was registered."""
+    layer, gated = nn.BatchNorm1d(4, activation=kind(4)), nn.GLU(activation=kind(1))
+    hooked(layer.activation)
+    rule = f"activation must have no parameter that a forward hook makes, for hooks on it do not run, got 'weight' of {kind.__name__}"
+    with pytest.raises(ValueError, match=f"^batch_norm: {rule}"):
+        layer(torch.randn(8, 4))
+    assert layer.num_batches_tracked == 0
+    with pytest.raises(ValueError, match=f"^BatchNorm1d: {rule}"):
+        nn.BatchNorm1d(4, activation=layer.activation)
+    gated.activation.weight_orig, weight = gated.activation.weight, gated.activation._parameters.pop("weight")
+    gated.activation.weight = 2 * weight
+    with pytest.raises(ValueError, match=f"glu: {rule}"):
+        gated(torch.randn(8, 4))

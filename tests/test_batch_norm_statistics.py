@@ -244,6 +244,21 @@ def test_freeze_survives_train(cpu_backend: str) -> None:
         nn.BatchNorm1d(3, track_running_stats=False).freeze()
 
 
+def test_averaged_models_leave_frozen_statistics_alone() -> None:
+    """update_bn resets the running statistics of every layer and calls the model; a frozen layer would be left with mean 0, variance 1."""
+    model = torch.nn.Sequential(nn.BatchNorm1d(3), nn.BatchNorm1d(3, activation="relu"))
+    model(torch.randn(9, 3) + 5)
+    before, x = state(model[0].freeze()), torch.randn(20, 3) + 2
+    torch.optim.swa_utils.update_bn([x], model)
+    assert_same(state(model[0]), before)
+    close(model[1].running_mean, model[0](x).mean(0))
+    model[0].reset_parameters()  # which makes anew what to_empty() has left
+    assert model[0].running_mean.tolist() == [0, 0, 0]
+    model[0].unfreeze()(x)
+    model[0].reset_running_stats()
+    assert model[0].num_batches_tracked == 0
+
+
 def test_freezing_what_is_made_later_or_of_something_else() -> None:
     """A lazy layer, before it has sizes, and parametrized or pruned weights."""
     lazy = nn.LazyBatchNorm1d(activation=nn.PReLU()).freeze()

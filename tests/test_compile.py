@@ -1,6 +1,7 @@
 """torch.compile, torch.export and opcheck: every kernel is one node, without graph breaks."""
 from __future__ import annotations
 
+import copy
 import dataclasses
 import io
 import itertools
@@ -229,6 +230,39 @@ def test_export() -> None:
     names = [str(node.target) for node in program.graph.nodes if "fastlayers" in str(node.target)]
     assert names == ["fastlayers.epilogue_forward.default"] * 2
     assert not program.graph_signature.buffers_to_mutate
+
+
+class _Everything(torch.nn.Module):
+    """Every op that has a derivative, with and without scale, residuals and learnable parameters."""
+
+    def __init__(self, dropout: float) -> None:
+        super().__init__()
+        self.norm, self.prelu = nn.BatchNorm2d(6, activation="silu", dropout=dropout), nn.PReLU(6)
+        self.rest = torch.nn.Sequential(nn.GELU(dropout=dropout), nn.SReLU(), nn.Dropout2d(dropout), nn.GLU(1, activation="swish"))
+
+    def forward(self, x):
+        y = self.prelu(self.norm(x, residual=x))
+        y = fl.functional.bias_activation(y, self.norm.bias, "tanh", scale=self.norm.weight, residual=x, residual_after=x)
+        return self.rest(fl.functional.bias_activation(y, None, residual=x))
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["training", "eval"])
+@pytest.mark.parametrize("dropout", [0.0, 0.25])
+def test_exported_programs_train(dropout: float, training: bool) -> None:
+    """As stages of a pipeline do: gradients and running statistics are those of the model."""
+    net = _Everything(dropout).train(training)
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.uniform_(0.5, 1.5)
+    x = torch.randn(4, 6, 5, 5, requires_grad=True)
+    exported, results = torch.export.export(copy.deepcopy(net), (x.detach(),)).module(), []
+    for one in (net, exported):
+        torch.manual_seed(1)
+        y = one(x)
+        parameters = [one.get_parameter(name) for name, _ in net.named_parameters()]
+        results.append([y, *torch.autograd.grad(y.square().sum(), [x, *parameters]), *(one.get_buffer(n) for n, _ in net.named_buffers())])
+    for ours, exports in zip(*results, strict=True):
+        torch.testing.assert_close(exports, ours)
 
 
 def _arguments(dtype: torch.dtype, layout: str):

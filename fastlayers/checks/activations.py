@@ -76,6 +76,14 @@ def inherited_forward(operation: str, module: torch.nn.Module, base: type[torch.
         raise ValueError(f"{operation}: activation must have the forward of {base.__name__}, got {kind.__name__} with one of its own")
 
 
+def up_to_date(operation: str, module: torch.nn.Module, names: Sequence[str]) -> None:
+    """No forward hook makes a parameter of an activation that is not called, as torch.nn.utils.prune's and the old weight_norm's do."""
+    for name in names:
+        if name not in module._parameters and any(f"{name}_{source}" in module._parameters for source in ("orig", "g")):
+            raise ValueError(f"{operation}: activation must have no parameter that a forward hook makes, for hooks on it do not run, got "
+                             f"{name!r} of {type(module).__name__}; torch.nn.utils.parametrize works")
+
+
 def no_activation(operation: str, value: object) -> TypeError:
     """The refusal of an ``activation=`` that is neither text nor a module."""
     return TypeError(f"{operation}: activation must be a name or an activation module, got {type(value).__name__}")

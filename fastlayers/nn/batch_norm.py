@@ -110,6 +110,17 @@ class _BatchNorm(WideStatistics, torch.nn.modules.batchnorm._BatchNorm):
         self._stopped = ()
         return self
 
+    def reset_running_stats(self) -> None:
+        """As torch's, but a frozen layer keeps them: torch.optim.swa_utils.update_bn resets those of every layer, to make them anew."""
+        if not self.frozen:
+            super().reset_running_stats()
+
+    def reset_parameters(self) -> None:
+        """As torch's, running statistics included, of a frozen layer too: after ``to_empty()`` they hold nothing."""
+        super().reset_parameters()
+        if self.frozen:
+            super().reset_running_stats()
+
     def _check_input_dim(self, input: Tensor) -> None:
         """torch's hook for subclasses that take other shapes."""
         if input.dim() not in self._dimensions:
