@@ -15,7 +15,6 @@ from fastlayers import nn
 
 T = torch.nn
 DROP_IN = sorted(name for name in nn.__all__ if hasattr(T, name))
-"""Float64 on both sides: what is left is the order of sums."""
 
 
 def layer(name: str) -> T.Module:
@@ -350,3 +349,14 @@ def test_half_models(dtype: torch.dtype, affine: bool) -> None:
     assert ours[0].running_mean.dtype == (dtype if affine else torch.float32)
     ours(x)
     theirs.load_state_dict(ours.state_dict())
+
+
+@pytest.mark.filterwarnings("ignore")  # torch.jit
+@pytest.mark.parametrize("name", nn.__all__)
+def test_scripting_is_refused_in_words(name: str) -> None:
+    """And is for after revert(), for what torch can script of its own."""
+    layer = getattr(nn, name)(*{"Threshold": (0.1, 20.0)}.get(name, (4,) if "Norm" in name and "Lazy" not in name else ()))
+    with pytest.raises(RuntimeError, match=rf"^{name}: torch\.jit\.script must be given torch\.nn's layers, which fastlayers\.revert"):
+        torch.jit.script(T.Sequential(T.Flatten(), layer))
+    if name in DROP_IN and "Lazy" not in name and name != "SyncBatchNorm":
+        torch.jit.script(fl.revert(T.Sequential(T.Flatten(), layer)))

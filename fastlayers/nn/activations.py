@@ -21,9 +21,10 @@ from ..functional.activations import apply
 from ..overrides import traced
 from ..rows import accuracy
 from ..specs import ACTIVATIONS, Activation, Learnable
+from .scripting import NotScripted
 
 
-class FusedActivation(torch.nn.Module):
+class FusedActivation(NotScripted, torch.nn.Module):
     """What all activation classes share: y = dropout(activation(x)) in one kernel, dropout only while training."""
 
     dropout: float = 0.0

@@ -10,9 +10,10 @@ from torch.fx import Proxy
 from .. import checks, functional
 from ..functional.dropout import CONVENTIONS
 from ..overrides import traced
+from .scripting import NotScripted
 
 
-class _Scaled:
+class _Scaled(NotScripted):
     """What classes share that know both conventions."""
 
     convention: str = "train"
@@ -105,7 +106,7 @@ class Dropout3d(_OfChannels, torch.nn.Dropout3d):
     _function = staticmethod(functional.dropout3d)
 
 
-class _Alpha:
+class _Alpha(NotScripted):
     """y = function(x, p, ...), of elements or of channels."""
 
     _function: Callable[..., Tensor]

@@ -9,9 +9,10 @@ from .. import checks, functional
 from ..activation_argument import parse, resolve
 from ..overrides import traced
 from .activations import from_name
+from .scripting import NotScripted
 
 
-class _Gated(torch.nn.Module):
+class _Gated(NotScripted, torch.nn.Module):
     """y = dropout(a * activation(b)), a and b the halves of x along ``dim``."""
 
     def __init__(self, dim: int, activation: str | torch.nn.Module, gate_first: bool, dropout: float) -> None:

@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from ..reference.dtypes import HALF
+from .scripting import NotScripted
 
 
-class WideStatistics:
+class WideStatistics(NotScripted):
     """What batch norms and FeatureNorm share: ``.half()`` and ``.bfloat16()`` leave their statistics float32, and a count whole.
 
     In bfloat16 an average over batches gets stuck, and a float16 variance overflows at a deviation of 256.
