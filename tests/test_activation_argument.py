@@ -4,6 +4,7 @@ from __future__ import annotations
 import pytest
 import torch
 from tolerances import close
+from torch.nn.utils.prune import l1_unstructured
 
 from fastlayers import nn
 
@@ -82,7 +83,7 @@ def test_an_activation_with_a_forward_of_its_own_is_refused() -> None:
 
 
 @pytest.mark.parametrize(("hooked", "kind"), [
-    (lambda module: torch.nn.utils.prune.l1_unstructured(module, "weight", 2), nn.PReLU),
+    (lambda module: l1_unstructured(module, "weight", 2), nn.PReLU),
     (lambda module: torch.nn.utils.weight_norm(module), torch.nn.PReLU),
 ], ids=["prune", "weight_norm"])
 def test_an_activation_whose_parameter_a_hook_makes_is_refused(hooked, kind) -> None:
