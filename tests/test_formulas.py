@@ -6,6 +6,7 @@ import os
 import pickle
 import subprocess
 import sys
+from pathlib import Path
 
 import cases
 import pytest
@@ -393,5 +394,5 @@ for dtype in (torch.float32, torch.float64):
             results.append((y, *torch.autograd.grad(y.sum(), (x, layer.a))))
     for got, want in zip(*results):
         close(got, want)
-"""], env={**os.environ, "TRITON_INTERPRET": "1"}, capture_output=True, text=True, check=False)
+"""], env={**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": str(Path(__file__).parent)}, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
