@@ -70,7 +70,7 @@ class BatchNorm(KernelFunction):
         x, mean, rstd, weight, bias, residual, parameters, seed = ctx.saved_tensors
         arguments = ctx.arguments
         row, constants, p, channel_dim = arguments.row, arguments.constants, arguments.p, arguments.channel_dim
-        dy, x, residual = (with_stride(value, ctx.stride) for value in (dy, x, residual))
+        dy, x, residual = with_stride(dy, ctx.stride), with_stride(x, ctx.stride), with_stride(residual, ctx.stride)
         kernels = differentiable(ctx.kernels)
         if x is None:
             x = dy

@@ -58,7 +58,7 @@ class Epilogue(KernelFunction):
         mask = (wants_x if scaled else wants_dz, wants_dz and scaled, wants_scale, wants_shift, wants_parameters)
         dx = dz = dscale = dshift = dparameters = None
         if any(mask):
-            dy, x, residual = (with_stride(value, ctx.stride) for value in (dy, x, residual))
+            dy, x, residual = with_stride(dy, ctx.stride), with_stride(x, ctx.stride), with_stride(residual, ctx.stride)
             if x is None:  # identity: its derivative needs no x, any tensor like it will do
                 x = dy
             dx, dz, dscale, dshift, dparameters = differentiable(ctx.kernels).epilogue_backward(

@@ -49,7 +49,7 @@ class SynchronisedBatchNorm(KernelFunction):
         row, constants, p, channel_dim = arguments.row, arguments.constants, arguments.p, arguments.channel_dim
         checks.once_synchronised("batch_norm", torch.compiler.is_compiling() or not torch.is_grad_enabled())
         kernels = ctx.kernels
-        dy, x, residual = (with_stride(value, ctx.stride) for value in (dy, x, residual))
+        dy, x, residual = with_stride(dy, ctx.stride), with_stride(x, ctx.stride), with_stride(residual, ctx.stride)
         if ctx.keeps_output:
             x = restored(kernels, x, mean, rstd, weight, bias, residual, parameters, row, constants, channel_dim)
         shared = (dy, x, mean, rstd, weight, bias, residual, parameters, seed, row.name, constants, p)

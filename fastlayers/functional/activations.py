@@ -33,7 +33,7 @@ def apply(
     if dropout != 0:
         checks.probability(operation, "dropout", dropout)
     dropping = dropout and training
-    if activation is IDENTITY and not dropping:
+    if row is IDENTITY.row and not dropping:
         return x  # whatever it is, as torch.nn.Identity does
     if is_overriding(x):
         return handle_torch_function(apply, (x,), operation, x, activation, dropout=dropout, training=training, seed=seed)
