@@ -17,6 +17,7 @@ from .backends import select
 from .context import recomputing
 from .reference.dtypes import accumulate_dtype
 from .reference.gated import empty_halved
+from .strides import with_stride
 
 
 @torch.library.custom_op("fastlayers::epilogue_forward", mutates_args=())
@@ -265,15 +266,17 @@ def _gradients_fake(x: Tensor, parameters: Tensor | None, channel_dim: int, outp
 # them: pipeline stages and quantization-aware training differentiate those. No op has a derivative of second order.
 
 
-def _keep(ctx, inputs: tuple, output: object) -> None:
+def _keep(ctx, inputs: tuple, output: Tensor) -> None:
     """Tensors for backward apart from the other arguments; saved as they are, for no argument of these ops is changed but statistics."""
     ctx.save_for_backward(*(value if isinstance(value, Tensor) else None for value in inputs))
     ctx.others = [None if isinstance(value, Tensor) else value for value in inputs]
+    ctx.stride = output.stride()
 
 
 def _keep_batch_norm(ctx, inputs: tuple, output: tuple[Tensor, Tensor, Tensor]) -> None:
     x, weight, bias, _, _, _, residual, parameters, seed, *ctx.others = inputs
-    _, mean, rstd = output
+    y, mean, rstd = output
+    ctx.stride = y.stride()
     ctx.mark_non_differentiable(mean, rstd)
     ctx.save_for_backward(x, mean, rstd, weight, bias, residual, parameters, seed)
 
@@ -285,7 +288,8 @@ def _differentiate_epilogue(ctx, dy: Tensor) -> tuple[Tensor | None, ...]:
     apart = scale is not None  # else dx is dresidual
     mask = (wants_x or (wants_residual and not apart), wants_residual and apart, wants_scale, wants_shift or wants_mean, wants_parameters)
     dx, dresidual, dscale, dshift, dparameters = epilogue_backward(
-        dy, x, mean, scale, shift, residual, parameters, seed, activation, constants, p, channel_dim, False, mask, sample, outcome)
+        with_stride(dy, ctx.stride), x, mean, scale, shift, residual, parameters, seed, activation, constants, p, channel_dim, False, mask,
+        sample, outcome)
     if not apart:
         dresidual = dx
     dmean = None if not wants_mean else -dshift if scale is None else -dshift * scale
@@ -296,7 +300,8 @@ def _differentiate_epilogue(ctx, dy: Tensor) -> tuple[Tensor | None, ...]:
 
 def _differentiate_gated(ctx, dy: Tensor) -> tuple[Tensor | None, ...]:
     x, parameters, seed = ctx.saved_tensors[:3]
-    return (*gated_backward(dy, x, parameters, seed, *ctx.others[3:], ctx.needs_input_grad[:2]), None, None, None, None, None, None)
+    gradients = gated_backward(with_stride(dy, ctx.stride), x, parameters, seed, *ctx.others[3:], ctx.needs_input_grad[:2])
+    return (*gradients, None, None, None, None, None, None)
 
 
 def _differentiate_batch_norm(ctx, dy: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
@@ -304,7 +309,7 @@ def _differentiate_batch_norm(ctx, dy: Tensor, *_: Tensor) -> tuple[Tensor | Non
     wants_x, wants_weight, wants_bias = ctx.needs_input_grad[:3]
     wants_residual, wants_parameters = ctx.needs_input_grad[6:8]
     dx, dresidual, dweight, dbias, dparameters = batch_norm_backward(
-        dy, *ctx.saved_tensors, activation, constants, p, training, channel_dim,
+        with_stride(dy, ctx.stride), *ctx.saved_tensors, activation, constants, p, training, channel_dim,
         (wants_x, wants_residual, wants_weight, wants_bias, wants_parameters))
     return (dx, dweight, dbias, None, None, None, dresidual, dparameters, *[None] * 8)
 

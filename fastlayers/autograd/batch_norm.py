@@ -11,8 +11,9 @@ from ..backends import is_compiled
 from ..context import transformed
 from ..reference.batch_norm import batch_norm_statistics, move_running
 from ..reference.dtypes import accumulate_dtype
+from ..strides import with_stride
 from . import composed, synchronised
-from .common import KernelFunction, dense, differentiable, finite_or_old, hands_on, kernels_for, recorded, vector, with_stride
+from .common import KernelFunction, dense, differentiable, finite_or_old, hands_on, kernels_for, recorded, vector
 from .restoring import restorable, restored
 
 

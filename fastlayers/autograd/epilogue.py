@@ -10,8 +10,9 @@ from .. import specs
 from ..backends import is_compiled
 from ..context import transformed
 from ..reference.dtypes import accumulate_dtype
+from ..strides import with_stride
 from . import composed
-from .common import KernelFunction, dense, differentiable, hands_on, kernels_for, recorded, vector, with_stride
+from .common import KernelFunction, dense, differentiable, hands_on, kernels_for, recorded, vector
 
 
 class Arguments(NamedTuple):

@@ -6,7 +6,8 @@ from torch import Tensor
 from .. import reference, specs
 from ..context import transformed
 from ..reference.dtypes import accumulate_dtype
-from .common import KernelFunction, dense, differentiable, kernels_for, recorded, vector, with_stride
+from ..strides import with_stride
+from .common import KernelFunction, dense, differentiable, kernels_for, recorded, vector
 
 
 class Gated(KernelFunction):

@@ -14,7 +14,8 @@ from torch import Tensor
 from .. import checks
 from ..reference.batch_norm import move_running, moved_running
 from ..reference.dtypes import accumulate_dtype
-from .common import KernelFunction, hands_on, kernels_for, with_stride
+from ..strides import with_stride
+from .common import KernelFunction, hands_on, kernels_for
 from .restoring import restorable, restored
 
 if TYPE_CHECKING:
