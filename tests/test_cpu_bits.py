@@ -1,13 +1,16 @@
 """Bits of the C++ kernels that are the same on every instruction set and for any number of threads, and sums of what lies far from zero."""
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from cases import needs_cpp
-from cpu_results import SEED, layer_results
+from cpu_results import CASES, SEED, all_arguments, layer_results
 
 from fastlayers import reference
 from fastlayers.reference import dropout
+from fastlayers.reference.dtypes import accumulate_dtype
 
 pytestmark = needs_cpp
 
@@ -47,6 +50,27 @@ def test_fused_multiply_add_gives_the_same_bits(cpu_results) -> None:
         other = cpu_results["avx512"][key]
         same = (tensor == other) | (tensor.isnan() & other.isnan()) if tensor.is_floating_point() else tensor == other
         assert same.all(), key
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16], ids=str)
+def test_neighbours_do_not_change_bits(dtype: torch.dtype) -> None:
+    """An element has the same value and slope among others, near zero and far out, as in a row of its like: some are computed both ways."""
+    from fastlayers import _C
+
+    x = torch.cat([scale * torch.randn(96, generator=torch.Generator().manual_seed(3)) for scale in (0.5, 3.0, 30.0)])
+    x = torch.cat([x, torch.tensor([math.inf, -math.inf, math.nan, 0.0, -0.0])]).to(dtype)
+    x = x[torch.randperm(len(x), generator=torch.Generator().manual_seed(4))]
+    alike = x.repeat_interleave(32)
+    dx = (True, False, False, False, False)
+    for row, index in (case for case in CASES if not case[0].random):  # random slopes differ from place to place
+        learnables, constants = all_arguments(row)[index]
+        parameters = torch.tensor(learnables, dtype=accumulate_dtype(x))[:, None] if learnables else None
+        given = (None, None, None, None, parameters, None, row.name, constants, 0.0, 0)
+        for kind, compute in (("value", lambda z, given=given: _C.epilogue_forward(z, *given)),
+                              ("slope", lambda z, given=given: _C.epilogue_backward(torch.ones_like(z), z, *given, False, dx)[0])):
+            mixed, lone = compute(x), compute(alike).view(-1, 32)[:, 0]
+            same = (mixed == lone) | (mixed.isnan() & lone.isnan())
+            assert same.all(), (row.name, index, kind, x[~same])
 
 
 def test_thread_count_does_not_change_bits() -> None:

@@ -267,7 +267,10 @@ template <class T> FL_HD T tanhshrink(T x) {
 
 // The standard normal distribution at a = |x|: upper tail 1 - Phi(a), density exp(-a^2 / 2) / sqrt(2 pi).
 template <class T, bool = is_double<T>> struct NormalTailOf;
-template <class T> using NormalTail = NormalTailOf<T>;
+template <class T> struct NormalTailFor {  // csrc/cpu/normal_tail.h has another for registers of floats
+  using type = NormalTailOf<T>;
+};
+template <class T> using NormalTail = typename NormalTailFor<T>::type;
 
 template <class T> struct NormalTailOf<T, false> {
   const T magnitude;  // a, at most 15, where the tail is 0

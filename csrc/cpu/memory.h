@@ -5,6 +5,7 @@
 
 #include "../common/elementary.h"
 #include "interleaved.h"
+#include "normal_tail.h"
 #include "sleef.h"
 
 namespace fastlayers::FL_CPU_CAPABILITY {

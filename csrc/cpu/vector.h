@@ -227,6 +227,17 @@ FL_HD Vector<float> negated_if_odd(Vector<float> x, Vector<int32_t> number) { re
 // 2^k from the float 1.5 * 2^23 + 127 + k, whose low bits are the exponent field of the result. -126 <= k <= 127.
 FL_HD Vector<float> power_from_shifted(Vector<float> shifted) { return int_as_float(float_as_int(shifted) << 23); }
 
+#if defined(FL_AVX512)
+// In each lane the entry of a table whose number the lowest three bits of the index are.
+FL_HD Vector<float> entries(const float (&table)[8], Vector<int32_t> index) {
+  return {(Vector<float>::Lanes)_mm512_permutexvar_ps((__m512i)index.lanes, _mm512_broadcast_f32x8(_mm256_loadu_ps(table)))};
+}
+#elif defined(FL_AVX2)
+FL_HD Vector<float> entries(const float (&table)[8], Vector<int32_t> index) {
+  return {(Vector<float>::Lanes)_mm256_permutevar8x32_ps(_mm256_loadu_ps(table), (__m256i)index.lanes)};
+}
+#endif
+
 // Sum of the lanes, one after the other.
 template <class Scalar> FL_HD double sum_in_lane_order(Vector<Scalar> x) {
   double sum = 0;
