@@ -49,7 +49,10 @@ OPTIONS = ({}, {"affine": False}, {"bias": False}, {"track_running_stats": False
     if change != "reset" or options.get("track_running_stats", True)], ids=str)
 def test_flags_changed_later_mean_what_they_mean_in_torch(cpu_backend: str, options: dict, change: str) -> None:
     """Train twice, evaluate, train again: the same numbers and buffers as torch's layer, or an error where torch has one."""
-    theirs, ours = torch.nn.BatchNorm1d(3, **options), nn.BatchNorm1d(3, **options)
+    theirs = torch.nn.BatchNorm1d(3, **{name: value for name, value in options.items() if name != "bias"})
+    ours = nn.BatchNorm1d(3, **options)
+    if "bias" in options:  # torch before 2.13 does not know the argument
+        theirs.bias = None
     ours.load_state_dict(theirs.state_dict())
     for layer in (theirs, ours):
         layer(torch.linspace(-1, 3, 24).view(8, 3))
@@ -119,9 +122,27 @@ def test_lazy_layers_become_their_class(cpu_backend: str) -> None:
         twin = getattr(nn, name)(5, activation="relu", dropout=0.1, momentum=None, memory="inplace", skip_nonfinite=True)
         assert repr(lazy) == repr(twin)
         assert lazy.state_dict().keys() == twin.state_dict().keys()
-    lazy, full = nn.LazyBatchNorm1d(bias=False), nn.BatchNorm1d(5, bias=False)
-    lazy.load_state_dict(full.state_dict())
-    assert lazy(torch.randn(3, 5)).shape == (3, 5)
+
+
+def test_layers_without_bias() -> None:
+    """Lazy ones too, loaded before their first input or not; reset_parameters() resets what there is."""
+    full, x = nn.BatchNorm1d(5, bias=False), torch.randn(3, 5)
+    expected, state = full(x), full.state_dict()
+    assert list(state) == ["weight", "running_mean", "running_var", "num_batches_tracked"]
+    lazy, loaded = nn.LazyBatchNorm1d(bias=False), nn.LazyBatchNorm1d(bias=False)
+    loaded.load_state_dict(state)
+    for layer in (lazy, loaded):
+        assert torch.equal(layer(x), expected)
+        assert list(layer.state_dict()) == list(state)
+        assert type(layer) is nn.BatchNorm1d
+    lazy.weight.data.fill_(3)
+    lazy.reset_parameters()
+    for name, start in (("weight", 1), ("running_mean", 0), ("running_var", 1), ("num_batches_tracked", 0)):
+        assert (getattr(lazy, name) == start).all(), name
+    with_bias = nn.BatchNorm1d(2)
+    with_bias.bias.data.fill_(3)
+    with_bias.reset_parameters()
+    assert (with_bias.bias == 0).all()
 
 
 @pytest.mark.parametrize("momentum", [0.1, None])

@@ -38,8 +38,9 @@ class _BatchNorm(WideStatistics, torch.nn.modules.batchnorm._BatchNorm):
         activation: str | torch.nn.Module | None = None, dropout: float = 0.0, skip_nonfinite: bool = False, memory: str = "default",
     ) -> None:
         activation = _checked(type(self).__name__, activation, dropout, memory, device, dtype)
-        super().__init__(num_features, eps, momentum, affine, track_running_stats, device=device, dtype=dtype,
-                         **({} if bias else {"bias": False}))  # torch before 2.13 does not know the argument
+        super().__init__(num_features, eps, momentum, affine, track_running_stats, device=device, dtype=dtype)
+        if not bias:  # torch before 2.13 does not know the argument
+            self.bias = None
         self._set_options(activation, dropout, memory, skip_nonfinite)
         self._keep_statistics_wide({})
 
@@ -117,9 +118,11 @@ class _BatchNorm(WideStatistics, torch.nn.modules.batchnorm._BatchNorm):
 
     def reset_parameters(self) -> None:
         """As torch's, running statistics included, of a frozen layer too: after ``to_empty()`` they hold nothing."""
-        super().reset_parameters()
-        if self.frozen:
-            super().reset_running_stats()
+        super().reset_running_stats()
+        if self.affine:
+            torch.nn.init.ones_(self.weight)
+            if self.bias is not None:  # which torch's own has asked since 2.13
+                torch.nn.init.zeros_(self.bias)
 
     def _check_input_dim(self, input: Tensor) -> None:
         """torch's hook for subclasses that take other shapes."""
@@ -162,12 +165,19 @@ class _LazyBatchNorm(torch.nn.modules.batchnorm._LazyNormBase):
         activation: str | torch.nn.Module | None = None, dropout: float = 0.0, skip_nonfinite: bool = False, memory: str = "default",
     ) -> None:
         activation = _checked(type(self).__name__, activation, dropout, memory, device, dtype)
-        super().__init__(eps, momentum, affine, track_running_stats, device, dtype, **({} if bias else {"bias": False}))
+        super().__init__(eps, momentum, affine, track_running_stats, device, dtype)
+        if not bias:
+            self.bias = None
         self._set_options(activation, dropout, memory, skip_nonfinite)
 
     def initialize_parameters(self, input: Tensor) -> None:
         self._check_input_dim(input)
+        lacks_bias = self.affine and self.bias is None and self.has_uninitialized_params()
+        if lacks_bias:  # torch before 2.13 wants one to give a shape
+            self.bias = torch.nn.UninitializedParameter(device=self.weight.device, dtype=self.weight.dtype)
         super().initialize_parameters(input)
+        if lacks_bias:
+            self.bias = None
         self._keep_statistics_wide({})
 
 
