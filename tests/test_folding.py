@@ -298,6 +298,18 @@ def test_feature_norm_has_the_moments_of_the_whole_dataset(shape: tuple[int, ...
     assert not any(parameter.requires_grad for parameter in layer.parameters())
 
 
+def test_feature_norm_made_empty_begins_anew() -> None:
+    fresh, layer = nn.FeatureNorm(4).state_dict(), nn.FeatureNorm(4, device="meta").to_empty(device="cpu")
+    for _ in range(2):
+        layer.reset_parameters()
+        state = layer.state_dict()
+        assert state.keys() == fresh.keys()
+        for name, value in fresh.items():
+            assert torch.equal(state[name], value), name
+        layer.fit([torch.randn(8, 4)])
+
+
+
 def test_feature_norm_refuses() -> None:
     layer = nn.FeatureNorm(4)
     for call, message in ((lambda: layer.fit([]), "FeatureNorm: loader must hold at least one sample, got none"),

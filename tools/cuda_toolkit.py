@@ -66,7 +66,7 @@ def find(torch_version: str, torch_cuda: str | None, environment: Mapping[str, s
         raise Unsuitable(f"torch {torch_version} is not built for CUDA")
     nvcc = find_nvcc(environment)
     if nvcc is None:
-        raise Unsuitable("nvcc is neither in CUDA_HOME/bin nor on PATH")
+        raise Unsuitable("nvcc is neither in CUDA_HOME/bin, CUDA_PATH/bin or /usr/local/cuda/bin nor on PATH")
     found = re.search(r"release (\d+)\.(\d+)", _output(nvcc, "--version"))
     version = ".".join(found.groups()) if found else "unknown"
     if version.split(".")[0] != torch_cuda.split(".")[0]:

@@ -65,6 +65,12 @@ class FeatureNorm(WideStatistics, torch.nn.Module):
         self.register_buffer("count", torch.zeros((), device=device, dtype=torch.int64))
         self._keep_statistics_wide({})
 
+    def reset_parameters(self) -> None:
+        """Forget what was fitted, or what ``to_empty()`` has left: mean 0, variance 1."""
+        self.mean.zero_()
+        self.var.fill_(1)
+        self.count.zero_()
+
     def forward(self, input: Tensor) -> Tensor:
         """y = (input - mean) / sqrt(var + eps)."""
         if isinstance(input, Proxy):
