@@ -265,15 +265,16 @@ def test_exported_programs_train(dropout: float, training: bool) -> None:
         torch.testing.assert_close(exports, ours)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
 @pytest.mark.parametrize("make", [lambda: nn.BatchNorm2d(6, activation="silu"), nn.GELU, lambda: nn.GLU(1), lambda: nn.PReLU(6)],
                          ids=["batch norm", "gelu", "glu", "prelu"])
-def test_exported_programs_take_gradients_of_any_strides(make, layout: str) -> None:
-    """sum()'s, which are one number, and those of a layer that computes in the other order of memory."""
-    net, x = make(), cases.arrange(torch.randn(4, 6, 5, 5), layout).requires_grad_()
-    exported = torch.export.export(copy.deepcopy(net), (x.detach(),)).module()
+def test_exported_programs_take_x_and_gradients_of_any_strides(make, layout: str, dtype: torch.dtype) -> None:
+    """sum()'s, which are one number, and those of a layer that computes in the other order of memory; exported for contiguous x."""
+    net, x = make().to(dtype), cases.arrange(torch.randn(4, 6, 5, 5, dtype=dtype), layout).requires_grad_()
+    exported = torch.export.export(copy.deepcopy(net), (x.detach().contiguous(),)).module()
     expected = net(x)
-    dy = torch.randn(expected.shape)
+    dy = torch.randn(expected.shape, dtype=dtype)
     for given in (torch.ones(()).expand(dy.shape), dy, dy.to(memory_format=torch.channels_last), torch.cat([dy, dy], -1)[..., ::2]):
         ours, exports = (torch.autograd.grad(y, x, given, retain_graph=True)[0] for y in (expected, exported(x)))
         torch.testing.assert_close(exports, ours)
