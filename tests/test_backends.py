@@ -142,7 +142,7 @@ def test_import_is_cheap() -> None:
 
 
 def test_import_calls_mkls_vector_functions_before_threads_do() -> None:
-    """Each of them, in both dtypes, on one element: else a first call by two threads is off by up to 3e-5 in one of eight processes."""
+    """Each of them, in both dtypes, on one element: else a first call by two threads is inexact now and then."""
     header = (Path(torch.__file__).parent / "include/ATen/cpu/vml.h").read_text()
     functions = set(re.findall(r"^IMPLEMENT_VML_MKL\((\w+), \w+\)", header, re.MULTILINE))
     assert "tanh" in functions
@@ -160,8 +160,6 @@ with Calls():
     import fastlayers
 """], capture_output=True, text=True, check=True)
     assert {f"{name} {dtype}" for name in functions for dtype in (torch.float32, torch.float64)} <= set(out.stdout.splitlines())
-
-
 
 
 def cpp_with(capability: str) -> tuple[str, str]:

@@ -2,6 +2,9 @@
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Callable
+from pathlib import Path
 
 import mpmath
 import pytest
@@ -151,3 +154,31 @@ def test_float64_is_within_four_units(cpu_results, name: str) -> None:
         assert ((got - value).abs() <= 4 * unit).all(), capability
     for capability, got in each_capability(cpu_results, (name, "float64 derivative")):
         assert ((got - slope).abs() <= 4 * torch.finfo(torch.float64).eps).all(), capability
+
+
+def test_gelu_is_within_few_units_where_its_polynomials_reach(cpu_results) -> None:
+    """As csrc/cpu/normal_tail.h says, which is less than the row allows: x counts as exact here."""
+    row, x = specs.ACTIVATIONS["gelu"], inputs(torch.float32)
+    want, within = oracle(row, 0, x)[0], (x >= -5.75) & x.isfinite()
+    for capability, got in each_capability(cpu_results, ("gelu", 0, torch.float32, "value")):
+        if capability != "baseline":
+            errors = (got.double() - want).abs() / ulp(want, torch.float32)
+            assert errors[within].max() <= 2.5, (capability, x[within][errors[within].argmax()])
+
+
+@pytest.mark.parametrize(("name", "function", "relative", "absolute"), [
+    ("normal_tail", lambda a: mpmath.ncdf(-a), 2e-8, 0.0),
+    ("normal_moment_derivative", lambda a: mpmath.ncdf(-a) - a * mpmath.npdf(a), 4e-8, 3e-9),
+], ids=["tail", "derivative"])
+def test_the_tables_of_gelu(name: str, function: Callable, relative: float, absolute: float) -> None:
+    """As exact as csrc/cpu/normal_tail.h says, computed with 30 digits; both neighbours where rounding may choose either."""
+    header = (Path(__file__).parents[1] / "csrc/cpu/normal_tail.h").read_text()
+    body = re.search(rf"constexpr Pieces {name} = {{(.*?)}};", header, re.DOTALL)[1]
+    end, square, linear, *numbers = [mpmath.mpf(float(torch.tensor(float(text)))) for text in re.findall(r"(-?\d[\d.]*(?:e-?\d+)?)f", body)]
+    centers, coefficients = numbers[:8], [numbers[8 * k:8 * k + 8] for k in range(1, 10)]
+    with mpmath.workdps(30):
+        for a in mpmath.linspace(0, end, 1500):
+            place = (square * a + linear) * a
+            for piece in {int(mpmath.nint(place - 1e-6)), int(mpmath.nint(place + 1e-6))}:
+                value = mpmath.polyval([row[piece] for row in reversed(coefficients)], a - centers[piece])
+                assert abs(value - function(a)) <= max(relative * abs(function(a)), absolute), (a, piece)

@@ -309,7 +309,6 @@ def test_feature_norm_made_empty_begins_anew() -> None:
         layer.fit([torch.randn(8, 4)])
 
 
-
 def test_feature_norm_refuses() -> None:
     layer = nn.FeatureNorm(4)
     for call, message in ((lambda: layer.fit([]), "FeatureNorm: loader must hold at least one sample, got none"),
